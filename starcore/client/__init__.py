@@ -1,0 +1,1 @@
+"""The client: futures on this side, bytes on the other."""

@@ -1,0 +1,237 @@
+"""Every error of StarCore: one tree, one wire code each.
+
+::
+
+    StarCoreError
+    ├── MisuseError              the call itself is wrong; raised where it was made
+    │   ├── ArgumentTypeError    (also TypeError)
+    │   └── ArgumentValueError   (also ValueError)
+    ├── SetupError               this machine is not ready; a command exits with `exit_code`
+    │   ├── CredentialsError     a join file, certificate or key: missing, readable by others, expired, foreign
+    │   └── AddressError         a port in use, or one that needs rights
+    ├── LinkError                the other end
+    │   ├── UnreachableError     nobody answers at the manager's address
+    │   ├── RefusedError         the manager said no (`code` says why)
+    │   └── ProtocolError        a peer broke the wire's rules; its connection is closed
+    │       ├── FrameError           a header, length or table that cannot be
+    │       ├── UnknownMessageError  a frame kind that this version does not know
+    │       ├── OverrunError         more bytes than were granted
+    │       └── UnexpectedError      a message that does not belong here
+    ├── SessionLostError         the session ended with work outstanding (closed client, forked child)
+    └── TaskFailure              the outcome of one task, raised by its future
+        ├── TaskError            the function raised a class that is not loaded here
+        ├── CrashError           the task killed its slot, with the signal's name
+        ├── TaskTimeoutError     it ran longer than its `timeout` (also TimeoutError)
+        ├── LoadError            the function or its arguments cannot be loaded on the worker
+        ├── ResultError          the result cannot be pickled
+        ├── UnrunnableError      no worker can ever take it
+        └── UntrustedError       the answer is pickled, and `trust_results` is false
+
+Local misuse raises where it happens. What a remote peer does wrong closes its connection, in one place
+(`driver.py`). A failure of the user's function travels as an outcome and is raised by the future.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Code(IntEnum):
+    """Why a connection was closed, a stream aborted or a session refused; carried by GOODBYE and ABORT."""
+
+    NORMAL = 0
+    FRAME = 1
+    UNKNOWN_MESSAGE = 2
+    OVERRUN = 3
+    UNEXPECTED = 4
+    VERSION = 5
+    ROLE = 6
+    SILENT = 7
+    DRAINING = 8
+    SUPERSEDED = 9
+    GONE = 10
+    CANCELLED = 11
+    INTERNAL = 12
+
+
+class Status(IntEnum):
+    """How a task ended; one byte a task in RESULT and OUTCOME."""
+
+    OK = 0
+    RAISED = 1
+    CRASHED = 2
+    TIMEOUT = 3
+    CANCELLED = 4
+    UNLOADABLE = 5
+    UNSENDABLE = 6
+    UNRUNNABLE = 7
+
+
+class StarCoreError(Exception):
+    """The root of the tree."""
+
+    exit_code = 1
+
+
+class MisuseError(StarCoreError):
+    """The call itself is wrong: raised where it was made, before anything was sent."""
+
+    exit_code = 2
+
+
+class ArgumentTypeError(MisuseError, TypeError):
+    """An argument of the wrong type."""
+
+
+class ArgumentValueError(MisuseError, ValueError):
+    """An argument of the right type that cannot be used."""
+
+
+class SetupError(StarCoreError):
+    """This machine is not ready for what was asked."""
+
+    exit_code = 2
+
+
+class CredentialsError(SetupError):
+    """A join file, certificate or key that is missing, readable by others, expired or another star's."""
+
+    exit_code = 3
+
+
+class AddressError(SetupError):
+    """A port that is in use, or one that needs rights."""
+
+    exit_code = 4
+
+
+class LinkError(StarCoreError):
+    """Something about the other end of a connection."""
+
+    exit_code = 5
+
+
+class UnreachableError(LinkError):
+    """Nobody answers at the manager's address."""
+
+
+class RefusedError(LinkError):
+    """The manager said no."""
+
+    def __init__(self, code: Code, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason or f"the manager refused this peer ({self.code.name.lower()})"
+
+
+class ProtocolError(LinkError):
+    """A peer broke the wire's rules."""
+
+    code = Code.FRAME
+
+
+class FrameError(ProtocolError):
+    """A header, length or table that cannot be."""
+
+    code = Code.FRAME
+
+
+class UnknownMessageError(ProtocolError):
+    """A frame kind that this version does not know."""
+
+    code = Code.UNKNOWN_MESSAGE
+
+
+class OverrunError(ProtocolError):
+    """More bytes than were granted."""
+
+    code = Code.OVERRUN
+
+
+class UnexpectedError(ProtocolError):
+    """A message that does not belong here."""
+
+    code = Code.UNEXPECTED
+
+
+class SessionLostError(StarCoreError):
+    """The session ended while work was outstanding."""
+
+
+class TaskFailure(StarCoreError):
+    """One task did not return a result."""
+
+    status = Status.RAISED
+
+
+class TaskError(TaskFailure):
+    """The function raised an exception whose class is not loaded in this process.
+
+    Attributes
+    ----------
+    module, name : str
+        Where the remote class lives and what it is called.
+    """
+
+    def __init__(self, module: str, name: str, text: str) -> None:
+        super().__init__(module, name, text)
+        self.module = module
+        self.name = name
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}: {self.text}"
+
+
+class CrashError(TaskFailure):
+    """The task killed the slot that ran it, as often as the crash limit allows."""
+
+    status = Status.CRASHED
+
+
+class TaskTimeoutError(TaskFailure, TimeoutError):
+    """The task ran longer than its `timeout` allows, and its slot was ended."""
+
+    status = Status.TIMEOUT
+
+
+class LoadError(TaskFailure):
+    """The function or its arguments could not be loaded on the worker."""
+
+    status = Status.UNLOADABLE
+
+
+class ResultError(TaskFailure):
+    """The function returned something that cannot be pickled."""
+
+    status = Status.UNSENDABLE
+
+
+class UnrunnableError(TaskFailure):
+    """No worker can ever take this task."""
+
+    status = Status.UNRUNNABLE
+
+
+class UntrustedError(TaskFailure):
+    """The answer is pickled, and this client does not trust pickled answers."""
+
+
+class RemoteTraceback(Exception):  # noqa: N818 - it is a text for humans, never caught
+    """The traceback of the process that raised, as text; the `__cause__` of what a future raises."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n{self.text}"
+
+
+FAILURES: dict[Status, type[TaskFailure]] = {
+    cls.status: cls for cls in (CrashError, TaskTimeoutError, LoadError, ResultError, UnrunnableError)
+}
+"""The failures that are raised with a plain text; RAISED and CANCELLED have rules of their own."""

@@ -1,0 +1,143 @@
+"""What happens to a core, and what a core asks for, as far as the three roles share it.
+
+A *link* is a connection's number, made by the driver and never used twice in a process. What only one role
+knows (a slot that died, a call of the user's) stands at the top of that role's core.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from starcore.messages import Message, Role
+
+Token: TypeAlias = Any
+"""A chunk's bytes, opaque to the cores: a buffer in a real star, None in a simulated one."""
+
+
+@dataclass(slots=True)
+class Peer:
+    """Who is at the other end, as TLS says."""
+
+    role: Role
+    name: str
+    address: str
+    fingerprint: str
+
+
+# -- events --------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Opened:
+    """A connection stands, and its peer has shown a certificate of the right role."""
+
+    link: int
+    peer: Peer
+
+
+@dataclass(slots=True)
+class Received:
+    """A message came in."""
+
+    link: int
+    message: Message
+
+
+@dataclass(slots=True)
+class ChunkReceived:
+    """A chunk came in whole; its bytes lie where the shell was told to put them, or in the token."""
+
+    link: int
+    stream: int
+    attempt: int
+    offset: int
+    length: int
+    token: Token = None
+
+
+@dataclass(slots=True)
+class Blocked:
+    """The link's write buffer is full: no more chunks until Writable. Messages still pass."""
+
+    link: int
+
+
+@dataclass(slots=True)
+class Writable:
+    """The link can take a chunk; answered with at most one SendChunk for it, and said again after that."""
+
+    link: int
+
+
+@dataclass(slots=True)
+class Lost:
+    """The connection is gone, or (link 0) could not be made."""
+
+    link: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Tick:
+    """The time that `deadline()` named has come."""
+
+
+# -- actions -------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Send:
+    """Queue a message; all that one loop turn queues leaves in one write."""
+
+    link: int
+    message: Message
+
+
+@dataclass(slots=True)
+class SendChunk:
+    """Write a chunk: the token's bytes, or without a token [offset, offset + length) of the link's own source."""
+
+    link: int
+    stream: int
+    attempt: int
+    offset: int
+    length: int
+    token: Token = None
+
+
+@dataclass(slots=True)
+class Drop:
+    """The core has no more use for these bytes."""
+
+    token: Token
+
+
+@dataclass(slots=True)
+class Close:
+    """Say GOODBYE and close the link; Lost follows as for any other end."""
+
+    link: int
+    code: int
+    reason: str
+
+
+Event: TypeAlias = Any
+"""One of the above or of the role's own; each core's `handle` has the literal table."""
+Action: TypeAlias = Any
+
+
+class Core(Protocol):
+    """What the driver, and the simulator, turn."""
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take one event at the monotonic time `now` (s) and say what is to be done."""
+        ...
+
+    def deadline(self) -> float | None:
+        """When the core next wants a Tick, in the time of `handle`."""
+        ...
+
+    def check(self) -> None:
+        """Assert every invariant."""
+        ...

@@ -1,0 +1,349 @@
+"""The vocabulary of the wire: one slotted record a message, and the limits that every peer keeps.
+
+A record holds what the frame says and nothing else. How it becomes bytes is `codec.py`'s table; what it means
+is the business of the cores. Columns (one value a task, in the order of the run) are `array.array`s of a fixed
+type code, so a run of a thousand tasks is one record, never a thousand:
+
+    I   u32 column        Q   u64 column        d   f64 column        bytes   u8 column
+
+A task's payload is a *head* (at most `HEAD_BYTES_MAX`, carried inside the message) and a *body* (streamed in
+CHUNKs against GRANTs; 0 for most). `heads` is all the heads of a run, one after the other. An empty
+`body_sizes` means that no task of the run has a body.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TypeAlias
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Column: TypeAlias = array  # type: ignore[type-arg]  # array[int] or array[float], by its type code
+
+PROTOCOL_VERSION = 1
+ALPN = "starcore/1"
+
+FRAME_META_BYTES_MAX = 1 << 20
+FRAME_PAYLOAD_BYTES_MAX = 1 << 20
+GREETING_BYTES_MAX = 1 << 16
+"""All that a frame may measure before the peer's HELLO was accepted."""
+CHUNK_BYTES_MAX = 256 << 10
+HEAD_BYTES_MAX = 64 << 10
+"""Also the border: a payload that fits travels inside its message, a larger one is pulled."""
+BATCH_TASKS_MAX = 4096
+BATCH_BYTES_MAX = 256 << 10
+BODY_BYTES_MAX = 1 << 46
+BLOB_BYTES_MAX = 1 << 32
+TEXT_BYTES_MAX = 1 << 16
+BLOB_STREAM = 1 << 63
+"""Streams with this bit carry blobs; the others carry a task's argument or answer."""
+
+
+class Role(IntEnum):
+    """Who speaks; also in the certificate and in the port."""
+
+    MANAGER = 0
+    WORKER = 1
+    CLIENT = 2
+
+
+class FunctionKind(IntEnum):
+    """Where a job's function comes from."""
+
+    SHIPPED = 0
+    REGISTERED = 1
+
+
+def _u32() -> Column:
+    return array("I")
+
+
+def _u64() -> Column:
+    return array("Q")
+
+
+def _f64() -> Column:
+    return array("d")
+
+
+# -- both ways -----------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Hello:
+    """The dialer's first message: who it is and, for a worker, what it can run and still holds."""
+
+    version: int
+    role: Role
+    session: bytes
+    name: str = ""
+    host: str = ""
+    pid: int = 0
+    software: str = ""
+    python: str = ""
+    numpy: str = ""
+    slots: int = 0
+    arena_bytes: int = 0
+    first_window_bytes: int = 0
+    result_bytes: int = 0
+    only_registered: bool = False
+    functions: list[str] = field(default_factory=list)
+    leases: Column = field(default_factory=_u64)
+
+
+@dataclass(slots=True)
+class Welcome:
+    """The manager's answer: the session goes on (`resumed`) or begins anew, within these limits."""
+
+    version: int
+    epoch: int
+    resumed: bool
+    software: str = ""
+    first_window_bytes: int = 0
+    submit_bytes: int = 0
+    heartbeat_seconds: float = 2.0
+    silence_seconds: float = 8.0
+    session_grace_seconds: float = 300.0
+    workers: int = 0
+    slots: int = 0
+
+
+@dataclass(slots=True)
+class Goodbye:
+    """The sender closes the connection, and says why."""
+
+    code: int
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Heartbeat:
+    """Fills a silence."""
+
+
+@dataclass(slots=True)
+class Chunk:
+    """A piece of a stream; its bytes are the frame's payload and never a field of a record."""
+
+    stream: int
+    attempt: int
+    offset: int
+
+
+@dataclass(slots=True)
+class Grant:
+    """The receiver takes bytes [offset, offset + count) of a stream; an offset that is not the old end seeks."""
+
+    stream: int
+    attempt: int
+    offset: int
+    count: int
+
+
+@dataclass(slots=True)
+class Abort:
+    """Either side ends a stream."""
+
+    stream: int
+    attempt: int
+    code: int
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Blob:
+    """Bytes known by their SHA-256: whole in `head`, or `body_bytes` to be pulled from `stream`."""
+
+    digest: bytes
+    stream: int
+    body_bytes: int
+    head: Buffer = b""
+
+
+@dataclass(slots=True)
+class Want:
+    """The receiver of a JOB lacks its blob."""
+
+    digest: bytes
+
+
+@dataclass(slots=True)
+class Job:
+    """One function and one set of options. Numbered by the client; renumbered by the manager for its workers."""
+
+    job: int
+    kind: FunctionKind
+    digest: bytes
+    function: str
+    python: str = ""
+    retries: int = 0
+    timeout_seconds: float = 0.0
+    priority: int = 0
+
+
+@dataclass(slots=True)
+class Forget:
+    """No task of this job will come any more."""
+
+    job: int
+
+
+# -- client to manager ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Submit:
+    """Tasks `first`, `first + 1`, ... of a job. `again` marks what was sent before on a lost connection."""
+
+    job: int
+    first: int
+    again: bool = False
+    head_sizes: Column = field(default_factory=_u32)
+    body_sizes: Column = field(default_factory=_u64)
+    heads: Buffer = b""
+
+
+@dataclass(slots=True)
+class Cancel:
+    """The caller wants no outcome of these tasks; `kill` ends those that run."""
+
+    job: int
+    kill: bool
+    indices: Column = field(default_factory=_u32)
+
+
+@dataclass(slots=True)
+class Ack:
+    """These OUTCOMEs arrived whole, bodies included."""
+
+    sequences: Column = field(default_factory=_u64)
+
+
+@dataclass(slots=True)
+class StatusRequest:
+    """What is going on in the star?"""
+
+
+# -- manager to client ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How tasks of a job ended; kept by the manager until its `sequence` is acknowledged."""
+
+    sequence: int
+    job: int
+    attempt: int
+    indices: Column = field(default_factory=_u32)
+    statuses: Buffer = b""
+    head_sizes: Column = field(default_factory=_u32)
+    body_sizes: Column = field(default_factory=_u64)
+    heads: Buffer = b""
+
+
+@dataclass(slots=True)
+class Running:
+    """These tasks run, and have for a while: a future that says so can no longer be cancelled for free."""
+
+    job: int
+    indices: Column = field(default_factory=_u32)
+
+
+@dataclass(slots=True)
+class Notice:
+    """A sentence for the caller's eyes, said once."""
+
+    job: int
+    text: str
+
+
+@dataclass(slots=True)
+class Slots:
+    """How large the star is now."""
+
+    workers: int
+    slots: int
+
+
+@dataclass(slots=True)
+class StatusReply:
+    """The star's state as a JSON object."""
+
+    text: str
+
+
+# -- manager to worker ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Assign:
+    """Leases `lease`, `lease + 1`, ... for tasks `first`, `first + 1`, ... of a job (the manager's number)."""
+
+    lease: int
+    job: int
+    first: int
+    attempt: int
+    head_sizes: Column = field(default_factory=_u32)
+    body_sizes: Column = field(default_factory=_u64)
+    heads: Buffer = b""
+
+
+@dataclass(slots=True)
+class Retract:
+    """Give these back: unstarted ones at once; running ones only with `kill`, which ends their slot."""
+
+    kill: bool
+    leases: Column = field(default_factory=_u64)
+
+
+@dataclass(slots=True)
+class Confirm:
+    """These answers are in safe hands: the worker may free them."""
+
+    leases: Column = field(default_factory=_u64)
+
+
+# -- worker to manager ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Result:
+    """How leases ended, with the seconds that each ran."""
+
+    leases: Column = field(default_factory=_u64)
+    statuses: Buffer = b""
+    seconds: Column = field(default_factory=_f64)
+    head_sizes: Column = field(default_factory=_u32)
+    body_sizes: Column = field(default_factory=_u64)
+    heads: Buffer = b""
+
+
+@dataclass(slots=True)
+class Retracted:
+    """The answer to RETRACT: given back, and declined since they had started or were not there."""
+
+    leases: Column = field(default_factory=_u64)
+    declined: Column = field(default_factory=_u64)
+
+
+@dataclass(slots=True)
+class Started:
+    """These leases have been running for a while."""
+
+    leases: Column = field(default_factory=_u64)
+
+
+@dataclass(slots=True)
+class Draining:
+    """Assign nothing more to this worker: it finishes what runs, and leaves."""
+
+
+Message: TypeAlias = (
+    Hello | Welcome | Goodbye | Heartbeat | Grant | Abort | Blob | Want | Job | Forget
+    | Submit | Cancel | Ack | StatusRequest
+    | Outcome | Running | Notice | Slots | StatusReply
+    | Assign | Retract | Confirm
+    | Result | Retracted | Started | Draining
+)  # fmt: skip
+"""All but CHUNK, whose bytes bypass the records."""

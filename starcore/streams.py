@@ -1,0 +1,208 @@
+"""The accounts of a link's streams: what may be sent, what was taken. Pure; the bytes are elsewhere.
+
+A stream is a payload's body on its way over one link, named by a number that the message announcing it gave
+(SUBMIT, ASSIGN, RESULT, OUTCOME, BLOB). The receiver pulls::
+
+    sender                                   receiver
+    announces size ─────────────────────────▶ Receiving.open       both count the *first window*: bytes that
+    Sending.open, first window ═════════════▶ Receiving.take       may come unasked, of one pool a link
+    Sending.grant ◀──── GRANT(offset, count)─ Receiving.grant      position = max(position, offset)
+    Sending.next ═══════ CHUNK ═════════════▶ Receiving.take       limit    = max(limit, offset + count)
+
+Why max: on one link bytes are never sent twice, so a grant only ever moves forward; a retry is another attempt
+and a reconnection is another link, and both begin with a fresh account. The pool of the first window is given
+back by the first grant, by the end of the stream or by its abort; each happens at the sender after, or in wire
+order with, the receiver's own bookkeeping, so the sender never believes in more than the receiver does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from starcore.errors import OverrunError
+from starcore.messages import CHUNK_BYTES_MAX, Grant
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    attempt: int
+    size: int
+    position: int
+    limit: int
+    unasked: int
+    queued: bool = False
+
+
+@dataclass(slots=True)
+class _Incoming:
+    attempt: int
+    size: int
+    position: int
+    limit: int
+    unasked: int
+    asked: bool = False
+
+
+class Sending:
+    """The bodies that one link sends, taken in turns a chunk at a time."""
+
+    def __init__(self, first_window_bytes: int = 0) -> None:
+        self._pool = first_window_bytes
+        self._streams: dict[int, _Outgoing] = {}
+        self._ready: deque[int] = deque()
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def __contains__(self, stream: int) -> bool:
+        return stream in self._streams
+
+    def open(self, stream: int, attempt: int, size: int, *, window: bool = True) -> None:
+        """Announce a body; with `window` its first bytes may leave unasked."""
+        unasked = min(size, self._pool) if window else 0
+        self._pool -= unasked
+        self._streams[stream] = _Outgoing(attempt, size, 0, unasked, unasked)
+        self._enqueue(stream)
+
+    def grant(self, grant: Grant) -> bool:
+        """Take a GRANT. False where it speaks of a stream that is not (or no longer) open here."""
+        state = self._streams.get(grant.stream)
+        if state is None or grant.attempt < state.attempt:
+            return False
+        if grant.attempt > state.attempt:
+            state.attempt, state.position, state.limit = grant.attempt, 0, 0
+        self._refund(state)
+        state.position = max(state.position, min(grant.offset, state.size))
+        state.limit = max(state.limit, min(grant.offset + grant.count, state.size))
+        self._enqueue(grant.stream)
+        return True
+
+    def next(self, limit: int = CHUNK_BYTES_MAX) -> tuple[int, int, int, int] | None:
+        """Account and return one chunk to send: (stream, attempt, offset, length), or None."""
+        while self._ready:
+            stream = self._ready.popleft()
+            state = self._streams.get(stream)
+            if state is None:
+                continue
+            state.queued = False
+            length = min(limit, state.limit - state.position)
+            if length <= 0:
+                continue
+            offset = state.position
+            state.position += length
+            if state.position == state.size:
+                self._refund(state)
+            self._enqueue(stream)
+            return stream, state.attempt, offset, length
+        return None
+
+    def close(self, stream: int) -> bool:
+        """Forget a stream: its receiver has all of it, or either side aborted it."""
+        state = self._streams.pop(stream, None)
+        if state is None:
+            return False
+        self._refund(state)
+        return True
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        for state in self._streams.values():
+            assert 0 <= state.position <= state.size, state
+            assert state.limit <= state.size, state
+            assert state.queued or state.position >= state.limit, state
+        assert self._pool >= 0
+
+    def _enqueue(self, stream: int) -> None:
+        state = self._streams[stream]
+        if not state.queued and state.position < state.limit:
+            state.queued = True
+            self._ready.append(stream)
+
+    def _refund(self, state: _Outgoing) -> None:
+        self._pool += state.unasked
+        state.unasked = 0
+
+
+class Receiving:
+    """The bodies that one link receives; whoever overruns its grants is at fault."""
+
+    def __init__(self, first_window_bytes: int = 0) -> None:
+        self._pool = first_window_bytes
+        self._streams: dict[int, _Incoming] = {}
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def __contains__(self, stream: int) -> bool:
+        return stream in self._streams
+
+    def open(self, stream: int, attempt: int, size: int, *, window: bool = True) -> None:
+        """Expect a body of `size` bytes, some of which may come unasked."""
+        self.close(stream)
+        unasked = min(size, self._pool) if window else 0
+        self._pool -= unasked
+        self._streams[stream] = _Incoming(attempt, size, 0, unasked, unasked)
+
+    def resume(self, stream: int, attempt: int, size: int, position: int) -> None:
+        """Expect the rest of a body whose first `position` bytes came over an earlier link."""
+        self.close(stream)
+        self._streams[stream] = _Incoming(attempt, size, position, position, 0)
+
+    def grant(self, stream: int, count: int) -> Grant | None:
+        """Take `count` more bytes than so far; None where that says nothing new.
+
+        The sender may have used less of the first window than is counted here, so the first grant is always said.
+        """
+        state = self._streams[stream]
+        limit = min(state.size, state.limit + count)
+        if state.asked and limit == state.limit:
+            return None
+        self._refund(state)
+        state.asked = True
+        state.limit = limit
+        return Grant(stream, state.attempt, state.position, limit - state.position)
+
+    def take(self, stream: int, attempt: int, offset: int, length: int) -> bool:
+        """Account a chunk. False where it is stale (an aborted stream, an older attempt)."""
+        state = self._streams.get(stream)
+        if state is None or attempt != state.attempt:
+            return False
+        if offset != state.position or offset + length > state.limit:
+            span = f"[{offset}, {offset + length}) where [{state.position}, {state.limit})"
+            raise OverrunError(f"stream {stream}: a chunk of {span} was granted")
+        state.position += length
+        if state.position == state.size:
+            self._refund(state)
+        return True
+
+    def position(self, stream: int) -> int:
+        """How many bytes of the stream are here."""
+        return self._streams[stream].position
+
+    def granted(self, stream: int) -> int:
+        """Up to which offset the sender may go."""
+        return self._streams[stream].limit
+
+    def complete(self, stream: int) -> bool:
+        """Whether the whole body is here."""
+        state = self._streams[stream]
+        return state.position == state.size
+
+    def close(self, stream: int) -> bool:
+        """Forget a stream."""
+        state = self._streams.pop(stream, None)
+        if state is None:
+            return False
+        self._refund(state)
+        return True
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        for state in self._streams.values():
+            assert 0 <= state.position <= state.limit <= state.size, state
+        assert self._pool >= 0
+
+    def _refund(self, state: _Incoming) -> None:
+        self._pool += state.unasked
+        state.unasked = 0

@@ -1,0 +1,1 @@
+"""The worker: one supervisor, one connection, many slots."""
