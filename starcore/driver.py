@@ -1,0 +1,239 @@
+"""Turns one core: connection -> event -> actions -> connection. It decides nothing.
+
+Each role has a pure core and a shell. The driver stands between them::
+
+    Connection ──events──▶ core.handle(event, now) ──actions──▶ Send, SendChunk, Close, Drop: done here
+    shell ─────events──▶                                     └▶ anything else: shell.perform(action)
+    the one timer ─Tick─▶                                       core.deadline() sets it
+
+Events that arise while an action is performed (a write that fills the buffer, a slot that answers at once)
+wait in line: `handle` is never entered twice. This is also the one place where a remote fault closes a
+connection, and where an exception of our own costs one link and not the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from typing import Any, Protocol
+
+from starcore.connection import Connection, Identify
+from starcore.errors import Code, CredentialsError, ProtocolError
+from starcore.events import (
+    Action,
+    Blocked,
+    ChunkReceived,
+    Close,
+    Core,
+    Drop,
+    Event,
+    Lost,
+    Opened,
+    Peer,
+    Received,
+    Send,
+    SendChunk,
+    Tick,
+    Writable,
+)
+from starcore.messages import Buffer, Goodbye, Message
+
+
+class Shell(Protocol):
+    """What a role adds to the driver: its own actions, and where chunks live."""
+
+    def perform(self, action: Action) -> None:
+        """Carry out an action that only this role knows."""
+
+    def destination(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Buffer | None:
+        """Memory for an incoming chunk; None throws it away."""
+
+    def source(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Buffer:
+        """The bytes of an outgoing chunk that has no token."""
+
+    def release(self, token: Any) -> None:
+        """A token that nobody needs any more."""
+
+
+class Driver:
+    """One core, its links and its timer.
+
+    Parameters
+    ----------
+    core : Core
+        The pure part of the role.
+    loop : asyncio.AbstractEventLoop
+        Everything here happens in this loop's thread.
+    shell : Shell
+        The impure part of the role.
+    logger : logging.Logger
+        Where faults of peers, and our own, are told.
+    """
+
+    def __init__(self, core: Core, loop: asyncio.AbstractEventLoop, shell: Shell, logger: logging.Logger) -> None:
+        self._core = core
+        self._loop = loop
+        self._shell = shell
+        self._log = logger
+        self._links: dict[int, Connection] = {}
+        self._numbers = itertools.count(1)
+        self._events: deque[Event] = deque()
+        self._turning = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._pumps: set[int] = set()
+
+    @property
+    def links(self) -> int:
+        """How many connections stand."""
+        return len(self._links)
+
+    def connection(self, identify: Identify) -> Connection:
+        """Make the protocol of a new connection; `identify` says who the peer is, or raises."""
+        return Connection(next(self._numbers), self, identify, self._loop)
+
+    def feed(self, event: Event) -> None:
+        """Put an event in line, and turn the core until the line is empty."""
+        self._events.append(event)
+        if self._turning:
+            return
+        self._turning = True
+        try:
+            while self._events:
+                self._turn(self._events.popleft())
+        finally:
+            self._turning = False
+        self._arm()
+
+    def close_all(self, code: int = Code.NORMAL, reason: str = "") -> None:
+        """Close every link with a GOODBYE; the core hears nothing of it."""
+        for connection in list(self._links.values()):
+            connection.close(Goodbye(code, reason))
+        self._links.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def descriptors(self) -> list[int]:
+        """The sockets, for a forked child."""
+        found = (connection.descriptor() for connection in self._links.values())
+        return [descriptor for descriptor in found if descriptor is not None and descriptor >= 0]
+
+    # -- the connections' owner ------------------------------------------------------------------------------
+
+    def opened(self, connection: Connection, peer: Peer) -> None:
+        """Take in a link."""
+        self._links[connection.link] = connection
+        self.feed(Opened(connection.link, peer))
+
+    def refused(self, connection: Connection, error: CredentialsError) -> None:
+        """Turn away a peer with the wrong certificate, and tell it why."""
+        self._log.warning("refused %s: %s", connection.address, error)
+        connection.close(Goodbye(Code.ROLE, str(error)))
+        self.feed(Lost(connection.link, str(error)))
+
+    def received(self, link: int, message: Message) -> None:
+        """Pass a message on."""
+        self.feed(Received(link, message))
+
+    def destination(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Buffer | None:
+        """Ask the shell."""
+        return self._shell.destination(link, stream, attempt, offset, length)
+
+    def arrived(self, link: int, stream: int, attempt: int, offset: int, length: int, token: Any) -> None:
+        """Pass a chunk on."""
+        self.feed(ChunkReceived(link, stream, attempt, offset, length, token))
+
+    def fault(self, connection: Connection, error: ProtocolError) -> None:
+        """Close the link of a peer that broke the rules."""
+        self._log.warning("closing %s: %s: %s", connection.address, type(error).__name__, error)
+        self._drop_link(connection.link, error.code, str(error))
+
+    def writable(self, link: int, writable: bool) -> None:
+        """Pass the state of the write buffer on."""
+        self.feed(Writable(link) if writable else Blocked(link))
+
+    def lost(self, connection: Connection, reason: str) -> None:
+        """Forget a link, also one that never came to be."""
+        self._links.pop(connection.link, None)
+        self.feed(Lost(connection.link, reason))
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _turn(self, event: Event) -> None:
+        try:
+            for action in self._core.handle(event, self._loop.time()):
+                self._perform(action)
+        except ProtocolError as error:
+            self._blame(event, error.code, f"{type(error).__name__}: {error}")
+        except Exception:
+            self._log.exception("a fault of our own while handling %s", type(event).__name__)
+            self._blame(event, Code.INTERNAL, "internal error; see the other side's log")
+
+    def _perform(self, action: Action) -> None:
+        kind = type(action)
+        if kind is Send:
+            connection = self._links.get(action.link)
+            if connection is not None:
+                connection.send(action.message)
+        elif kind is SendChunk:
+            self._send_chunk(action)
+        elif kind is Drop:
+            self._shell.release(action.token)
+        elif kind is Close:
+            self._drop_link(action.link, action.code, action.reason)
+        else:
+            self._shell.perform(action)
+
+    def _send_chunk(self, action: SendChunk) -> None:
+        link, token = action.link, action.token
+        connection = self._links.get(link)
+        if connection is not None:
+            if token is None:
+                view = self._shell.source(link, action.stream, action.attempt, action.offset, action.length)
+            else:
+                view = memoryview(token)[: action.length]
+            connection.send_chunk(action.stream, action.attempt, action.offset, view)
+            # One chunk a turn of the loop: the transport writes to the socket, and finds out that it is full,
+            # only at the end of the turn.
+            if not connection.blocked and link not in self._pumps:
+                self._pumps.add(link)
+                self._loop.call_soon(self._pump, link)
+        if token is not None:
+            self._shell.release(token)
+
+    def _pump(self, link: int) -> None:
+        self._pumps.discard(link)
+        connection = self._links.get(link)
+        if connection is not None and not connection.blocked:
+            self.feed(Writable(link))
+
+    def _drop_link(self, link: int, code: int, reason: str) -> None:
+        connection = self._links.pop(link, None)
+        if connection is None:
+            return
+        connection.close(Goodbye(code, reason))
+        self.feed(Lost(link, reason))
+
+    def _blame(self, event: Event, code: int, reason: str) -> None:
+        connection = self._links.get(getattr(event, "link", 0))
+        if connection is not None:
+            self._log.warning("closing %s: %s", connection.address, reason)
+            self._drop_link(connection.link, code, reason)
+
+    def _arm(self) -> None:
+        deadline = self._core.deadline()
+        if deadline is None:
+            return
+        if self._timer is not None:
+            if self._timer_at <= deadline:
+                return
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self._loop.call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.feed(Tick())
