@@ -201,8 +201,6 @@ class Driver:
             if not connection.blocked and link not in self._pumps:
                 self._pumps.add(link)
                 self._loop.call_soon(self._pump, link)
-        if token is not None:
-            self._shell.release(token)
 
     def _pump(self, link: int) -> None:
         self._pumps.discard(link)
