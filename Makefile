@@ -1,0 +1,71 @@
+# Everything a fresh machine needs is Python >= 3.10 (with its headers), a C compiler and make.
+#
+#   make demo          denoise a real image stack through an embedded star
+#   make test          lint, types, every test
+#   make bench         the star, the limit and the rivals side by side, as one table
+#   make bench-quick   the same with small inputs, in about a minute
+#   make clean         remove the environment and everything built
+#
+# PYTHON names the interpreter that .venv is made of:  make test PYTHON=python3.12
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# A change in any of these means that the extension or the environment is no longer what they say.
+SOURCES := pyproject.toml setup.py starcore/_framing.pyx
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench bench-quick clean
+
+help:
+	@sed -n '3,7s/^#   //p' Makefile
+
+demo: $(VENV)/demo.stamp
+	@echo "==> the demo: an image stack through an embedded star"
+	@$(BIN)/python examples/image_stack.py
+
+test: lint
+	@echo "==> the tests"
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/test.stamp
+	@echo "==> ruff"
+	@$(BIN)/ruff check .
+	@echo "==> cython-lint"
+	@$(BIN)/cython-lint starcore/_framing.pyx
+	@echo "==> mypy --strict"
+	@$(BIN)/mypy --strict
+
+bench: $(VENV)/bench.stamp
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-quick: $(VENV)/bench.stamp
+	@$(BIN)/python -m benchmarks --quick $(BENCH_ARGS)
+
+# One stamp an extra: `make demo` does not wait for the test tools, and a second run installs nothing.
+$(VENV)/%.stamp: $(VENV)/made.stamp $(SOURCES)
+	@echo "==> building the extension and installing starcore[$*] into $(VENV)"
+	@$(PIP) install --editable '.[$*]'
+	@touch $@
+
+$(VENV)/made.stamp:
+	@echo "==> making $(VENV) with $(PYTHON)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo "StarCore needs Python 3.10 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))' || \
+	    { echo "Python.h is missing; install Python's headers (Debian: python3-dev, Fedora: python3-devel)" >&2; exit 1; }
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV) || \
+	    { rm -rf $(VENV); echo "making $(VENV) failed (Debian: apt install python3-venv)" >&2; exit 1; }
+	@touch $@
+
+.PRECIOUS: $(VENV)/%.stamp
+
+clean:
+	rm -rf $(VENV) build dist starcore.egg-info starcore/_framing.c starcore/_framing*.so demo-output
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find starcore tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
