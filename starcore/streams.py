@@ -11,8 +11,10 @@ A stream is a payload's body on its way over one link, named by a number that th
 
 Why max: on one link bytes are never sent twice, so a grant only ever moves forward; a retry is another attempt
 and a reconnection is another link, and both begin with a fresh account. The pool of the first window is given
-back by the first grant, by the end of the stream or by its abort; each happens at the sender after, or in wire
-order with, the receiver's own bookkeeping, so the sender never believes in more than the receiver does.
+back by the first grant, by the end of the stream (`close`) or by its abort; each happens at the sender after, or
+in wire order with, the receiver's own bookkeeping, so the sender never believes in more than the receiver does.
+That all bytes arrived gives nothing back: they lie at the receiver until it has asked for them or is done with
+them, and the pool bounds what lies there.
 """
 
 from __future__ import annotations
@@ -31,7 +33,12 @@ class _Outgoing:
     position: int
     limit: int
     unasked: int
+    offered: int
     queued: bool = False
+
+    @property
+    def bound(self) -> int:
+        return min(self.limit, self.offered)
 
 
 @dataclass(slots=True)
@@ -58,12 +65,26 @@ class Sending:
     def __contains__(self, stream: int) -> bool:
         return stream in self._streams
 
-    def open(self, stream: int, attempt: int, size: int, *, window: bool = True) -> None:
-        """Announce a body; with `window` its first bytes may leave unasked."""
+    def open(self, stream: int, attempt: int, size: int, *, window: bool = True, offered: int | None = None) -> None:
+        """Announce a body; with `window` its first bytes may leave unasked. `offered`: how many are here to send."""
+        self.close(stream)
         unasked = min(size, self._pool) if window else 0
         self._pool -= unasked
-        self._streams[stream] = _Outgoing(attempt, size, 0, unasked, unasked)
+        self._streams[stream] = _Outgoing(attempt, size, 0, unasked, unasked, size if offered is None else offered)
         self._enqueue(stream)
+
+    def offer(self, stream: int, end: int) -> None:
+        """Say that the bytes before `end` are here to send: for a relay, which has them bit by bit."""
+        self._streams[stream].offered = end
+        self._enqueue(stream)
+
+    def position(self, stream: int) -> int:
+        """Where the next chunk of the stream begins."""
+        return self._streams[stream].position
+
+    def granted(self, stream: int) -> int:
+        """Up to which offset the receiver takes bytes."""
+        return self._streams[stream].limit
 
     def grant(self, grant: Grant) -> bool:
         """Take a GRANT. False where it speaks of a stream that is not (or no longer) open here."""
@@ -86,13 +107,11 @@ class Sending:
             if state is None:
                 continue
             state.queued = False
-            length = min(limit, state.limit - state.position)
+            length = min(limit, state.bound - state.position)
             if length <= 0:
                 continue
             offset = state.position
             state.position += length
-            if state.position == state.size:
-                self._refund(state)
             self._enqueue(stream)
             return stream, state.attempt, offset, length
         return None
@@ -110,12 +129,12 @@ class Sending:
         for state in self._streams.values():
             assert 0 <= state.position <= state.size, state
             assert state.limit <= state.size, state
-            assert state.queued or state.position >= state.limit, state
+            assert state.queued or state.position >= state.bound, state
         assert self._pool >= 0
 
     def _enqueue(self, stream: int) -> None:
         state = self._streams[stream]
-        if not state.queued and state.position < state.limit:
+        if not state.queued and state.position < state.bound:
             state.queued = True
             self._ready.append(stream)
 
@@ -172,8 +191,6 @@ class Receiving:
             span = f"[{offset}, {offset + length}) where [{state.position}, {state.limit})"
             raise OverrunError(f"stream {stream}: a chunk of {span} was granted")
         state.position += length
-        if state.position == state.size:
-            self._refund(state)
         return True
 
     def position(self, stream: int) -> int:
