@@ -1,0 +1,280 @@
+"""The client's books: which tasks are outstanding, what each weighs at the manager, which may go next. Pure.
+
+Consecutive calls of one job are one *run*, a record in columns; a million queued calls are a few thousand runs.
+A run holds the heads of its tasks until their outcomes are here, since a lost connection means sending them
+again. What happened to each task is one byte::
+
+    WAITING ──cut()──▶ SENT ──outcome without a body──────────────────▶ DONE
+       ▲                │ └───outcome with a body──▶ LANDING ──landed──▶ DONE
+       └───rewind()─────┘              (aborted: back to SENT)
+    WAITING, never sent ──cancel()──▶ DONE        SENT ──cancel()──▶ CANCELLING ──any outcome──▶ DONE
+
+SENT and CANCELLING tasks weigh on the submit credit: their heads, and `TASK_OVERHEAD_BYTES` each. What does not
+fit waits here, highest priority first and in the order of the calls.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from starcore.messages import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Column, Job, Submit
+
+TASK_OVERHEAD_BYTES = 64
+"""What a task weighs at the manager beside its head."""
+DEAD_RUNS_MAX = 64
+"""Finished runs that a job's index may carry before it is swept."""
+
+WAITING, SENT, LANDING, CANCELLING, DONE = range(5)
+
+LEGAL = frozenset(
+    {
+        (WAITING, SENT), (WAITING, LANDING), (WAITING, CANCELLING), (WAITING, DONE),
+        (SENT, WAITING), (SENT, LANDING), (SENT, CANCELLING), (SENT, DONE),
+        (LANDING, WAITING), (LANDING, SENT), (LANDING, CANCELLING), (LANDING, DONE),
+        (CANCELLING, DONE),
+    }
+)  # fmt: skip
+"""Every transition of a task; WAITING to LANDING is an answer that came again before its task was sent again."""
+_CHARGED = frozenset({SENT, CANCELLING})
+
+
+@dataclass(slots=True)
+class Run:
+    """Tasks `first`, `first + 1`, ... of one job, in columns."""
+
+    entry: JobEntry
+    serial: int
+    first: int
+    heads: list[bytes]
+    bodies: Column
+    states: bytearray
+    left: int
+    cursor: int = 0
+    again: int = 0
+
+    @property
+    def end(self) -> int:
+        """One past the last index."""
+        return self.first + len(self.states)
+
+    def body(self, at: int) -> int:
+        """The body size of the task at this position."""
+        return int(self.bodies[at]) if self.bodies else 0
+
+    def extend(self, heads: list[bytes], bodies: Column) -> None:
+        """Take in the tasks that follow."""
+        if bodies and not self.bodies:
+            self.bodies = array("Q", bytes(8 * len(self.states)))
+        if self.bodies:
+            self.bodies.extend(bodies or array("Q", bytes(8 * len(heads))))
+        self.heads.extend(heads)
+        self.states.extend(bytes(len(heads)))
+        self.left += len(heads)
+
+
+@dataclass(slots=True)
+class JobEntry:
+    """One function with its options, and its outstanding tasks."""
+
+    job: Job
+    told: bool = False
+    tasks: int = 0
+    left: int = 0
+    dead: int = 0
+    runs: list[Run] = field(default_factory=list)
+    firsts: list[int] = field(default_factory=list)
+    kills: dict[int, bool] = field(default_factory=dict)
+
+
+class Ledger:
+    """Every outstanding task of one session."""
+
+    def __init__(self) -> None:
+        self.submit_bytes = 0
+        self.jobs: dict[int, JobEntry] = {}
+        self.charged = 0
+        self.outstanding = 0
+        self._queues: dict[int, deque[Run]] = {}
+        self._serial = 0
+
+    def begin(self, job: Job) -> None:
+        """Take in a job, which has no task yet."""
+        self.jobs[job.job] = JobEntry(job)
+
+    def forget(self, number: int) -> JobEntry:
+        """Strike a job that has no outstanding task."""
+        entry = self.jobs.pop(number)
+        assert not entry.left, entry
+        return entry
+
+    def call(self, number: int, first: int, heads: list[bytes], bodies: Column) -> None:
+        """Queue tasks `first`, `first + 1`, ...; an empty `bodies` says that none has one."""
+        entry = self.jobs[number]
+        queue = self._queues.setdefault(entry.job.priority, deque())
+        count = len(heads)
+        entry.tasks = first + count
+        entry.left += count
+        self.outstanding += count
+        tail = queue[-1] if queue else None
+        start = 0
+        if tail is not None and tail.entry is entry and tail.end == first and tail.left:
+            start = min(count, BATCH_TASKS_MAX - len(tail.states))
+            tail.extend(heads[:start], bodies[:start])
+        while start < count:
+            stop = min(count, start + BATCH_TASKS_MAX)
+            run = Run(
+                entry, self._serial, first + start, heads[start:stop], bodies[start:stop],
+                bytearray(stop - start), stop - start,
+            )  # fmt: skip
+            self._serial += 1
+            entry.runs.append(run)
+            entry.firsts.append(run.first)
+            queue.append(run)
+            start = stop
+
+    def find(self, entry: JobEntry, index: int) -> Run | None:
+        """The run that holds a task, or held it not long ago."""
+        at = bisect_right(entry.firsts, index) - 1
+        if at < 0 or index >= entry.runs[at].end:
+            return None
+        return entry.runs[at]
+
+    def cut(self) -> tuple[Run, int, int] | None:
+        """Mark the next tasks as sent, as many as one message and the credit take: (run, start, stop)."""
+        while self._queues:
+            priority = max(self._queues)
+            queue = self._queues[priority]
+            while queue:
+                run = queue[0]
+                states, cursor = run.states, run.cursor
+                while cursor < len(states) and states[cursor] != WAITING:
+                    cursor += 1
+                run.cursor = cursor
+                if cursor == len(states):
+                    queue.popleft()
+                    continue
+                stop = self._fill(run, cursor)
+                run.cursor = stop
+                return (run, cursor, stop) if stop > cursor else None
+            del self._queues[priority]
+        return None
+
+    def settle(self, run: Run, at: int) -> None:
+        """A task is over: nothing of it is kept."""
+        if run.states[at] == CANCELLING:
+            del run.entry.kills[run.first + at]
+        self.move(run, at, DONE)
+        run.heads[at] = b""
+        run.left -= 1
+        run.entry.left -= 1
+        if not run.left:
+            run.heads.clear()
+            self._sweep(run.entry)
+
+    def move(self, run: Run, at: int, state: int) -> None:
+        """Change a task's state, its weight and the counts that hang on it."""
+        before = run.states[at]
+        assert (before, state) in LEGAL, (before, state)
+        weight = len(run.heads[at]) + TASK_OVERHEAD_BYTES
+        self.charged += weight * ((state in _CHARGED) - (before in _CHARGED))
+        self.outstanding -= (before < CANCELLING) - (state < CANCELLING)
+        run.states[at] = state
+
+    def cancel(self, run: Run, at: int, kill: bool) -> bool:
+        """The caller wants no outcome: False where the manager never heard of the task, and need not."""
+        if run.states[at] == WAITING and at >= run.again:
+            self.settle(run, at)
+            return False
+        self.move(run, at, CANCELLING)
+        run.entry.kills[run.first + at] = kill
+        return True
+
+    def rewind(self, known: bool) -> None:
+        """Begin on a new link: all that is outstanding has to be sent again, in the old order.
+
+        A manager that does not know the session (`known` is false) has nothing that a cancel could reach.
+        """
+        waiting: list[Run] = []
+        for entry in self.jobs.values():
+            entry.told = False
+            if not known:
+                for index in list(entry.kills):
+                    run = self.find(entry, index)
+                    assert run is not None, index
+                    self.settle(run, index - run.first)
+            waiting.extend(run for run in entry.runs if run.left)
+        self._queues.clear()
+        for run in sorted(waiting, key=lambda run: run.serial):
+            run.again = max(run.again, run.cursor)
+            run.cursor = 0
+            for at, state in enumerate(run.states):
+                if state in {SENT, LANDING}:
+                    self.move(run, at, WAITING)
+            self._queues.setdefault(run.entry.job.priority, deque()).append(run)
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        charged = outstanding = 0
+        for entry in self.jobs.values():
+            assert entry.firsts == [run.first for run in entry.runs] == sorted(entry.firsts)
+            assert entry.left == sum(run.left for run in entry.runs)
+            assert entry.dead == sum(not run.left for run in entry.runs)
+            for run in entry.runs:
+                assert run.left == len(run.states) - run.states.count(DONE), run.first
+                assert not run.bodies or len(run.bodies) == len(run.states)
+                assert len(run.states) <= BATCH_TASKS_MAX
+                live = [(len(run.heads[at]), state) for at, state in enumerate(run.states) if state != DONE]
+                charged += sum(size + TASK_OVERHEAD_BYTES for size, state in live if state in _CHARGED)
+                outstanding += sum(state != CANCELLING for _, state in live)
+                assert run.cursor == 0 or WAITING not in run.states[: run.cursor]
+            assert sum(run.states.count(CANCELLING) for run in entry.runs) == len(entry.kills)
+        assert charged == self.charged, (charged, self.charged)
+        assert outstanding == self.outstanding, (outstanding, self.outstanding)
+
+    def waiting(self) -> Iterator[Run]:
+        """The runs that are queued, in the order in which they will go."""
+        for priority in sorted(self._queues, reverse=True):
+            yield from self._queues[priority]
+
+    def _fill(self, run: Run, start: int) -> int:
+        """Mark tasks of a run from `start` on as sent, and say where it stopped."""
+        states, heads = run.states, run.heads
+        # What was sent before and what was not never share a message: `again` is the message's, not the task's.
+        limit = run.again if start < run.again else len(states)
+        size = 0
+        at = start
+        while at < limit and states[at] == WAITING and at - start < BATCH_TASKS_MAX:
+            weight = len(heads[at])
+            if at > start and size + weight > BATCH_BYTES_MAX:
+                break
+            if self.charged and self.charged + weight + TASK_OVERHEAD_BYTES > self.submit_bytes:
+                break  # a lone task is always allowed
+            size += weight
+            self.charged += weight + TASK_OVERHEAD_BYTES
+            states[at] = SENT
+            at += 1
+        return at
+
+    def _sweep(self, entry: JobEntry) -> None:
+        entry.dead += 1
+        if (entry.dead > DEAD_RUNS_MAX and entry.dead * 2 > len(entry.runs)) or not entry.left:
+            entry.runs = [run for run in entry.runs if run.left]
+            entry.firsts = [run.first for run in entry.runs]
+            entry.dead = 0
+
+
+def submit_of(run: Run, start: int, stop: int) -> Submit:
+    """The message that carries these tasks of a run."""
+    heads = run.heads[start:stop]
+    return Submit(
+        job=run.entry.job.job,
+        first=run.first + start,
+        again=start < run.again,
+        head_sizes=array("I", map(len, heads)),
+        body_sizes=run.bodies[start:stop] if run.bodies and any(run.bodies[start:stop]) else array("Q"),
+        heads=b"".join(heads),
+    )
