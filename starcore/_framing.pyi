@@ -1,7 +1,7 @@
 """Types of the extension module; what each thing does stands in `_framing.pyx`."""
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starcore.messages import Buffer, Column
@@ -44,6 +44,20 @@ class MetaReader:
     def column(self, typecode: str) -> Column: ...
     def end(self) -> None: ...
 
+class RecordCodec:
+    def __init__(
+        self,
+        kind: int,
+        record: type[Any],
+        fields: Sequence[tuple[str, str, Any]],
+        payload: str | None = None,
+        *,
+        payload_max: int | None = None,
+        open_ended: bool = False,
+    ) -> None: ...
+    def encode(self, message: Any) -> bytes: ...
+    def decode(self, meta: Buffer, payload: Buffer) -> Any: ...
+
 class FrameReader:
     def __init__(
         self,
@@ -55,6 +69,7 @@ class FrameReader:
     def get_buffer(self) -> memoryview: ...
     def advance(self, count: int) -> None: ...
     def greeted(self) -> None: ...
+    def close(self) -> None: ...
     @property
     def idle(self) -> bool: ...
 

@@ -24,6 +24,9 @@ Column: TypeAlias = array  # type: ignore[type-arg]  # array[int] or array[float
 PROTOCOL_VERSION = 1
 ALPN = "starcore/1"
 
+FRAME_MAGIC = 0x4353
+"""Little-endian on the wire, so a frame begins with the letters SC."""
+KIND_MAX = 127
 FRAME_META_BYTES_MAX = 1 << 20
 FRAME_PAYLOAD_BYTES_MAX = 1 << 20
 GREETING_BYTES_MAX = 1 << 16
@@ -36,6 +39,10 @@ BATCH_BYTES_MAX = 256 << 10
 BODY_BYTES_MAX = 1 << 46
 BLOB_BYTES_MAX = 1 << 32
 TEXT_BYTES_MAX = 1 << 16
+STATUS_BYTES_MAX = 512 << 10
+"""A STATUS_REPLY's text, the one that may be long."""
+JOB_MAX = (1 << 31) - 1
+"""A job's number is the upper half of its streams' names, below the bit of `BLOB_STREAM`."""
 BLOB_STREAM = 1 << 63
 """Streams with this bit carry blobs; the others carry a task's argument or answer."""
 
