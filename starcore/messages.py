@@ -16,10 +16,13 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
-Column: TypeAlias = array  # type: ignore[type-arg]  # array[int] or array[float], by its type code
+if TYPE_CHECKING:
+    Column: TypeAlias = array[Any]  # of int or float, by its type code
+else:
+    Column = array  # not subscriptable before Python 3.12
 
 PROTOCOL_VERSION = 1
 ALPN = "starcore/1"
@@ -229,7 +232,7 @@ class Ack:
 
 @dataclass(slots=True)
 class StatusRequest:
-    """What is going on in the star?"""
+    """Ask what is going on in the star."""
 
 
 # -- manager to client ---------------------------------------------------------------------------------------
