@@ -8,7 +8,8 @@
     │   └── ArgumentValueError   (also ValueError)
     ├── SetupError               this machine is not ready; a command exits with `exit_code`
     │   ├── CredentialsError     a join file, certificate or key: missing, readable by others, expired, foreign
-    │   └── AddressError         a port in use, or one that needs rights
+    │   ├── AddressError         a port in use, or one that needs rights; a text that is no address
+    │   └── UnconfiguredError    nothing says where a manager is
     ├── LinkError                the other end
     │   ├── UnreachableError     nobody answers at the manager's address
     │   ├── RefusedError         the manager said no (`code` says why)
@@ -100,9 +101,13 @@ class CredentialsError(SetupError):
 
 
 class AddressError(SetupError):
-    """A port that is in use, or one that needs rights."""
+    """A port that is in use, or one that needs rights; or a text that is no address."""
 
     exit_code = 4
+
+
+class UnconfiguredError(SetupError):
+    """Nothing says where a manager is, and none runs on this machine."""
 
 
 class LinkError(StarCoreError):
