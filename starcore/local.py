@@ -1,0 +1,228 @@
+"""A whole star on this machine: the embedded default, and a context manager for tests, notebooks, benchmarks.
+
+::
+
+    this process ──TLS on loopback──▶ manager (child) ◀──TLS on loopback── workers (children) ─▶ slots
+
+The children are the same programs that run anywhere else, with throw-away credentials in a directory of mode
+0700. They hang on a *lifeline*: a pipe whose writing end only this process holds. Whatever ends this process,
+kill -9 included, closes the pipe; the children see it, remove the directory and leave. They do not belong to the
+terminal's foreground group, so Ctrl-C is this process's business alone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from starcore import certificates, settings
+from starcore.client.api import Client
+from starcore.errors import SetupError
+from starcore.messages import Role
+
+START_SECONDS_MAX = 30.0
+STOP_SECONDS_MAX = 5.0
+_HOST = "127.0.0.1"
+
+
+class LocalStar:
+    """A manager and workers as child processes of this one.
+
+    Parameters
+    ----------
+    workers : int, default 2
+        How many worker processes (supervisors).
+    slots : int, default 1
+        Slots of each worker; a slot is a process that runs one task at a time.
+    worker_options : sequence of str, optional
+        More command-line options for ``python -m starcore.worker``.
+    manager_options : sequence of str, optional
+        More command-line options for ``python -m starcore.manager``.
+    log_level : str, default "warning"
+        What the children write to this process's stderr.
+
+    Examples
+    --------
+    >>> with starcore.LocalStar(workers=2, slots=1) as star:
+    ...     with star.client() as client:
+    ...         client.submit(pow, 2, 10).result()
+    1024
+    """
+
+    def __init__(
+        self,
+        workers: int = 2,
+        slots: int = 1,
+        *,
+        worker_options: tuple[str, ...] | list[str] = (),
+        manager_options: tuple[str, ...] | list[str] = (),
+        log_level: str = "warning",
+    ) -> None:
+        if workers < 0 or slots < 1:
+            raise SetupError(f"a local star needs workers >= 0 and slots >= 1, not {workers} and {slots}")
+        self._slots = slots
+        self._worker_options = list(worker_options)
+        self._log_level = log_level
+        self._owner = os.getpid()
+        self._closed = False
+        self._clients: list[Client] = []
+        self._workers: list[subprocess.Popen[bytes]] = []
+        self._lifeline, self._lifeline_end = os.pipe()
+        self.directory = Path(tempfile.mkdtemp(prefix="starcore-"))
+        try:
+            certificates.create_star(self.directory, host=_HOST)
+            self._manager, ports = self._start_manager(list(manager_options))
+            self.port: int = ports["port"]
+            self.client_port: int = ports["client_port"]
+            for _ in range(workers):
+                self.start_worker()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def address(self) -> str:
+        """Where clients dial: ``host:port``."""
+        return f"{_HOST}:{self.client_port}"
+
+    @property
+    def worker_address(self) -> str:
+        """Where workers dial: ``host:port``."""
+        return f"{_HOST}:{self.port}"
+
+    @property
+    def pids(self) -> dict[str, Any]:
+        """The children: ``{"manager": pid, "workers": [pid, ...]}``; slots are children of their worker."""
+        return {"manager": self._manager.pid, "workers": [worker.pid for worker in self._workers]}
+
+    def join_file(self, role: str) -> Path:
+        """Return the join file of ``"worker"`` or ``"client"``, for processes that are not this star's children."""
+        return self.directory / f"{role}.join"
+
+    def client(self, *, wait: bool = True, **options: Any) -> Client:
+        """Return a new client of this star.
+
+        Parameters
+        ----------
+        wait : bool, default True
+            Return when every worker's slots are there.
+        **options
+            As for `starcore.Client`.
+
+        Raises
+        ------
+        SetupError
+            A child ended, or the workers did not join within 30 s.
+        """
+        options.setdefault("join", self.join_file("client"))
+        client = Client(self.address, **options)
+        self._clients.append(client)
+        if wait:
+            self._wait_for_slots(client)
+        return client
+
+    def start_worker(self, *options: str) -> int:
+        """Start one more worker and return its pid."""
+        command = [sys.executable, "-m", "starcore.worker", "--join", str(self.join_file("worker"))]
+        command += ["--manager", self.worker_address, "--slots", str(self._slots), "--log-level", self._log_level]
+        command += ["--lifeline", str(self._lifeline), *self._worker_options, *options]
+        worker = subprocess.Popen(command, pass_fds=(self._lifeline,), start_new_session=True, env=_environment())
+        self._workers.append(worker)
+        return worker.pid
+
+    def close(self) -> None:
+        """End the children and remove the directory; does nothing in a forked child, or the second time."""
+        if self._closed or os.getpid() != self._owner:
+            return
+        self._closed = True
+        for client in self._clients:
+            with contextlib.suppress(Exception):
+                client.shutdown(wait=False, cancel_futures=True)
+        for descriptor in (self._lifeline_end, self._lifeline):
+            os.close(descriptor)
+        deadline = time.monotonic() + STOP_SECONDS_MAX
+        children = [*self._workers, *([self._manager] if hasattr(self, "_manager") else [])]
+        for child in children:
+            try:
+                child.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> LocalStar:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _start_manager(self, options: list[str]) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
+        reading, writing = os.pipe()
+        command = [sys.executable, "-m", "starcore.manager", "--star", str(self.directory), "--host", _HOST]
+        command += ["--port", "0", "--client-port", "0", "--log-level", self._log_level, "--ephemeral"]
+        command += ["--lifeline", str(self._lifeline), "--ready-fd", str(writing), *options]
+        fds = (self._lifeline, writing)
+        manager = subprocess.Popen(command, pass_fds=fds, start_new_session=True, env=_environment())
+        os.close(writing)
+        with open(reading, "rb") as pipe:
+            if not select.select([pipe], [], [], START_SECONDS_MAX)[0]:
+                manager.kill()
+                manager.wait()
+                raise SetupError(f"the local manager did not start within {START_SECONDS_MAX:.0f} s")
+            line = pipe.readline()
+        if not line:
+            raise SetupError(f"the local manager ended with exit code {manager.wait()}; its reason stands above")
+        return manager, json.loads(line)
+
+    def _wait_for_slots(self, client: Client) -> None:
+        wanted = len(self._workers) * self._slots
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while client.slots < wanted:
+            for worker in self._workers:
+                if worker.poll() is not None:
+                    raise SetupError(f"a local worker ended with exit code {worker.returncode}; its reason stands above")
+            if time.monotonic() > deadline:
+                raise SetupError(f"only {client.slots} of {wanted} slots joined within {START_SECONDS_MAX:.0f} s")
+            time.sleep(0.005)
+
+
+_default_lock = threading.Lock()
+_default: LocalStar | None = None
+
+
+def start_default() -> Client:
+    """Start the star that the module-level calls use where nothing is configured, and say so once."""
+    global _default  # noqa: PLW0603 - one embedded star a process
+    with _default_lock:
+        if _default is None or _default._owner != os.getpid():
+            slots = settings.usable_cores()
+            sys.stderr.write(
+                "starcore: no manager is configured and none runs on this machine, so a local star with "
+                f"{slots} slot{'s' if slots > 1 else ''} was started; it ends with this process\n"
+            )
+            _default = LocalStar(workers=1, slots=slots)
+            atexit.register(_default.close)
+        return _default.client(wait=False)
+
+
+def _environment() -> dict[str, str]:
+    """The children's environment: nothing in it may lead them to another star."""
+    strays = ("STARCORE_JOIN", "STARCORE_MANAGER")
+    return {k: v for k, v in os.environ.items() if k not in strays and not k.startswith("STARCOMPUTE_")}
+
+
+__all__ = ["LocalStar", "Role", "start_default"]

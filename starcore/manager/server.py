@@ -1,0 +1,243 @@
+"""The manager's shell: two listeners, TLS, signals, and the memory that chunks arrive in. It decides nothing.
+
+::
+
+    workers ──▶ port ────────┐                       ┌─▶ Log: the log
+                             ├─▶ Driver ◀──▶ ManagerCore
+    clients ──▶ client port ─┘                       └─▶ Finished: the end of `serve`
+
+A worker and a client are told apart before their first message: by the port they dialled and, in `tls.identify`,
+by the role their certificate names. Bytes pass through here by reference: a chunk arrives in a buffer of the pool
+and leaves from the same buffer; nothing here or below ever looks inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import functools
+import logging
+import os
+import secrets
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from starcore import tls
+from starcore.driver import Driver
+from starcore.errors import AddressError, Code
+from starcore.events import Action, Drop
+from starcore.manager.core import Drain, Finished, Limits, Log, ManagerCore
+from starcore.messages import CHUNK_BYTES_MAX, Buffer, Role
+
+BACKLOG = 4096
+"""A backlog of 100 throttles a storm of reconnections."""
+HANDSHAKE_SECONDS = 10.0
+POOL_BUFFERS_MAX = 64
+
+_log = logging.getLogger("starcore.manager")
+
+
+@dataclass(slots=True)
+class Ports:
+    """Where the manager listens: the host (None: every address) and the two ports, as bound."""
+
+    host: str | None
+    worker: int
+    client: int
+
+
+@dataclass(slots=True)
+class ServerOptions:
+    """What `serve` needs beyond the identity."""
+
+    host: str | None = None
+    port: int = 443
+    client_port: int = 444
+    limits: Limits = field(default_factory=Limits)
+    lifeline: int | None = None
+    on_listening: Callable[[Ports], None] | None = None
+    on_orphaned: Callable[[], None] | None = None
+
+
+class BufferPool:
+    """Chunk-sized memory, reused: a fresh page costs as much as receiving into it."""
+
+    def __init__(self) -> None:
+        self._free: list[bytearray] = []
+
+    def take(self, length: int) -> bytearray:
+        """Give a buffer of at least `length` bytes."""
+        while length > CHUNK_BYTES_MAX // 2:
+            if not self._free:
+                return bytearray(CHUNK_BYTES_MAX)
+            buffer = self._free.pop()
+            # A transport that could not encrypt at once may still hold a view: such a buffer is not reused.
+            if sys.getrefcount(buffer) == 2:
+                return buffer
+        return bytearray(length)
+
+    def give(self, buffer: bytearray) -> None:
+        """Take a buffer back."""
+        if len(buffer) == CHUNK_BYTES_MAX and len(self._free) < POOL_BUFFERS_MAX:
+            self._free.append(buffer)
+
+
+class Server:
+    """The running manager."""
+
+    def __init__(self, identity: tls.ManagerIdentity, options: ServerOptions, loop: asyncio.AbstractEventLoop) -> None:
+        self._identity = identity
+        self._options = options
+        self._loop = loop
+        self._pool = BufferPool()
+        self._finished = asyncio.Event()
+        self._driver = Driver(ManagerCore(secrets.randbits(31), options.limits), loop, self, _log)
+        self._stops = 0
+
+    # -- the driver's shell ----------------------------------------------------------------------------------
+
+    def perform(self, action: Action) -> None:
+        """Carry out what only the manager's core asks for."""
+        if type(action) is Log:
+            _log.log(logging.getLevelName(action.level.upper()), "%s", action.text)
+        elif type(action) is Finished:
+            self._finished.set()
+        else:
+            raise TypeError(f"the manager's shell does not know {type(action).__name__}")
+
+    def destination(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Buffer:
+        """Memory for an incoming chunk."""
+        return self._pool.take(length)
+
+    def source(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Buffer:
+        """The manager sends nothing of its own."""
+        raise TypeError("the manager relays; every chunk it sends has a token")
+
+    def release(self, token: Any) -> None:
+        """Take a chunk's buffer back."""
+        if token is not None:
+            self._pool.give(token)
+
+    # -- running ---------------------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Listen, and return when the drain is complete or a second signal came."""
+        options = self._options
+        workers = await self._listen(Role.WORKER, options.port, "--port")
+        clients = await self._listen(Role.CLIENT, options.client_port, "--client-port")
+        ports = Ports(options.host, _bound_port(workers), _bound_port(clients))
+        self._watch_signals()
+        self._watch_lifeline()
+        _log.info("listening: workers on %s, clients on %s", _where(ports.host, ports.worker), _where(ports.host, ports.client))
+        if options.on_listening is not None:
+            options.on_listening(ports)
+        try:
+            await self._finished.wait()
+        finally:
+            for listener in (workers, clients):
+                listener.close()
+            self._driver.close_all(Code.DRAINING, "the manager was stopped")
+            await asyncio.sleep(0)
+
+    def stop(self) -> None:
+        """Drain at the first call, stop at the second."""
+        self._stops += 1
+        if self._stops > 1:
+            _log.warning("stopping at once")
+            self._finished.set()
+            return
+        _log.info("draining: no new work; again to stop at once")
+        self._driver.feed(Drain())
+
+    async def _listen(self, role: Role, port: int, flag: str) -> asyncio.Server:
+        context = tls.listen_context(self._identity, role)
+        identify = functools.partial(tls.identify, self._identity, role)
+        try:
+            return await self._loop.create_server(
+                lambda: self._driver.connection(identify),
+                self._options.host,
+                port,
+                ssl=context,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                backlog=BACKLOG,
+            )
+        except OSError as error:
+            raise _address_error(error, self._options.host, port, flag) from error
+
+    def _watch_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.stop)
+
+    def _watch_lifeline(self) -> None:
+        lifeline = self._options.lifeline
+        if lifeline is None:
+            return
+
+        def orphaned() -> None:
+            self._loop.remove_reader(lifeline)
+            if self._options.on_orphaned is not None:
+                self._options.on_orphaned()
+            self._finished.set()
+
+        self._loop.add_reader(lifeline, orphaned)
+
+
+def run(identity: tls.ManagerIdentity, options: ServerOptions) -> None:
+    """Run a manager in this process until it has drained; needs Linux or macOS."""
+    import uvloop  # noqa: PLC0415 - absent on Windows, where only the client runs
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_on_loop_exception)
+        await Server(identity, options, loop).serve()
+
+    if sys.version_info >= (3, 11):
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main())
+    else:
+        uvloop.install()
+        asyncio.run(main())
+
+
+def _on_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """One line for a peer that does not get past TLS, a traceback for anything else."""
+    exception = context.get("exception")
+    if isinstance(exception, (ssl.SSLError, OSError, asyncio.TimeoutError)):
+        transport = context.get("transport")
+        peer = transport.get_extra_info("peername") if transport is not None else None
+        where = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) and len(peer) > 1 else "somebody"
+        text = str(exception).splitlines()[0] if str(exception) else type(exception).__name__
+        _log.warning("refused %s: the TLS handshake failed (%s)", where, text)
+        return
+    _log.error("%s", context.get("message", "an error in the loop"), exc_info=exception)
+
+
+def _bound_port(server: asyncio.Server) -> int:
+    with contextlib.suppress(IndexError):
+        return int(server.sockets[0].getsockname()[1])
+    return 0
+
+
+def _where(host: str | None, port: int) -> str:
+    if host is None:
+        return f"port {port} of every address"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _address_error(error: OSError, host: str | None, port: int, flag: str) -> AddressError:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return AddressError(
+            f"port {port} needs rights that this user lacks: use --port 8443 --client-port 8444, or allow it with "
+            f"'sudo sysctl net.ipv4.ip_unprivileged_port_start={port}'"
+        )
+    if error.errno == errno.EADDRINUSE:
+        return AddressError(f"port {port} is in use on this machine: stop what uses it, or choose another with {flag}")
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return AddressError(f"{host!r} is not an address of this machine: give one with --host, or leave it out")
+    return AddressError(f"cannot listen on {_where(host, port)}: {os.strerror(error.errno) if error.errno else error}")
