@@ -1,1 +1,3 @@
 """The worker: one supervisor, one connection, many slots."""
+
+from __future__ import annotations

@@ -1,0 +1,633 @@
+"""The worker's decisions: leases in, batches to slots, answers out. Pure; the shell is `supervisor.py`.
+
+A lease is in one place at a time::
+
+    ASSIGN ─┬─ no body ────────────────────────────────▶ ready ──▶ a slot ──▶ unsent ──▶ shelf ──CONFIRM──▶ gone
+            └─ body ─▶ demands ─Allocate─▶ arriving ─────▶ ▲          │
+                       (the arena is full)  (GRANT, CHUNKs) │          └─ taken back, or its slot died: ready again
+                                       job's blob missing: waiting in the library
+
+Bytes are granted only into memory that is there. Answers stay on the shelf until the manager confirms them, and
+are sent again after a reconnection. What a slot's death means for each of its tasks is decided by its board:
+the one that ran is blamed, those behind it run elsewhere, and a lost answer's task runs again where that is safe.
+`Memory`, `Uplink`, `Library` and `Slot` keep their own accounts; this file is the traffic between them.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from starcore.errors import Code, Status, UnexpectedError
+from starcore.events import Action, Blocked, ChunkReceived, Event, Lost, Opened, Received, SendChunk, Tick, Writable
+from starcore.messages import (
+    BLOB_STREAM,
+    Abort,
+    Assign,
+    Blob,
+    Confirm,
+    Forget,
+    Goodbye,
+    Grant,
+    Heartbeat,
+    Hello,
+    Job,
+    Message,
+    Retract,
+    Retracted,
+    Started,
+    Want,
+    Welcome,
+)
+from starcore.messages import Draining as DrainingMessage
+from starcore.streams import Receiving, Sending
+from starcore.worker.bench import Bench
+from starcore.worker.library import Library, Volume
+from starcore.worker.memory import Demand, Memory
+from starcore.worker.orders import (
+    Allocated,
+    Drain,
+    Finished,
+    Inspected,
+    Log,
+    ReleaseAnswer,
+    SlotDied,
+    SlotDone,
+    SlotReady,
+    Stop,
+)
+from starcore.worker.runs import Answers, Run, Shelf, runs_of
+from starcore.worker.slots import SlotState, Why
+from starcore.worker.uplink import LinkState, Uplink
+
+STOP_SECONDS_MAX = 1.5
+"""How long a Stop waits for confirmations."""
+
+
+class WorkerCore:
+    """Events in, actions out.
+
+    Parameters
+    ----------
+    hello : Hello
+        Who this worker is; its slots, arena and functions. The leases are filled in for each connection.
+    reconnect : bool, default True
+        Whether a lost or absent manager is looked for again.
+    dial_when_ready : bool, default False
+        Whether the first slot must stand before the manager is told of this worker.
+    """
+
+    def __init__(self, hello: Hello, *, reconnect: bool = True, dial_when_ready: bool = False) -> None:
+        self._hello = hello
+        self._uplink = Uplink(reconnect=reconnect)
+        self._library = Library()
+        self._memory = Memory(hello.arena_bytes)
+        self._bench = Bench(hello.slots, self._library)
+        self._shelf = Shelf()
+        self._unsent: list[Answers] = []
+        self._ready: deque[Run] = deque()
+        self._arriving: dict[int, Run] = {}
+        self._receiving = Receiving()
+        self._sending = Sending()
+        self._blocked = False
+        self._dial_when_ready = dial_when_ready
+        self._leaving = False
+        self._stop_at: float | None = None
+        self._finished = False
+        self._out: list[Action] = []
+        self._now = 0.0
+        self._events: dict[type, Callable[[Any], None]] = {
+            Opened: self._on_opened,
+            Received: self._on_received,
+            ChunkReceived: self._on_chunk,
+            Blocked: self._on_blocked,
+            Writable: self._on_writable,
+            Lost: self._on_lost,
+            Tick: self._on_tick,
+            SlotReady: self._on_slot_ready,
+            SlotDone: self._on_slot_done,
+            SlotDied: self._on_slot_died,
+            Inspected: self._on_inspected,
+            Allocated: self._on_allocated,
+            Drain: self._on_drain,
+            Stop: self._on_stop,
+        }
+        self._messages: dict[type, Callable[[Any], None]] = {
+            Goodbye: self._uplink.goodbye,
+            Heartbeat: lambda message: None,
+            Grant: self._on_grant,
+            Abort: self._on_abort,
+            Blob: self._on_blob,
+            Job: self._on_job,
+            Forget: self._on_forget,
+            Assign: self._on_assign,
+            Retract: self._on_retract,
+            Confirm: self._on_confirm,
+        }
+
+    def start(self, now: float) -> list[Action]:
+        """Return the first actions: start the slots, dial."""
+        self._now = now
+        self._out = self._bench.start(now)
+        if not self._dial_when_ready:
+            self._out += self._uplink.start()
+        return self._taken()
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take one event at the monotonic time `now` (s) and say what is to be done."""
+        if self._finished:
+            return []
+        self._now = now
+        self._out = []
+        try:
+            self._events[type(event)](event)
+        finally:
+            self._settle()
+        return self._taken()
+
+    def deadline(self) -> float | None:
+        """When the core next wants a Tick."""
+        if self._finished:
+            return None
+        if self._unsent and self._uplink.up:
+            return self._now
+        times = (self._uplink.deadline(), self._bench.deadline(), self._stop_at)
+        return min((at for at in times if at is not None), default=None)
+
+    @property
+    def holding(self) -> int:
+        """How many leases are here, in whatever place."""
+        return len(self._leases())
+
+    # -- the link --------------------------------------------------------------------------------------------
+
+    def _on_opened(self, event: Opened) -> None:
+        hello = replace(self._hello, leases=array("Q", self._leases()))
+        self._out += self._uplink.opened(event.link, hello, self._now)
+        self._say("debug", f"the connection to the manager at {event.peer.address} stands")
+
+    def _on_received(self, event: Received) -> None:
+        if event.link != self._uplink.link:
+            return
+        self._uplink.heard(self._now)
+        message = event.message
+        kind = type(message)
+        if kind is Welcome and self._uplink.state is LinkState.GREETING:
+            self._welcome(message)
+        elif kind in self._messages and (self._uplink.up or kind is Goodbye):
+            self._messages[kind](message)
+        else:
+            raise UnexpectedError(f"{kind.__name__} does not belong here")
+
+    def _welcome(self, welcome: Any) -> None:
+        self._uplink.welcomed(welcome)
+        again = "again" if welcome.resumed else "with"
+        self._say("info", f"connected: the star has {welcome.workers} workers {again} this one, {welcome.slots} slots")
+        if not welcome.resumed:
+            self._forget_everything()
+        self._sending = Sending(welcome.first_window_bytes)
+        self._blocked = False
+        if self._leaving:
+            self._send(DrainingMessage())
+        for answers in self._shelf:
+            self._announce(answers, again=True)
+        receiving, self._receiving = self._receiving, Receiving()
+        for key, run in self._arriving.items():
+            if key in receiving:
+                self._receiving.resume(key, run.attempt, run.body_bytes, receiving.position(key))
+                self._grant(key, run.body_bytes)
+        for digest in self._library.missing():
+            self._send(Want(digest))
+
+    def _on_lost(self, event: Lost) -> None:
+        if event.link not in (0, self._uplink.link):
+            return
+        for volume in self._library.incomplete():
+            self._receiving.close(volume.key)
+            self._drop_key(volume.key)
+        if self._leaving and not self._leases():
+            self._finish(0)
+            return
+        for action in self._uplink.lost(event):
+            if isinstance(action, Finished):
+                self._finish(action.exit_code, action.reason)
+            else:
+                self._out.append(action)
+
+    def _forget_everything(self) -> None:
+        """A new session of the manager's: nothing that was leased counts any more."""
+        dropped = len(self._leases())
+        if dropped:
+            self._say("warning", f"the manager does not know this session any more: {dropped} tasks are dropped")
+        for run in self._unstarted():
+            self._free(run)
+        for lease in self._shelf.clear() + [lease for answers in self._unsent for lease in answers.bodies]:
+            self._release_answer(lease)
+        self._unsent.clear()
+        for slot in self._bench.busy():
+            self._out += self._bench.kill(slot, Why.DROPPED, text="its tasks were dropped")
+        for number in list(self._library.jobs):
+            self._on_forget(Forget(number))
+
+    # -- jobs and blobs --------------------------------------------------------------------------------------
+
+    def _on_job(self, message: Job) -> None:
+        if self._library.add_job(message):
+            self._send(Want(message.digest))
+
+    def _on_forget(self, message: Forget) -> None:
+        entry = self._library.forget(message.job)
+        if entry is None:
+            return
+        held = (run for run in (*self._ready, *self._arriving.values()) if run.job == message.job)
+        orphans = {lease for run in held for lease in run.leases}
+        self._give_back([*self._pick(orphans), *entry.waiting])
+        self._out += self._bench.unteach(job=message.job)
+        for volume in self._library.evict():
+            self._out += self._bench.unteach(digest=volume.digest)
+            self._drop_key(volume.key)
+
+    def _on_blob(self, message: Blob) -> None:
+        known = self._library.volumes.get(message.digest)
+        if known is not None:
+            if message.body_bytes:
+                self._send(Abort(message.stream, 0, Code.NORMAL, "this blob is known"))
+            return
+        if not message.body_bytes:
+            self._library.add_volume(Volume(message.digest, len(message.head), bytes(message.head)))
+            self._volume_complete(message.digest)
+            return
+        self._library.add_volume(Volume(message.digest, message.body_bytes, key=message.stream))
+        self._receiving.open(message.stream, 0, message.body_bytes)
+        self._memory.demand(Demand(message.stream, 0, message.body_bytes), first=True)
+
+    def _volume_complete(self, digest: bytes) -> None:
+        for run in self._library.complete(digest):
+            self._ready.append(run)
+
+    # -- leases in -------------------------------------------------------------------------------------------
+
+    def _on_assign(self, message: Assign) -> None:
+        entry = self._library.jobs.get(message.job)
+        if entry is None:
+            raise UnexpectedError(f"leases for job {message.job}, which was not announced")
+        for run in runs_of(message):
+            if self._leaving:
+                self._send(Retracted(array("Q", run.leases)))
+            elif not run.body_bytes:
+                self._make_ready(run)
+            elif run.body_bytes > self._memory.capacity:
+                self._refuse(run, f"its argument of {run.body_bytes} bytes is larger than this worker's arena")
+            else:
+                self._arriving[run.lease] = run
+                self._receiving.open(run.lease, run.attempt, run.body_bytes)
+                self._memory.demand(Demand(run.lease, run.attempt, run.body_bytes))
+
+    def _make_ready(self, run: Run) -> None:
+        entry = self._library.jobs[run.job]
+        if self._library.lacks(entry):
+            entry.waiting.append(run)
+        else:
+            self._ready.append(run)
+
+    def _on_allocated(self, event: Allocated) -> None:
+        key = event.key
+        if not self._memory.allocated(key, failed=bool(event.reason)):
+            return  # nobody wants it any more, or it is asked for again later
+        if event.reason:
+            run = self._arriving.pop(key, None)
+            self._receiving.close(key)
+            if run is not None:
+                self._refuse(run, f"no memory for its argument of {run.body_bytes} bytes: {event.reason}")
+            return
+        if self._uplink.up and key in self._receiving:
+            size = self._arriving[key].body_bytes if key in self._arriving else self._memory.size(key)
+            self._grant(key, size)
+
+    def _grant(self, key: int, size: int) -> None:
+        if self._memory.holds(key) and (grant := self._receiving.grant(key, size)) is not None:
+            self._send(grant)
+
+    def _on_chunk(self, event: ChunkReceived) -> None:
+        if event.link != self._uplink.link:
+            return
+        self._uplink.heard(self._now)
+        key = event.stream
+        taken = self._receiving.take(key, event.attempt, event.offset, event.length)
+        if not taken or not self._receiving.complete(key):
+            return
+        self._receiving.close(key)
+        if key & BLOB_STREAM:
+            volume = next(v for v in self._library.volumes.values() if v.key == key)
+            self._volume_complete(volume.digest)
+        else:
+            self._make_ready(self._arriving.pop(key))
+
+    def _on_abort(self, message: Abort) -> None:
+        self._sending.close(message.stream)
+        run = self._arriving.get(message.stream)
+        if run is not None and run.attempt == message.attempt:
+            self._give_back([*self._pick({run.lease})])
+
+    # -- leases back -----------------------------------------------------------------------------------------
+
+    def _on_retract(self, message: Retract) -> None:
+        wanted = set(message.leases)
+        given: list[int] = []
+        for run in self._pick(wanted):
+            given += run.leases
+            self._free(run)
+        wanted.difference_update(given)
+        for slot in self._bench.busy():
+            mine = wanted.intersection(slot.leases)
+            wanted -= mine
+            self._out += self._bench.want(slot, mine, message.kill)
+        self._send_retracted(given, wanted)
+
+    def _pick(self, wanted: set[int]) -> Iterable[Run]:
+        """Take leases that are in no slot out of their places."""
+        for lease in wanted & self._arriving.keys():
+            self._receiving.close(lease)
+            yield self._arriving.pop(lease)
+        queues = [self._ready, *(entry.waiting for entry in self._library.jobs.values() if entry.waiting)]
+        for queue in queues:
+            for run in list(queue):
+                hit = wanted.intersection(run.leases)
+                if not hit:
+                    continue
+                at = queue.index(run)
+                del queue[at]
+                for rest in reversed(list(run.without(hit))):
+                    queue.insert(at, rest)
+                for lease in sorted(hit):
+                    yield run.cut(lease - run.lease, lease - run.lease + 1)
+
+    def _unstarted(self) -> list[Run]:
+        """Take everything that is in no slot out of its place."""
+        runs = [*self._ready, *self._arriving.values()]
+        for entry in self._library.jobs.values():
+            runs += entry.waiting
+            entry.waiting = []
+        for key in self._arriving:
+            self._receiving.close(key)
+        self._ready.clear()
+        self._arriving.clear()
+        return runs
+
+    def _give_back(self, runs: Iterable[Run]) -> None:
+        leases: list[int] = []
+        for run in runs:
+            leases += run.leases
+            self._free(run)
+        self._send_retracted(leases, ())
+
+    def _send_retracted(self, leases: Iterable[int], declined: Iterable[int]) -> None:
+        given, kept = array("Q", leases), array("Q", declined)
+        if (given or kept) and self._uplink.up:
+            self._send(Retracted(given, kept))
+
+    def _return(self, runs: list[Run], wanted: set[int], declined: Iterable[int]) -> None:
+        """Put what a slot did not run back in front, or give it back where that was asked, or where we leave."""
+        given: list[int] = []
+        again: list[Run] = []
+        for run in runs:
+            nowhere = self._leaving or run.job not in self._library.jobs
+            asked = set(run.leases) if nowhere else wanted.intersection(run.leases)
+            if asked:
+                self._free(run)
+                given += asked
+            again += run.without(asked)
+        self._ready.extendleft(reversed(again))
+        self._send_retracted(given, declined)
+
+    # -- slots -----------------------------------------------------------------------------------------------
+
+    def _on_slot_ready(self, event: SlotReady) -> None:
+        self._bench.ready(event.slot, event.pid)
+        if self._dial_when_ready:
+            self._dial_when_ready = False
+            self._out += self._uplink.start()
+
+    def _on_slot_done(self, event: SlotDone) -> None:
+        slot = self._bench.slots[event.slot]
+        batch = slot.batch(event.batch)
+        assert batch is not None, event
+        assert batch.done == event.first, event
+        run, count = batch.run, len(event.statuses)
+        dropped = slot.end is not None and slot.end.why is Why.DROPPED
+        leases = run.leases[event.first : event.first + count]
+        body = event.body_bytes
+        self._bench.done(slot, batch, event, self._now)
+        if run.body_bytes and (dropped or not event.in_place):
+            if event.kept:
+                slot.kept_bytes += self._memory.size(run.lease)
+            self._drop_key(run.lease, kept=event.kept)
+        if body and not event.in_place:
+            self._memory.keep_answer(leases[0], body)
+        if dropped:
+            self._release_answer(leases[0])
+        else:
+            self._answer(run.attempt, leases, event, body)
+        self._out += self._bench.rest(slot, self._memory.capacity)
+
+    def _answer(self, attempt: int, leases: range, event: SlotDone, body: int) -> None:
+        if not self._unsent or self._unsent[-1].full(len(leases), len(event.heads)):
+            self._unsent.append(Answers())
+        answers = self._unsent[-1]
+        answers.add(leases, event.statuses, event.seconds, event.head_sizes, event.heads)
+        if body:
+            answers.bodies[leases[0]] = (attempt, body)
+
+    def _refuse(self, run: Run, text: str, status: Status = Status.UNRUNNABLE) -> None:
+        head = text.encode()
+        event = SlotDone(0, 0, 0, bytes([status]), array("d", [0.0]), array("I", [len(head)]), head)
+        self._answer(run.attempt, run.leases, event, 0)
+
+    def _on_slot_died(self, event: SlotDied) -> None:
+        slot = self._bench.slots[event.slot]
+        wanted, end = set(slot.wanted), slot.end
+        remains, actions = self._bench.died(event, self._now)
+        self._out += actions
+        if self._bench.hopeless:
+            self._finish(2, self._bench.hopeless)
+            return
+        given: list[Run] = []
+        back: list[Run] = []
+        for run in remains.touched:  # it may have written to its argument, and its answer is lost
+            (given if run.body_bytes else back).append(run)
+        running = remains.running
+        if running is not None:
+            aimed = end is not None and end.lease in (0, running.lease)
+            if end is not None and end.why is Why.TIMEOUT and aimed:
+                self._free(running)
+                self._refuse(running, end.text, Status.TIMEOUT)
+            elif end is None:
+                self._free(running)
+                self._refuse(running, f"the slot that ran it ended by {event.cause}", Status.CRASHED)
+            elif aimed or running.body_bytes:
+                given.append(running)
+            else:
+                back.append(running)
+        back += remains.untouched
+        if end is not None and end.why is Why.DROPPED:
+            for run in given + back:
+                self._free(run)
+            return
+        here = {lease for run in given + back for lease in run.leases}
+        self._give_back(given)
+        self._return(back, wanted, wanted - here)
+
+    def _on_inspected(self, event: Inspected) -> None:
+        slot = self._bench.slots[event.slot]
+        if slot.state is not SlotState.READY:
+            return
+        wanted = set(slot.wanted)
+        found = self._bench.inspected(slot, event, self._now)
+        self._out += found.actions
+        if found.started and self._uplink.up:
+            self._send(Started(array("Q", [found.started])))
+        self._return(found.back, wanted, found.declined)
+
+    # -- answers out -----------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        for answers in self._unsent:
+            self._shelf.put(answers)
+            self._announce(answers)
+        self._unsent.clear()
+
+    def _announce(self, answers: Answers, *, again: bool = False) -> None:
+        self._send(answers.message())
+        for lease, (attempt, size) in answers.bodies.items():
+            self._sending.open(lease, attempt, size, window=not again)
+        if answers.bodies:
+            self._pump()
+
+    def _on_grant(self, message: Grant) -> None:
+        if self._sending.grant(message):
+            self._pump()
+
+    def _on_confirm(self, message: Confirm) -> None:
+        for lease in self._shelf.confirm(message.leases):
+            self._sending.close(lease)
+            self._release_answer(lease)
+
+    def _on_blocked(self, event: Blocked) -> None:
+        if event.link == self._uplink.link:
+            self._blocked = True
+
+    def _on_writable(self, event: Writable) -> None:
+        if event.link == self._uplink.link:
+            self._blocked = False
+            self._pump()
+
+    def _pump(self) -> None:
+        if self._blocked or not self._uplink.up or any(type(action) is SendChunk for action in self._out):
+            return
+        chunk = self._sending.next()
+        if chunk is not None:
+            self._uplink.spoke(self._now)
+            self._out.append(SendChunk(self._uplink.link, *chunk))
+
+    # -- leaving ---------------------------------------------------------------------------------------------
+
+    def _on_drain(self, event: Drain) -> None:
+        if self._leaving:
+            self._on_stop(Stop())
+            return
+        self._leave("draining: nothing more is taken, what runs is finished")
+
+    def _on_stop(self, event: Stop) -> None:
+        if self._stop_at is not None:
+            self._finish(0)
+            return
+        self._stop_at = self._now + STOP_SECONDS_MAX
+        if not self._leaving:
+            self._leave("stopping: what is here is given back")
+        for slot in self._bench.busy():
+            self._out += self._bench.kill(slot, Why.STOPPED, text="the worker stops")
+
+    def _leave(self, text: str) -> None:
+        self._leaving = True
+        self._bench.close()
+        self._say("info", text)
+        if self._uplink.up:
+            self._send(DrainingMessage())
+        self._give_back(self._unstarted())
+        for slot in self._bench.busy():
+            self._out += self._bench.recall(slot)
+
+    def _finish(self, code: int, reason: str = "") -> None:
+        self._out += self._uplink.close(Code.NORMAL, "the worker leaves")
+        self._out.append(Finished(code, reason))
+        self._finished = True
+
+    # -- the end of each event -------------------------------------------------------------------------------
+
+    def _on_tick(self, event: Tick) -> None:
+        if self._stop_at is not None and self._now >= self._stop_at:
+            self._finish(0)
+            return
+        if self._uplink.up:
+            self._flush()
+        self._out += self._uplink.tick(self._now)
+        self._out += self._bench.tick(self._now)
+
+    def _settle(self) -> None:
+        if self._finished:
+            return
+        self._out += self._memory.admit()
+        if self._ready:
+            self._out += self._bench.feed(self._ready, self._now)
+        if self._leaving and not self._leases():
+            self._finish(0)
+
+    def _taken(self) -> list[Action]:
+        out, self._out = self._out, []
+        return out
+
+    # -- small things ----------------------------------------------------------------------------------------
+
+    def _send(self, message: Message) -> None:
+        self._out.append(self._uplink.send(message, self._now))
+
+    def _say(self, level: str, text: str) -> None:
+        self._out.append(Log(level, text))
+
+    def _free(self, run: Run) -> None:
+        if run.body_bytes:
+            self._drop_key(run.lease)
+
+    def _drop_key(self, key: int, *, kept: bool = False) -> None:
+        self._out += self._memory.release(key, kept=kept)
+
+    def _release_answer(self, lease: int) -> None:
+        if self._memory.release_answer(lease):
+            self._out.append(ReleaseAnswer(lease))
+        else:
+            self._drop_key(lease)  # the answer lies in its argument
+
+    def _leases(self) -> list[int]:
+        leases = [lease for run in self._ready for lease in run.leases]
+        leases += self._arriving
+        leases += (lease for entry in self._library.jobs.values() for run in entry.waiting for lease in run.leases)
+        leases += self._bench.leases()
+        leases += (lease for answers in self._unsent for lease in answers.leases)
+        leases += self._shelf.leases
+        return leases
+
+    def check(self) -> None:
+        """Assert every invariant."""
+        leases = self._leases()
+        assert len(leases) == len(set(leases)), "a lease in two places"
+        self._library.check()
+        self._memory.check()
+        self._bench.check()
+        self._receiving.check()
+        self._sending.check()
+        keys = {volume.key for volume in self._library.volumes.values() if volume.key}
+        keys |= set(leases) | self._bench.dropped()
+        assert self._memory.keys() <= keys, "memory that nobody owns"

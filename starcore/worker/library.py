@@ -1,0 +1,133 @@
+"""The jobs that a worker was told of, and the blobs that their functions came in. Pure.
+
+The manager sends each blob and each job once in a worker's session, so both are kept: a job until FORGET, a blob
+while a job needs it and then for as long as the cache has room. What was evicted is asked for again with WANT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from starcore.messages import BLOB_STREAM, Buffer, FunctionKind, Job
+from starcore.worker.runs import Run
+
+IDLE_BLOBS_MAX = 256
+IDLE_BLOB_BYTES_MAX = 64 << 20
+MEAN_WEIGHT = 0.5
+"""How much the newest measurement counts in a job's mean seconds."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """A job, how long its tasks take, and the runs that wait for its blob."""
+
+    job: Job
+    mean_seconds: float | None = None
+    waiting: list[Run] = field(default_factory=list)
+
+    @property
+    def registered(self) -> bool:
+        """Whether the function lies on this machine, and in no blob."""
+        return self.job.kind is FunctionKind.REGISTERED
+
+    def measured(self, seconds: float) -> None:
+        """Learn from what a task took."""
+        old = self.mean_seconds
+        self.mean_seconds = seconds if old is None else old + MEAN_WEIGHT * (seconds - old)
+
+
+@dataclass(slots=True)
+class Volume:
+    """A blob: whole in `data`, or `size` bytes in the arena under `key`."""
+
+    digest: bytes
+    size: int
+    data: Buffer | None = None
+    key: int = 0
+    complete: bool = False
+    jobs: set[int] = field(default_factory=set)
+
+
+class Library:
+    """Jobs by number, blobs by digest."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[int, Entry] = {}
+        self.volumes: dict[bytes, Volume] = {}
+
+    def lacks(self, entry: Entry) -> bool:
+        """Whether the job's function is not here (yet)."""
+        if entry.registered:
+            return False
+        volume = self.volumes.get(entry.job.digest)
+        return volume is None or not volume.complete
+
+    def add_job(self, job: Job) -> bool:
+        """Take in a job. True where its blob is neither here nor on its way."""
+        known = self.jobs.get(job.job)
+        self.jobs[job.job] = Entry(job, None, known.waiting if known else [])
+        if job.kind is FunctionKind.REGISTERED:
+            return False
+        volume = self.volumes.pop(job.digest, None)
+        if volume is None:
+            return True
+        self.volumes[job.digest] = volume  # the newest used stands last
+        volume.jobs.add(job.job)
+        return False
+
+    def add_volume(self, volume: Volume) -> None:
+        """Take in a blob, or the announcement of one."""
+        volume.jobs = {number for number, entry in self.jobs.items() if entry.job.digest == volume.digest}
+        self.volumes[volume.digest] = volume
+
+    def complete(self, digest: bytes) -> list[Run]:
+        """Note that a blob is whole; return the runs that waited for it."""
+        volume = self.volumes[digest]
+        volume.complete = True
+        freed: list[Run] = []
+        for number in sorted(volume.jobs):
+            entry = self.jobs[number]
+            freed += entry.waiting
+            entry.waiting = []
+        return freed
+
+    def forget(self, number: int) -> Entry | None:
+        """Forget a job."""
+        entry = self.jobs.pop(number, None)
+        if entry is not None and (volume := self.volumes.get(entry.job.digest)) is not None:
+            volume.jobs.discard(number)
+        return entry
+
+    def evict(self) -> list[Volume]:
+        """Throw out blobs that no job needs, the longest unused first, until the rest fits."""
+        idle = [volume for volume in self.volumes.values() if volume.complete and not volume.jobs]
+        count, size = len(idle), sum(volume.size for volume in idle)
+        gone: list[Volume] = []
+        for volume in idle:
+            if count <= IDLE_BLOBS_MAX and size <= IDLE_BLOB_BYTES_MAX:
+                break
+            del self.volumes[volume.digest]
+            gone.append(volume)
+            count, size = count - 1, size - volume.size
+        return gone
+
+    def missing(self) -> list[bytes]:
+        """Return the digests that jobs need and that are neither here nor on their way."""
+        needed = {entry.job.digest for entry in self.jobs.values() if not entry.registered}
+        return sorted(needed - self.volumes.keys())
+
+    def incomplete(self) -> list[Volume]:
+        """Take out the blobs that did not arrive whole: their stream ended with its link."""
+        broken = [volume for volume in self.volumes.values() if not volume.complete]
+        for volume in broken:
+            del self.volumes[volume.digest]
+        return broken
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        for digest, volume in self.volumes.items():
+            assert volume.digest == digest, volume
+            assert volume.jobs <= self.jobs.keys(), volume
+            assert volume.data is not None or volume.key & BLOB_STREAM, volume
+        for entry in self.jobs.values():
+            assert not entry.waiting or self.lacks(entry), entry
