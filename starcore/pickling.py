@@ -1,0 +1,575 @@
+"""Payloads: calls, answers and failures as heads and bodies. What the manager forwards without looking.
+
+A payload is a *head* (at most `HEAD_BYTES_MAX`, inside the message) and a *body* (streamed; mostly none)::
+
+    value ── text (plain.py or pickle) + segments (memory, uncopied) ── Packed ──▶ head | body ──▶ the wire
+    the wire ──▶ head: unpack_answer / load_call            body: Landing.buffer ──▶ Landing.finish
+
+    head    u8 tag, u8 place, then
+    BARE    text                                             no segments
+    INLINE  u32 meta bytes, meta, the segments one after another
+    BODY    meta                                             the body holds the segments
+    SPILLED u64 meta bytes                                   the body holds meta, then the segments
+    meta    u32 count, that many u64 sizes, text
+
+In a body every segment begins at a multiple of 64 bytes. A payload is inline whenever it fits; there the
+segments are copied, so that a small array may be changed by its owner right after the call. Answers tagged
+ARRAY, PLAIN, MANY (but for its pickled members) and FAILURE are decoded without pickle.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from starcore._framing import memory
+from starcore.errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    FrameError,
+    LoadError,
+    ResultError,
+    Status,
+    UntrustedError,
+)
+from starcore.failures import decode_failure, encode_failure, text_failure
+from starcore.functions import PROTOCOL, Shipped, dump, load_function, ship
+from starcore.messages import HEAD_BYTES_MAX, Buffer
+from starcore.plain import (
+    NotPlainError,
+    Segments,
+    Spec,
+    Strided,
+    decode,
+    encode,
+    get_array,
+    is_plain_array,
+    put_array,
+)
+
+__all__ = [
+    "Call",
+    "Landing",
+    "Outcomes",
+    "Packed",
+    "Shipped",
+    "landing",
+    "load_call",
+    "load_function",
+    "pack_answer",
+    "pack_array_call",
+    "pack_call",
+    "pack_calls",
+    "pack_failure",
+    "ship",
+    "unpack_answer",
+    "unpack_failure",
+]
+
+ALIGNMENT = 64
+
+CALL, ARRAY_CALL, CALLS = 0x10, 0x11, 0x12
+ARRAY, PLAIN, FAILURE, PICKLE, MANY = 0x20, 0x21, 0x22, 0x23, 0x24
+BARE, INLINE, BODY, SPILLED = 0, 1, 2, 3
+
+_BARE_CALL = bytes([CALL, BARE])
+_BARE_PLAIN = bytes([PLAIN, BARE])
+_SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+_OUTCOME = struct.Struct("<BQ")
+_PLAIN, _PICKLED, _RAISED, _UNSENDABLE = range(4)
+_UNTRUSTED = "the answer is pickled, and this client decodes no pickled answers (trust_results is false)"
+
+
+class Packed:
+    """A payload that is ready to be sent.
+
+    Attributes
+    ----------
+    head : bytes
+        What travels inside the message.
+    segments : list
+        The memory of the body, borrowed from its owners; without the padding between.
+    body_bytes : int
+        The length of the body, padding included.
+    """
+
+    __slots__ = ("_starts", "body_bytes", "head", "segments")
+
+    def __init__(self, head: bytes, segments: Segments | None = None) -> None:
+        self.head = head
+        self.segments: Segments = [] if segments is None else segments
+        self._starts, self.body_bytes = _lay_out([segment.nbytes for segment in self.segments])
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """Return these bytes of the body: a view where they lie within one segment, else a joined copy."""
+        if offset < 0 or length < 0 or offset + length > self.body_bytes:
+            raise ValueError(f"[{offset}, {offset + length}) of a body of {self.body_bytes} bytes")
+        index = bisect_right(self._starts, offset) - 1
+        if index >= 0:
+            segment, start = self.segments[index], offset - self._starts[index]
+            if start + length <= segment.nbytes:
+                return _slice(segment, start, length)
+        joined = bytearray(length)
+        end = offset + length
+        while index >= 0 and index < len(self.segments) and self._starts[index] < end:
+            segment, start = self.segments[index], self._starts[index]
+            first, last = max(offset, start), min(end, start + segment.nbytes)
+            if first < last:
+                joined[first - offset : last - offset] = _slice(segment, first - start, last - first)
+            index += 1
+        return joined
+
+    def copy_into(self, destination: Buffer) -> None:
+        """Write the whole body into writable memory of `body_bytes` bytes; padding is left as it is there."""
+        view = memoryview(destination)
+        for segment, start in zip(self.segments, self._starts, strict=True):
+            target = view[start : start + segment.nbytes]
+            if isinstance(segment, Strided):
+                segment.copy_into(target)
+            else:
+                target[:] = segment
+
+
+class Call:
+    """A call as the slot finds it.
+
+    Attributes
+    ----------
+    args, kwargs
+        Of the one call; of a batch, `calls` holds the positional arguments of each.
+    many : bool
+        Whether this is a batch.
+    """
+
+    __slots__ = ("args", "calls", "kwargs", "many")
+
+    def __init__(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], calls: Sequence[tuple[Any, ...]] | None = None
+    ) -> None:
+        self.args = args
+        self.kwargs = kwargs
+        self.calls = calls
+        self.many = calls is not None
+
+    def run(self, fn: Callable[..., Any]) -> Any:
+        """Call the function and return what `pack_answer` takes.
+
+        What a lone call raises passes through. In a batch each call has an outcome of its own.
+        """
+        if self.calls is None:
+            return fn(*self.args, **self.kwargs)
+        outcomes = Outcomes()
+        for args in self.calls:
+            try:
+                value = fn(*args)
+            except BaseException as error:
+                outcomes.failed(error)
+            else:
+                outcomes.returned(value)
+        return outcomes
+
+
+class Outcomes:
+    """What the calls of a batch came to, each encoded at once.
+
+    At once, and with its arrays copied: a later call of the batch may write to what an earlier one returned.
+    """
+
+    __slots__ = ("pieces", "segments")
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.segments: Segments = []
+
+    def returned(self, value: Any) -> None:
+        """Add what a call returned."""
+        segments: Segments = []
+        try:
+            kind, text = _PLAIN, encode(value, segments)
+        except NotPlainError:
+            try:
+                kind, text = _PICKLED, dump(value, segments, own=False)
+            except Exception as error:
+                kind, text, segments = _UNSENDABLE, _unpicklable(value, error).encode("utf-8", "replace"), []
+        self._add(kind, text, segments)
+
+    def failed(self, error: BaseException) -> None:
+        """Add what a call raised."""
+        self._add(_RAISED, encode_failure(error), [])
+
+    def _add(self, kind: int, text: bytes, segments: Segments) -> None:
+        self.pieces.append(_OUTCOME.pack(kind, len(text)) + _U32.pack(len(segments)) + text)
+        self.segments += [memoryview(bytes(_slice(segment, 0, segment.nbytes))) for segment in segments]
+
+
+class Landing:
+    """A place for the body of an answer.
+
+    Attributes
+    ----------
+    buffer : memoryview
+        Writable, as long as the body: where its bytes are received.
+    """
+
+    __slots__ = ("_finish", "buffer")
+
+    def __init__(self, buffer: memoryview, finish: Callable[[], Any]) -> None:
+        self.buffer = buffer
+        self._finish = finish
+
+    def finish(self) -> Any:
+        """Return the answer, once the buffer is full."""
+        return self._finish()
+
+
+# -- calls ---------------------------------------------------------------------------------------------------
+
+
+def pack_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Packed:
+    """Pack a call. Large arrays among the arguments are borrowed, not copied.
+
+    Raises
+    ------
+    ArgumentTypeError
+        An argument cannot be pickled.
+    """
+    if not kwargs and _SCALARS.issuperset(map(type, args)):
+        # Nothing here needs cloudpickle, and the pickler in C alone takes a tenth of the time.
+        head = _BARE_CALL + pickle.dumps((args, {}), PROTOCOL)
+        if len(head) <= HEAD_BYTES_MAX:
+            return Packed(head)
+    segments: Segments = []
+    return _pack(CALL, _dump_arguments((args, dict(kwargs)), segments), segments)
+
+
+def pack_array_call(array: np.ndarray[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Packed:
+    """Pack a call whose first argument is an array, borrowed where it is large.
+
+    Arrays that need pickle (other subclasses than memmap, dtypes with objects or metadata) go as any argument does.
+
+    Raises
+    ------
+    ArgumentTypeError
+        An argument cannot be pickled.
+    """
+    if not is_plain_array(array):
+        return pack_call((array, *args), kwargs)
+    segments: Segments = []
+    header = put_array(array, segments)
+    rest = _dump_arguments((args, dict(kwargs)), segments) if args or kwargs else b""
+    return _pack(ARRAY_CALL, header + rest, segments)
+
+
+def pack_calls(calls: Sequence[tuple[Any, ...]]) -> Packed:
+    """Pack a batch of calls, given the positional arguments of each.
+
+    Raises
+    ------
+    ArgumentTypeError
+        An argument cannot be pickled.
+    """
+    if all(_SCALARS.issuperset(map(type, args)) for args in calls):
+        return _pack(CALLS, pickle.dumps(list(calls), PROTOCOL), [])
+    segments: Segments = []
+    return _pack(CALLS, _dump_arguments(list(calls), segments), segments)
+
+
+def load_call(head: Buffer, body: Buffer | None = None) -> Call:
+    """Return the call of a payload. Arrays of the body are writable views into it, those of the head copies.
+
+    Raises
+    ------
+    LoadError
+        It cannot be loaded here; the text says why.
+    """
+    try:
+        tag, text, segments = _open(head, None if body is None else memoryview(body))
+        if tag == CALL:
+            args, kwargs = pickle.loads(text, buffers=segments)
+            return Call(args, kwargs)
+        if tag == CALLS:
+            return Call((), {}, pickle.loads(text, buffers=segments))
+        if tag == ARRAY_CALL:
+            spec, end = get_array(text, 0)
+            array = spec.view(segments[spec.segment])
+            args, kwargs = pickle.loads(text[end:], buffers=segments[1:]) if end < len(text) else ((), {})
+            return Call((array, *args), kwargs)
+    except Exception as error:
+        raise LoadError(f"the arguments cannot be loaded: {type(error).__name__}: {error}") from error
+    raise LoadError(f"a payload of kind {tag} is no call")
+
+
+def _dump_arguments(value: Any, segments: Segments) -> bytes:
+    try:
+        return dump(value, segments)
+    except Exception as error:
+        raise ArgumentTypeError(f"the arguments cannot be pickled: {error}") from error
+
+
+# -- answers -------------------------------------------------------------------------------------------------
+
+
+def pack_answer(value: Any) -> Packed:
+    """Pack what a function returned (or `Call.run` did); large arrays are borrowed.
+
+    Raises
+    ------
+    ResultError
+        It cannot be pickled.
+    """
+    segments: Segments = []
+    if type(value) is Outcomes:
+        return _pack(MANY, _U32.pack(len(value.pieces)) + b"".join(value.pieces), value.segments)
+    if is_plain_array(value):
+        return _pack(ARRAY, put_array(value, segments), segments)
+    try:
+        return _pack(PLAIN, encode(value, segments), segments)
+    except NotPlainError:
+        pass
+    try:
+        text = dump(value, segments, own=False)
+    except Exception as error:
+        raise ResultError(_unpicklable(value, error)) from error
+    return _pack(PICKLE, text, segments)
+
+
+def unpack_answer(head: Buffer, *, trust: bool = True) -> Any:
+    """Return the answer of a payload without a body; of a batch, a list of (ok, value or exception).
+
+    Raises
+    ------
+    UntrustedError
+        It is pickled and `trust` is false.
+    FrameError
+        It cannot be read.
+    """
+    return landing(head, 0, trust=trust).finish()
+
+
+def landing(head: Buffer, body_bytes: int, *, out: np.ndarray[Any, Any] | None = None, trust: bool = True) -> Landing:
+    """Make the place for an answer's body.
+
+    A lone array is received straight into its own new memory, or into `out` where shape, dtype and order are the
+    same; an `out` of another layout is written once, by `finish`. Every other answer is received into one
+    buffer that its arrays are views of.
+
+    Raises
+    ------
+    UntrustedError
+        The answer is pickled and `trust` is false.
+    ArgumentValueError
+        `out` does not fit the answer; the text names both.
+    FrameError
+        The head cannot be read, or says another size than `body_bytes`.
+    """
+    tag, place = _tag(head)
+    if tag == PICKLE and not trust:
+        raise UntrustedError(_UNTRUSTED)
+    if tag == ARRAY and place == BODY:
+        sizes, text = _meta(memoryview(head)[2:])
+        spec, end = get_array(text, 0)
+        if len(sizes) != 1 or not sizes[0] == spec.nbytes == body_bytes or spec.segment or end != len(text):
+            raise FrameError(f"an array of {spec.nbytes} bytes in a body of {body_bytes}")
+        return _array_landing(spec, out)
+    store = memory(np.empty(body_bytes, np.uint8), writable=True) if body_bytes else memoryview(bytearray())
+    return Landing(store, lambda: _settle(_answer(head, store, trust), out))
+
+
+def pack_failure(error: BaseException) -> Packed:
+    """Pack what a function raised (status RAISED); always a head alone, and never raises."""
+    return Packed(bytes([FAILURE, BARE]) + encode_failure(error))
+
+
+def unpack_failure(status: Status, head: Buffer) -> BaseException:
+    """Return the exception that a future raises for a task that did not return; never raises."""
+    if status != Status.RAISED:
+        return text_failure(status, bytes(head).decode("utf-8", "replace"))
+    try:
+        tag, text, _ = _open(head, None)
+        if tag != FAILURE:
+            raise FrameError(f"a payload of kind {tag} is no failure")
+    except FrameError as error:
+        return error
+    return decode_failure(text)
+
+
+def _array_landing(spec: Spec, out: np.ndarray[Any, Any] | None) -> Landing:
+    if out is None or not spec.matches(out):
+        if out is not None:
+            _check_fit(out, spec.shape, spec.dtype)
+        target = np.empty(spec.shape, spec.dtype, spec.order)
+        # The one copy of this road: an `out` whose memory is laid out differently.
+        return Landing(_writable(target), lambda: _settle(target, out))
+    return Landing(_writable(out), lambda: out)
+
+
+def _writable(array: np.ndarray[Any, Any]) -> memoryview:
+    if not array.nbytes:
+        return memoryview(bytearray())
+    return memory(array if array.flags.c_contiguous else array.T, writable=True)
+
+
+def _settle(value: Any, out: np.ndarray[Any, Any] | None) -> Any:
+    if out is None:
+        return value
+    if not isinstance(value, np.ndarray):
+        raise ArgumentValueError(f"`out` needs an array, and the function returned {type(value).__name__}")
+    _check_fit(out, value.shape, value.dtype)
+    np.copyto(out, value)
+    return out
+
+
+def _check_fit(out: np.ndarray[Any, Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if out.shape != shape or out.dtype != dtype:
+        raise ArgumentValueError(
+            f"`out` is {out.dtype} of shape {out.shape}, and the answer is {dtype} of shape {shape}"
+        )
+
+
+def _answer(head: Buffer, body: memoryview, trust: bool) -> Any:
+    tag, text, segments = _open(head, body)
+    if tag == PLAIN:
+        return decode(text, segments)
+    if tag == ARRAY:
+        spec, end = get_array(text, 0)
+        if len(segments) != 1 or spec.segment or end != len(text) or spec.nbytes != len(segments[0]):
+            raise FrameError(f"an array of {spec.nbytes} bytes in another payload")
+        return spec.view(segments[0])
+    if tag == MANY:
+        return _outcomes(text, segments, trust)
+    if tag == PICKLE:
+        return pickle.loads(text, buffers=segments)
+    raise FrameError(f"a payload of kind {tag} is no answer")
+
+
+def _outcomes(text: memoryview, segments: list[memoryview], trust: bool) -> list[tuple[bool, Any]]:
+    try:
+        (count,) = _U32.unpack_from(text)
+        position, first = 4, 0
+        outcomes: list[tuple[bool, Any]] = []
+        for _ in range(count):
+            kind, size = _OUTCOME.unpack_from(text, position)
+            (used,) = _U32.unpack_from(text, position + _OUTCOME.size)
+            position += _OUTCOME.size + 4
+            if position + size > len(text) or first + used > len(segments):
+                raise FrameError("a batch of answers that is cut off")
+            outcomes.append(_outcome(kind, text[position : position + size], segments[first : first + used], trust))
+            position, first = position + size, first + used
+    except struct.error:
+        raise FrameError("a batch of answers that is cut off") from None
+    if position != len(text) or first != len(segments):
+        raise FrameError("a batch of answers with bytes too many")
+    return outcomes
+
+
+def _outcome(kind: int, text: memoryview, segments: list[memoryview], trust: bool) -> tuple[bool, Any]:
+    if kind == _PLAIN:
+        return True, decode(text, segments)
+    if kind == _RAISED:
+        return False, decode_failure(text)
+    if kind == _UNSENDABLE:
+        return False, ResultError(bytes(text).decode("utf-8", "replace"))
+    if kind != _PICKLED:
+        raise FrameError(f"an outcome of kind {kind}")
+    if not trust:
+        return False, UntrustedError(_UNTRUSTED)
+    try:
+        return True, pickle.loads(text, buffers=segments)
+    except Exception as error:
+        return False, error
+
+
+def _unpicklable(value: Any, error: Exception) -> str:
+    return f"the function returned {type(value).__name__}, which cannot be pickled: {error}"
+
+
+# -- heads and bodies ----------------------------------------------------------------------------------------
+
+
+def _pack(tag: int, text: bytes, segments: Segments) -> Packed:
+    if not segments and len(text) + 2 <= HEAD_BYTES_MAX:
+        return Packed(bytes((tag, BARE)) + text)
+    sizes = [segment.nbytes for segment in segments]
+    meta = struct.pack(f"<I{len(sizes)}Q", len(sizes), *sizes) + text
+    if 6 + len(meta) + sum(sizes) <= HEAD_BYTES_MAX:
+        inline = [_slice(segment, 0, segment.nbytes) for segment in segments]
+        return Packed(b"".join((bytes((tag, INLINE)), _U32.pack(len(meta)), meta, *inline)))
+    if 2 + len(meta) <= HEAD_BYTES_MAX:
+        return Packed(bytes((tag, BODY)) + meta, segments)
+    return Packed(bytes((tag, SPILLED)) + _U64.pack(len(meta)), [memoryview(meta), *segments])
+
+
+def _tag(head: Buffer) -> tuple[int, int]:
+    if len(head) < 2:
+        raise FrameError("a payload without a tag")
+    return head[0], head[1]
+
+
+def _open(head: Buffer, body: memoryview | None) -> tuple[int, memoryview, list[memoryview]]:
+    """Return tag, text and segments; those of the body are views into it, those of the head writable copies."""
+    tag, place = _tag(head)
+    rest = memoryview(head)[2:]
+    body = memoryview(b"") if body is None else body
+    inline = place in (BARE, INLINE)
+    if inline and len(body):
+        raise FrameError("a payload that needs no body has one")
+    if place == BARE:
+        return tag, rest, []
+    if place == INLINE:
+        size = _U32.unpack(rest[:4])[0] if len(rest) >= 4 else len(rest)
+        sizes, text = _meta(rest[4 : 4 + size])
+        data, starts, total = rest[4 + size :], _running(sizes), sum(sizes)
+    elif place == BODY:
+        sizes, text = _meta(rest)
+        data, (starts, total) = body, _lay_out(sizes)
+    elif place == SPILLED and len(rest) == 8:
+        (size,) = _U64.unpack(rest)
+        sizes, text = _meta(body[:size])
+        starts, total = _lay_out([size, *sizes])
+        data, starts = body, starts[1:]
+    else:
+        raise FrameError(f"a payload in place {place}")
+    if total != len(data):
+        raise FrameError(f"a payload of {total} bytes in {len(data)}")
+    pieces = [data[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+    return tag, text, [memoryview(bytearray(piece)) for piece in pieces] if inline else pieces
+
+
+def _meta(meta: memoryview) -> tuple[list[int], memoryview]:
+    if len(meta) >= 4:
+        (count,) = _U32.unpack(meta[:4])
+        end = 4 + 8 * count
+        if end <= len(meta):
+            return list(struct.unpack(f"<{count}Q", meta[4:end])), meta[end:]
+    raise FrameError("a payload that is cut off")
+
+
+def _lay_out(sizes: Sequence[int]) -> tuple[list[int], int]:
+    """Return where each segment of a body begins, and where the last one ends."""
+    starts: list[int] = []
+    end = 0
+    for size in sizes:
+        starts.append(-(-end // ALIGNMENT) * ALIGNMENT)
+        end = starts[-1] + size
+    return starts, end
+
+
+def _running(sizes: Sequence[int]) -> list[int]:
+    starts, end = [], 0
+    for size in sizes:
+        starts.append(end)
+        end += size
+    return starts
+
+
+def _slice(segment: memoryview | Strided, start: int, length: int) -> memoryview:
+    if isinstance(segment, Strided):
+        return segment.read(start, length)
+    return segment[start : start + length]
