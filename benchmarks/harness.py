@@ -191,6 +191,7 @@ MAKERS = {
     "pool": ("benchmarks.rivals.pool", "Pool"),
 }
 """Loaded only when asked for: a rival that is not installed is left out."""
+OPTIONAL = frozenset({"distributed"})
 
 
 def child_environment(**more: str) -> dict[str, str]:
@@ -208,6 +209,8 @@ def contenders(names: Sequence[str], *, workers: int) -> Iterator[list[Contender
                 module, maker = MAKERS[name]
                 made.append(stack.enter_context(getattr(import_module(module), maker)(workers=workers)))
             except ModuleNotFoundError as error:
+                if error.name not in OPTIONAL:
+                    raise
                 print(f"{name} is left out: {error}", file=sys.stderr)
         yield made
 
