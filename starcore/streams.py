@@ -4,17 +4,23 @@ A stream is a payload's body on its way over one link, named by a number that th
 (SUBMIT, ASSIGN, RESULT, OUTCOME, BLOB). The receiver pulls::
 
     sender                                   receiver
-    announces size ─────────────────────────▶ Receiving.open       both count the *first window*: bytes that
-    Sending.open, first window ═════════════▶ Receiving.take       may come unasked, of one pool a link
-    Sending.grant ◀──── GRANT(offset, count)─ Receiving.grant      position = max(position, offset)
-    Sending.next ═══════ CHUNK ═════════════▶ Receiving.take       limit    = max(limit, offset + count)
+    Sending.open                             Receiving.open
+      announces size ─────────────────────────▶ (SUBMIT, ASSIGN, RESULT, OUTCOME, BLOB)
+    Sending.next ═══ first window: CHUNK ═════▶ Receiving.take
+    Sending.grant ◀──── GRANT(offset, count) ── Receiving.grant     position = max(position, offset)
+    Sending.next ═══════ CHUNK ═══════════════▶ Receiving.take      limit    = max(limit, offset + count)
 
 Why max: on one link bytes are never sent twice, so a grant only ever moves forward; a retry is another attempt
-and a reconnection is another link, and both begin with a fresh account. The pool of the first window is given
-back by the first grant, by the end of the stream (`close`) or by its abort; each happens at the sender after, or
-in wire order with, the receiver's own bookkeeping, so the sender never believes in more than the receiver does.
-That all bytes arrived gives nothing back: they lie at the receiver until it has asked for them or is done with
-them, and the pool bounds what lies there.
+and a reconnection is another link, and both begin with a fresh account.
+
+The *first window* is one pool of bytes a link, which the receiver takes without having asked. Both sides count
+what it is used for, as the bytes beyond a stream's grants: the sender those that it may push, set aside when it
+opens the stream; the receiver those that have come, so it need not know what the sender set aside. A grant that
+covers them gives them back, and so does the end of the stream (`close`). That all bytes arrived gives nothing
+back: they lie at the receiver until it has asked for them or is done with them, and the pool bounds what lies
+there. The sender never believes in more than the receiver does, since each such step is taken by the receiver
+first, or comes to it in wire order. So a receiver closes a stream no later than it says what ends it for the
+sender (ABORT, OUTCOME, ACK, CONFIRM), and a sender that closes one of its own accord says so.
 """
 
 from __future__ import annotations
@@ -33,12 +39,21 @@ class _Outgoing:
     position: int
     limit: int
     unasked: int
+    """Up to which offset the first window lets bytes go."""
     offered: int
     queued: bool = False
 
     @property
+    def granted(self) -> int:
+        return max(self.limit, self.unasked)
+
+    @property
     def bound(self) -> int:
-        return min(self.limit, self.offered)
+        return min(self.granted, self.offered)
+
+    @property
+    def set_aside(self) -> int:
+        return max(0, self.unasked - self.limit)
 
 
 @dataclass(slots=True)
@@ -47,8 +62,16 @@ class _Incoming:
     size: int
     position: int
     limit: int
-    unasked: int
+    window: bool
     asked: bool = False
+
+    @property
+    def granted(self) -> int:
+        return max(self.limit, self.position)
+
+    @property
+    def excess(self) -> int:
+        return max(0, self.position - self.limit)
 
 
 class Sending:
@@ -70,7 +93,7 @@ class Sending:
         self.close(stream)
         unasked = min(size, self._pool) if window else 0
         self._pool -= unasked
-        self._streams[stream] = _Outgoing(attempt, size, 0, unasked, unasked, size if offered is None else offered)
+        self._streams[stream] = _Outgoing(attempt, size, 0, 0, unasked, size if offered is None else offered)
         self._enqueue(stream)
 
     def offer(self, stream: int, end: int) -> None:
@@ -84,18 +107,19 @@ class Sending:
 
     def granted(self, stream: int) -> int:
         """Up to which offset the receiver takes bytes."""
-        return self._streams[stream].limit
+        return self._streams[stream].granted
 
     def grant(self, grant: Grant) -> bool:
         """Take a GRANT. False where it speaks of a stream that is not (or no longer) open here."""
         state = self._streams.get(grant.stream)
         if state is None or grant.attempt < state.attempt:
             return False
+        self._pool += state.set_aside
         if grant.attempt > state.attempt:
-            state.attempt, state.position, state.limit = grant.attempt, 0, 0
-        self._refund(state)
+            state.attempt, state.position, state.limit, state.unasked = grant.attempt, 0, 0, 0
         state.position = max(state.position, min(grant.offset, state.size))
         state.limit = max(state.limit, min(grant.offset + grant.count, state.size))
+        self._pool -= state.set_aside
         self._enqueue(grant.stream)
         return True
 
@@ -121,14 +145,14 @@ class Sending:
         state = self._streams.pop(stream, None)
         if state is None:
             return False
-        self._refund(state)
+        self._pool += state.set_aside
         return True
 
     def check(self) -> None:
         """Assert the invariants."""
         for state in self._streams.values():
             assert 0 <= state.position <= state.size, state
-            assert state.limit <= state.size, state
+            assert max(state.limit, state.unasked) <= state.size, state
             assert state.queued or state.position >= state.bound, state
         assert self._pool >= 0
 
@@ -137,10 +161,6 @@ class Sending:
         if not state.queued and state.position < state.bound:
             state.queued = True
             self._ready.append(stream)
-
-    def _refund(self, state: _Outgoing) -> None:
-        self._pool += state.unasked
-        state.unasked = 0
 
 
 class Receiving:
@@ -157,27 +177,25 @@ class Receiving:
         return stream in self._streams
 
     def open(self, stream: int, attempt: int, size: int, *, window: bool = True) -> None:
-        """Expect a body of `size` bytes, some of which may come unasked."""
+        """Expect a body of `size` bytes; with `window` some of them may come unasked."""
         self.close(stream)
-        unasked = min(size, self._pool) if window else 0
-        self._pool -= unasked
-        self._streams[stream] = _Incoming(attempt, size, 0, unasked, unasked)
+        self._streams[stream] = _Incoming(attempt, size, 0, 0, window)
 
     def resume(self, stream: int, attempt: int, size: int, position: int) -> None:
         """Expect the rest of a body whose first `position` bytes came over an earlier link."""
         self.close(stream)
-        self._streams[stream] = _Incoming(attempt, size, position, position, 0)
+        self._streams[stream] = _Incoming(attempt, size, position, position, window=False)
 
     def grant(self, stream: int, count: int) -> Grant | None:
-        """Take `count` more bytes than so far; None where that says nothing new.
+        """Take `count` bytes more than `granted`; None where that says nothing new.
 
-        The sender may have used less of the first window than is counted here, so the first grant is always said.
+        The first grant is always said: it also tells the sender which of the unasked bytes count no longer.
         """
         state = self._streams[stream]
-        limit = min(state.size, state.limit + count)
+        limit = min(state.size, state.granted + count)
         if state.asked and limit == state.limit:
             return None
-        self._refund(state)
+        self._pool += state.excess
         state.asked = True
         state.limit = limit
         return Grant(stream, state.attempt, state.position, limit - state.position)
@@ -187,10 +205,12 @@ class Receiving:
         state = self._streams.get(stream)
         if state is None or attempt != state.attempt:
             return False
-        if offset != state.position or offset + length > state.limit:
-            span = f"[{offset}, {offset + length}) where [{state.position}, {state.limit})"
-            raise OverrunError(f"stream {stream}: a chunk of {span} was granted")
+        before = state.excess
+        end = min(state.size, state.granted + (self._pool if state.window else 0))
+        if offset != state.position or offset + length > end:
+            raise OverrunError(f"stream {stream}: [{offset}, {offset + length}) came, of [{state.position}, {end})")
         state.position += length
+        self._pool -= state.excess - before
         return True
 
     def position(self, stream: int) -> int:
@@ -198,8 +218,8 @@ class Receiving:
         return self._streams[stream].position
 
     def granted(self, stream: int) -> int:
-        """Up to which offset the sender may go."""
-        return self._streams[stream].limit
+        """Up to which offset bytes were asked for, or came."""
+        return self._streams[stream].granted
 
     def complete(self, stream: int) -> bool:
         """Whether the whole body is here."""
@@ -211,15 +231,12 @@ class Receiving:
         state = self._streams.pop(stream, None)
         if state is None:
             return False
-        self._refund(state)
+        self._pool += state.excess
         return True
 
     def check(self) -> None:
         """Assert the invariants."""
         for state in self._streams.values():
-            assert 0 <= state.position <= state.limit <= state.size, state
+            assert 0 <= state.granted <= state.size, state
+            assert state.window or not state.excess, state
         assert self._pool >= 0
-
-    def _refund(self, state: _Incoming) -> None:
-        self._pool += state.unasked
-        state.unasked = 0
