@@ -58,6 +58,7 @@ __all__ = [
     "Outcomes",
     "Packed",
     "Shipped",
+    "answer_spec",
     "landing",
     "load_call",
     "load_function",
@@ -380,6 +381,15 @@ def landing(head: Buffer, body_bytes: int, *, out: np.ndarray[Any, Any] | None =
         return _array_landing(spec, out)
     store = memory(np.empty(body_bytes, np.uint8), writable=True) if body_bytes else memoryview(bytearray())
     return Landing(store, lambda: _settle(_answer(head, store, trust), out))
+
+
+def answer_spec(head: Buffer) -> Spec | None:
+    """Return dtype, shape and order of an answer that is a lone array; None where it is something else."""
+    tag, place = _tag(head)
+    if tag != ARRAY or place not in (INLINE, BODY):
+        return None
+    _, text = _meta(memoryview(head)[2 if place == BODY else 6 :])
+    return get_array(text, 0)[0]
 
 
 def pack_failure(error: BaseException) -> Packed:
