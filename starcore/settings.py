@@ -106,7 +106,11 @@ def _runtime_candidates() -> list[Path]:
     uid = owner[0] if owner else os.getuid()
     session = Path(f"/run/user/{uid}") if owner else Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}")
     fallback = Path(f"/tmp/starcore-{uid}")
-    return [session / "starcore", fallback] if os.access(session, os.W_OK) else [fallback]
+    try:
+        ours = session.stat().st_uid == uid  # after `su` the variable still names the other user's
+    except OSError:
+        ours = False
+    return [session / "starcore", fallback] if ours else [fallback]
 
 
 def _not_private(directory: Path) -> str:
@@ -184,7 +188,8 @@ class RuntimeFile:
     def remove(self, directory: Path | None = None) -> None:
         """Remove the file."""
         for each in [directory] if directory else _runtime_candidates():
-            (each / self.name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the next reader finds the manager gone
+                (each / self.name).unlink(missing_ok=True)
 
     @classmethod
     def read(cls, path: Path) -> RuntimeFile | None:
@@ -194,6 +199,10 @@ class RuntimeFile:
             record = cls(**{key: fields[key] for key in cls.__slots__})
         except (OSError, SetupError, ValueError, TypeError, KeyError):
             return None
+        texts = (record.host, record.star, record.worker_join, record.client_join)
+        numbers = (record.pid, record.started, record.worker_port, record.client_port, record.epoch)
+        if not (all(isinstance(text, str) for text in texts) and all(type(number) is int for number in numbers)):
+            return None
         if record.lives():
             return record
         with contextlib.suppress(OSError):  # one that stays is no obstacle
@@ -202,6 +211,8 @@ class RuntimeFile:
 
     def lives(self) -> bool:
         """Say whether the process is still there."""
+        if self.pid <= 0:  # to kill() these are groups
+            return False
         if os.name == "posix":
             try:
                 os.kill(self.pid, 0)

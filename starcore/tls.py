@@ -109,7 +109,12 @@ class Target:
     @property
     def address(self) -> str:
         """The address as people write it."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return join_address(self.host, self.port)
+
+
+def join_address(host: str, port: int) -> str:
+    """Return an address as people write it, IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 # -- contexts ------------------------------------------------------------------------------------------------
