@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import Any
 
 from starcore.errors import FAILURES, FrameError, RemoteTraceback, Status, TaskError, TaskFailure
+from starcore.layouts import NotPlainError
 from starcore.messages import Buffer
-from starcore.plain import NotPlainError, decode, encode
+from starcore.plain import decode, encode
 
 FAILURE_BYTES_MAX = 60 << 10
 TEXT_MAX = 16 << 10

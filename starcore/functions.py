@@ -37,7 +37,7 @@ import numpy as np
 from cloudpickle import cloudpickle  # type: ignore[import-untyped]
 
 from starcore.errors import ArgumentTypeError, LoadError
-from starcore.plain import Segments, Strided, contiguous
+from starcore.layouts import Segments, Strided, contiguous
 
 PROTOCOL = 5
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"

@@ -1,27 +1,24 @@
-"""Payloads: calls, answers and failures as heads and bodies. What the manager forwards without looking.
+"""Calls, answers and failures as payloads; what client and slot use of all that is below.
 
-A payload is a *head* (at most `HEAD_BYTES_MAX`, inside the message) and a *body* (streamed; mostly none)::
+::
 
-    value ── text (plain.py or pickle) + segments (memory, uncopied) ── Packed ──▶ head | body ──▶ the wire
-    the wire ──▶ head: unpack_answer / load_call            body: Landing.buffer ──▶ Landing.finish
+    client   ship(fn) · pack_call · pack_array_call · pack_calls ────────────▶ head + body
+    slot     load_function · load_call ─▶ Call.run(fn) ─▶ pack_answer · pack_failure ──▶ head + body
+    client   unpack_answer(head) · landing(head, body_bytes).finish() · unpack_failure
 
-    head    u8 tag, u8 place, then
-    BARE    text                                             no segments
-    INLINE  u32 meta bytes, meta, the segments one after another
-    BODY    meta                                             the body holds the segments
-    SPILLED u64 meta bytes                                   the body holds meta, then the segments
-    meta    u32 count, that many u64 sizes, text
+    functions.py  functions as blobs, and the pickler        payloads.py  heads and bodies
+    plain.py      values without pickle                      layouts.py   arrays and their memory
+    failures.py   exceptions without pickle
 
-In a body every segment begins at a multiple of 64 bytes. A payload is inline whenever it fits; there the
-segments are copied, so that a small array may be changed by its owner right after the call. Answers tagged
-ARRAY, PLAIN, MANY (but for its pickled members) and FAILURE are decoded without pickle.
+A payload's first byte is its tag. Answers tagged ARRAY, PLAIN, MANY (but for its pickled members) and FAILURE are
+decoded without pickle, whoever sent them. Calls are pickled: who may submit may run code, that is what a star is
+for; only the array of an array call travels as itself, so that a slot can look at it where it was received.
 """
 
 from __future__ import annotations
 
 import pickle
 import struct
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -39,18 +36,10 @@ from starcore.errors import (
 )
 from starcore.failures import decode_failure, encode_failure, text_failure
 from starcore.functions import PROTOCOL, Shipped, dump, load_function, ship
+from starcore.layouts import NotPlainError, Segments, Spec, get_array, is_plain_array, put_array
 from starcore.messages import HEAD_BYTES_MAX, Buffer
-from starcore.plain import (
-    NotPlainError,
-    Segments,
-    Spec,
-    Strided,
-    decode,
-    encode,
-    get_array,
-    is_plain_array,
-    put_array,
-)
+from starcore.payloads import BARE, BODY, INLINE, Packed, piece_of, read_meta, seal, tag_of, unseal
+from starcore.plain import decode, encode
 
 __all__ = [
     "Call",
@@ -72,70 +61,17 @@ __all__ = [
     "unpack_failure",
 ]
 
-ALIGNMENT = 64
-
 CALL, ARRAY_CALL, CALLS = 0x10, 0x11, 0x12
 ARRAY, PLAIN, FAILURE, PICKLE, MANY = 0x20, 0x21, 0x22, 0x23, 0x24
-BARE, INLINE, BODY, SPILLED = 0, 1, 2, 3
 
 _BARE_CALL = bytes([CALL, BARE])
 _BARE_PLAIN = bytes([PLAIN, BARE])
+_NOTHING = _BARE_PLAIN + encode(None, [])
 _SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
 _U32 = struct.Struct("<I")
-_U64 = struct.Struct("<Q")
 _OUTCOME = struct.Struct("<BQ")
 _PLAIN, _PICKLED, _RAISED, _UNSENDABLE = range(4)
 _UNTRUSTED = "the answer is pickled, and this client decodes no pickled answers (trust_results is false)"
-
-
-class Packed:
-    """A payload that is ready to be sent.
-
-    Attributes
-    ----------
-    head : bytes
-        What travels inside the message.
-    segments : list
-        The memory of the body, borrowed from its owners; without the padding between.
-    body_bytes : int
-        The length of the body, padding included.
-    """
-
-    __slots__ = ("_starts", "body_bytes", "head", "segments")
-
-    def __init__(self, head: bytes, segments: Segments | None = None) -> None:
-        self.head = head
-        self.segments: Segments = [] if segments is None else segments
-        self._starts, self.body_bytes = _lay_out([segment.nbytes for segment in self.segments])
-
-    def read(self, offset: int, length: int) -> Buffer:
-        """Return these bytes of the body: a view where they lie within one segment, else a joined copy."""
-        if offset < 0 or length < 0 or offset + length > self.body_bytes:
-            raise ValueError(f"[{offset}, {offset + length}) of a body of {self.body_bytes} bytes")
-        index = bisect_right(self._starts, offset) - 1
-        if index >= 0:
-            segment, start = self.segments[index], offset - self._starts[index]
-            if start + length <= segment.nbytes:
-                return _slice(segment, start, length)
-        joined = bytearray(length)
-        end = offset + length
-        while index >= 0 and index < len(self.segments) and self._starts[index] < end:
-            segment, start = self.segments[index], self._starts[index]
-            first, last = max(offset, start), min(end, start + segment.nbytes)
-            if first < last:
-                joined[first - offset : last - offset] = _slice(segment, first - start, last - first)
-            index += 1
-        return joined
-
-    def copy_into(self, destination: Buffer) -> None:
-        """Write the whole body into writable memory of `body_bytes` bytes; padding is left as it is there."""
-        view = memoryview(destination)
-        for segment, start in zip(self.segments, self._starts, strict=True):
-            target = view[start : start + segment.nbytes]
-            if isinstance(segment, Strided):
-                segment.copy_into(target)
-            else:
-                target[:] = segment
 
 
 class Call:
@@ -207,7 +143,7 @@ class Outcomes:
 
     def _add(self, kind: int, text: bytes, segments: Segments) -> None:
         self.pieces.append(_OUTCOME.pack(kind, len(text)) + _U32.pack(len(segments)) + text)
-        self.segments += [memoryview(bytes(_slice(segment, 0, segment.nbytes))) for segment in segments]
+        self.segments += [memoryview(bytes(piece_of(segment, 0, segment.nbytes))) for segment in segments]
 
 
 class Landing:
@@ -247,7 +183,7 @@ def pack_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Packed:
         if len(head) <= HEAD_BYTES_MAX:
             return Packed(head)
     segments: Segments = []
-    return _pack(CALL, _dump_arguments((args, dict(kwargs)), segments), segments)
+    return seal(CALL, _dump_arguments((args, dict(kwargs)), segments), segments)
 
 
 def pack_array_call(array: np.ndarray[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Packed:
@@ -265,7 +201,7 @@ def pack_array_call(array: np.ndarray[Any, Any], args: tuple[Any, ...], kwargs: 
     segments: Segments = []
     header = put_array(array, segments)
     rest = _dump_arguments((args, dict(kwargs)), segments) if args or kwargs else b""
-    return _pack(ARRAY_CALL, header + rest, segments)
+    return seal(ARRAY_CALL, header + rest, segments)
 
 
 def pack_calls(calls: Sequence[tuple[Any, ...]]) -> Packed:
@@ -277,9 +213,9 @@ def pack_calls(calls: Sequence[tuple[Any, ...]]) -> Packed:
         An argument cannot be pickled.
     """
     if all(_SCALARS.issuperset(map(type, args)) for args in calls):
-        return _pack(CALLS, pickle.dumps(list(calls), PROTOCOL), [])
+        return seal(CALLS, pickle.dumps(list(calls), PROTOCOL), [])
     segments: Segments = []
-    return _pack(CALLS, _dump_arguments(list(calls), segments), segments)
+    return seal(CALLS, _dump_arguments(list(calls), segments), segments)
 
 
 def load_call(head: Buffer, body: Buffer | None = None) -> Call:
@@ -291,7 +227,7 @@ def load_call(head: Buffer, body: Buffer | None = None) -> Call:
         It cannot be loaded here; the text says why.
     """
     try:
-        tag, text, segments = _open(head, None if body is None else memoryview(body))
+        tag, text, segments = unseal(head, None if body is None else memoryview(body))
         if tag == CALL:
             args, kwargs = pickle.loads(text, buffers=segments)
             return Call(args, kwargs)
@@ -325,20 +261,22 @@ def pack_answer(value: Any) -> Packed:
     ResultError
         It cannot be pickled.
     """
+    if value is None:
+        return Packed(_NOTHING)
     segments: Segments = []
     if type(value) is Outcomes:
-        return _pack(MANY, _U32.pack(len(value.pieces)) + b"".join(value.pieces), value.segments)
+        return seal(MANY, _U32.pack(len(value.pieces)) + b"".join(value.pieces), value.segments)
     if is_plain_array(value):
-        return _pack(ARRAY, put_array(value, segments), segments)
+        return seal(ARRAY, put_array(value, segments), segments)
     try:
-        return _pack(PLAIN, encode(value, segments), segments)
+        return seal(PLAIN, encode(value, segments), segments)
     except NotPlainError:
         pass
     try:
         text = dump(value, segments, own=False)
     except Exception as error:
         raise ResultError(_unpicklable(value, error)) from error
-    return _pack(PICKLE, text, segments)
+    return seal(PICKLE, text, segments)
 
 
 def unpack_answer(head: Buffer, *, trust: bool = True) -> Any:
@@ -351,6 +289,8 @@ def unpack_answer(head: Buffer, *, trust: bool = True) -> Any:
     FrameError
         It cannot be read.
     """
+    if head[:2] == _BARE_PLAIN:
+        return decode(memoryview(head)[2:], ())
     return landing(head, 0, trust=trust).finish()
 
 
@@ -370,11 +310,11 @@ def landing(head: Buffer, body_bytes: int, *, out: np.ndarray[Any, Any] | None =
     FrameError
         The head cannot be read, or says another size than `body_bytes`.
     """
-    tag, place = _tag(head)
+    tag, place = tag_of(head)
     if tag == PICKLE and not trust:
         raise UntrustedError(_UNTRUSTED)
     if tag == ARRAY and place == BODY:
-        sizes, text = _meta(memoryview(head)[2:])
+        sizes, text = read_meta(memoryview(head)[2:])
         spec, end = get_array(text, 0)
         if len(sizes) != 1 or not sizes[0] == spec.nbytes == body_bytes or spec.segment or end != len(text):
             raise FrameError(f"an array of {spec.nbytes} bytes in a body of {body_bytes}")
@@ -385,10 +325,10 @@ def landing(head: Buffer, body_bytes: int, *, out: np.ndarray[Any, Any] | None =
 
 def answer_spec(head: Buffer) -> Spec | None:
     """Return dtype, shape and order of an answer that is a lone array; None where it is something else."""
-    tag, place = _tag(head)
+    tag, place = tag_of(head)
     if tag != ARRAY or place not in (INLINE, BODY):
         return None
-    _, text = _meta(memoryview(head)[2 if place == BODY else 6 :])
+    _, text = read_meta(memoryview(head)[2 if place == BODY else 6 :])
     return get_array(text, 0)[0]
 
 
@@ -402,7 +342,7 @@ def unpack_failure(status: Status, head: Buffer) -> BaseException:
     if status != Status.RAISED:
         return text_failure(status, bytes(head).decode("utf-8", "replace"))
     try:
-        tag, text, _ = _open(head, None)
+        tag, text, _ = unseal(head, None)
         if tag != FAILURE:
             raise FrameError(f"a payload of kind {tag} is no failure")
     except FrameError as error:
@@ -444,7 +384,7 @@ def _check_fit(out: np.ndarray[Any, Any], shape: tuple[int, ...], dtype: np.dtyp
 
 
 def _answer(head: Buffer, body: memoryview, trust: bool) -> Any:
-    tag, text, segments = _open(head, body)
+    tag, text, segments = unseal(head, body)
     if tag == PLAIN:
         return decode(text, segments)
     if tag == ARRAY:
@@ -498,88 +438,3 @@ def _outcome(kind: int, text: memoryview, segments: list[memoryview], trust: boo
 
 def _unpicklable(value: Any, error: Exception) -> str:
     return f"the function returned {type(value).__name__}, which cannot be pickled: {error}"
-
-
-# -- heads and bodies ----------------------------------------------------------------------------------------
-
-
-def _pack(tag: int, text: bytes, segments: Segments) -> Packed:
-    if not segments and len(text) + 2 <= HEAD_BYTES_MAX:
-        return Packed(bytes((tag, BARE)) + text)
-    sizes = [segment.nbytes for segment in segments]
-    meta = struct.pack(f"<I{len(sizes)}Q", len(sizes), *sizes) + text
-    if 6 + len(meta) + sum(sizes) <= HEAD_BYTES_MAX:
-        inline = [_slice(segment, 0, segment.nbytes) for segment in segments]
-        return Packed(b"".join((bytes((tag, INLINE)), _U32.pack(len(meta)), meta, *inline)))
-    if 2 + len(meta) <= HEAD_BYTES_MAX:
-        return Packed(bytes((tag, BODY)) + meta, segments)
-    return Packed(bytes((tag, SPILLED)) + _U64.pack(len(meta)), [memoryview(meta), *segments])
-
-
-def _tag(head: Buffer) -> tuple[int, int]:
-    if len(head) < 2:
-        raise FrameError("a payload without a tag")
-    return head[0], head[1]
-
-
-def _open(head: Buffer, body: memoryview | None) -> tuple[int, memoryview, list[memoryview]]:
-    """Return tag, text and segments; those of the body are views into it, those of the head writable copies."""
-    tag, place = _tag(head)
-    rest = memoryview(head)[2:]
-    body = memoryview(b"") if body is None else body
-    inline = place in (BARE, INLINE)
-    if inline and len(body):
-        raise FrameError("a payload that needs no body has one")
-    if place == BARE:
-        return tag, rest, []
-    if place == INLINE:
-        size = _U32.unpack(rest[:4])[0] if len(rest) >= 4 else len(rest)
-        sizes, text = _meta(rest[4 : 4 + size])
-        data, starts, total = rest[4 + size :], _running(sizes), sum(sizes)
-    elif place == BODY:
-        sizes, text = _meta(rest)
-        data, (starts, total) = body, _lay_out(sizes)
-    elif place == SPILLED and len(rest) == 8:
-        (size,) = _U64.unpack(rest)
-        sizes, text = _meta(body[:size])
-        starts, total = _lay_out([size, *sizes])
-        data, starts = body, starts[1:]
-    else:
-        raise FrameError(f"a payload in place {place}")
-    if total != len(data):
-        raise FrameError(f"a payload of {total} bytes in {len(data)}")
-    pieces = [data[start : start + size] for start, size in zip(starts, sizes, strict=True)]
-    return tag, text, [memoryview(bytearray(piece)) for piece in pieces] if inline else pieces
-
-
-def _meta(meta: memoryview) -> tuple[list[int], memoryview]:
-    if len(meta) >= 4:
-        (count,) = _U32.unpack(meta[:4])
-        end = 4 + 8 * count
-        if end <= len(meta):
-            return list(struct.unpack(f"<{count}Q", meta[4:end])), meta[end:]
-    raise FrameError("a payload that is cut off")
-
-
-def _lay_out(sizes: Sequence[int]) -> tuple[list[int], int]:
-    """Return where each segment of a body begins, and where the last one ends."""
-    starts: list[int] = []
-    end = 0
-    for size in sizes:
-        starts.append(-(-end // ALIGNMENT) * ALIGNMENT)
-        end = starts[-1] + size
-    return starts, end
-
-
-def _running(sizes: Sequence[int]) -> list[int]:
-    starts, end = [], 0
-    for size in sizes:
-        starts.append(end)
-        end += size
-    return starts
-
-
-def _slice(segment: memoryview | Strided, start: int, length: int) -> memoryview:
-    if isinstance(segment, Strided):
-        return segment.read(start, length)
-    return segment[start : start + length]
