@@ -1,0 +1,313 @@
+"""driver.py and connection.py on a real loop, over real mutual TLS on loopback, with toy cores at both ends."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from starcore import certificates, tls
+from starcore.driver import Driver
+from starcore.errors import Code, UnexpectedError
+from starcore.events import (
+    Action,
+    Blocked,
+    ChunkReceived,
+    Close,
+    Event,
+    Lost,
+    Opened,
+    Received,
+    Send,
+    SendChunk,
+    Tick,
+    Writable,
+)
+from starcore.messages import CHUNK_BYTES_MAX, Goodbye, Heartbeat, Hello, Notice, Role, Welcome
+
+HELLO = Hello(version=1, role=Role.CLIENT, session=bytes(16))
+WELCOME = Welcome(version=1, epoch=1, resumed=False)
+
+
+class ToyCore:
+    """Records every event and answers with what the test told it to."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.answers: dict[type, Callable[[Any], list[Action]]] = {}
+        self.wake: float | None = None
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        self.events.append(event)
+        if isinstance(event, Tick):
+            self.wake = None
+        answer = self.answers.get(type(event))
+        return answer(event) if answer else []
+
+    def deadline(self) -> float | None:
+        return self.wake
+
+    def check(self) -> None:
+        pass
+
+    def seen(self, kind: type) -> list[Any]:
+        return [event for event in self.events if type(event) is kind]
+
+
+class ToyShell:
+    """Memory for chunks in, a body to send out, and a list of actions nobody else knows."""
+
+    def __init__(self, body: bytes = b"", room: int = 0) -> None:
+        self.body = memoryview(body)
+        self.room = bytearray(room)
+        self.performed: list[Action] = []
+
+    def perform(self, action: Action) -> None:
+        self.performed.append(action)
+
+    def destination(self, link: int, stream: int, attempt: int, offset: int, length: int) -> memoryview | None:
+        return memoryview(self.room)[offset : offset + length] if self.room else None
+
+    def source(self, link: int, stream: int, attempt: int, offset: int, length: int) -> memoryview:
+        return self.body[offset : offset + length]
+
+    def release(self, token: Any) -> None:
+        pass
+
+
+class End:
+    """A core, its shell and its driver."""
+
+    def __init__(self, body: bytes = b"", room: int = 0) -> None:
+        self.core = ToyCore()
+        self.shell = ToyShell(body, room)
+        logger = logging.getLogger("starcore.test")
+        self.driver = Driver(self.core, asyncio.get_running_loop(), self.shell, logger)
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        async with asyncio.timeout(10) if hasattr(asyncio, "timeout") else _NoTimeout():
+            while not condition():
+                await asyncio.sleep(0)
+
+
+class _NoTimeout:
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def star(tmp_path_factory: pytest.TempPathFactory) -> certificates.Star:
+    return certificates.create_star(tmp_path_factory.mktemp("star") / "star", host="127.0.0.1")[0]
+
+
+Pair = Callable[..., Coroutine[Any, Any, None]]
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def run(request: pytest.FixtureRequest, star: certificates.Star) -> Callable[[Callable[[End, End], Any]], None]:
+    """Run a test between a listening End and a dialing one, on uvloop and on asyncio's own loop."""
+
+    def runner(test: Callable[..., Any], *, listener: dict[str, Any] | None = None, role: Role = Role.CLIENT) -> None:
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            identity = certificates.manager_identity(star)
+            join = star.client_join if role is Role.CLIENT else star.worker_join
+            own = certificates.read_join(join).identity
+            here, there = End(**(listener or {})), End()
+            server = await loop.create_server(
+                lambda: here.driver.connection(functools.partial(tls.identify, identity, Role.CLIENT)),
+                "127.0.0.1",
+                0,
+                ssl=tls.listen_context(identity, Role.CLIENT),
+            )
+            await loop.create_connection(
+                lambda: there.driver.connection(functools.partial(tls.identify, own, Role.MANAGER)),
+                *server.sockets[0].getsockname(),
+                ssl=tls.dial_context(own),
+                server_hostname=own.server_name,
+            )
+            try:
+                await test(here, there)
+            finally:
+                here.driver.close_all()
+                there.driver.close_all()
+                server.close()
+
+        loop = uvloop.new_event_loop() if request.param == "uvloop" else asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(main())
+            loop.run_until_complete(asyncio.sleep(0))
+        finally:
+            loop.close()
+
+    return runner
+
+
+async def say(here: End, there: End, message: Any) -> None:
+    """Send one message from the dialer, once both ends stand."""
+    await here.until(lambda: here.core.seen(Opened) and there.core.seen(Opened))
+    link = there.core.seen(Opened)[0].link
+    there.core.answers[Tick] = lambda e: [Send(link, message)]
+    there.driver.feed(Tick())
+    del there.core.answers[Tick]
+
+
+async def greet(here: End, there: End) -> None:
+    """HELLO and WELCOME, so that both readers take frames of every size."""
+    here.core.answers[Received] = lambda e: [Send(e.link, WELCOME)] if isinstance(e.message, Hello) else []
+    await say(here, there, HELLO)
+    await there.until(lambda: any(isinstance(e.message, Welcome) for e in there.core.seen(Received)))
+
+
+def test_both_ends_learn_who_the_other_is(run: Any) -> None:
+    async def test(here: End, there: End) -> None:
+        await here.until(lambda: here.core.seen(Opened) and there.core.seen(Opened))
+        assert here.core.seen(Opened)[0].peer.role is Role.CLIENT
+        assert there.core.seen(Opened)[0].peer.role is Role.MANAGER
+        assert here.core.seen(Opened)[0].peer.address.startswith("127.0.0.1:")
+
+    run(test)
+
+
+def test_a_peer_of_the_wrong_role_is_told_so_before_anything_is_read(run: Any) -> None:
+    async def test(here: End, there: End) -> None:
+        await there.until(lambda: there.core.seen(Received))
+        goodbye = there.core.seen(Received)[0].message
+        assert isinstance(goodbye, Goodbye)
+        assert goodbye.code == Code.ROLE
+        assert "worker" in goodbye.reason
+        assert not here.core.seen(Opened)
+        await there.until(lambda: there.core.seen(Lost))
+
+    run(test, role=Role.WORKER)
+
+
+def test_messages_of_one_turn_arrive_in_order(run: Any) -> None:
+    async def test(here: End, there: End) -> None:
+        await greet(here, there)
+        link = there.core.seen(Opened)[0].link
+        texts = [f"{i}" * (i % 50) for i in range(500)]
+        there.core.answers[Tick] = lambda e: [Send(link, Notice(i, text)) for i, text in enumerate(texts)]
+        there.driver.feed(Tick())
+        await here.until(lambda: len(here.core.seen(Received)) == 501)
+        assert [e.message.text for e in here.core.seen(Received)[1:]] == texts
+
+    run(test)
+
+
+def test_a_body_flows_into_its_destination_one_chunk_for_each_writable(run: Any) -> None:
+    body = bytes(range(256)) * (16 << 10)
+
+    async def test(here: End, there: End) -> None:
+        await greet(here, there)
+        link = there.core.seen(Opened)[0].link
+        there.shell.body = memoryview(body)
+        position = 0
+
+        def chunk(event: Any) -> list[Action]:
+            nonlocal position
+            offset, length = position, min(CHUNK_BYTES_MAX, len(body) - position)
+            position += length
+            return [SendChunk(link, 7, 1, offset, length)] if length else []
+
+        there.core.answers[Writable] = chunk
+        there.driver.feed(Writable(link))
+        await here.until(lambda: sum(e.length for e in here.core.seen(ChunkReceived)) == len(body))
+        assert bytes(here.shell.room) == body
+        assert all((e.stream, e.attempt) == (7, 1) for e in here.core.seen(ChunkReceived))
+
+    run(test, listener={"room": len(body)})
+
+
+def test_a_reader_that_stops_blocks_the_link_and_messages_still_pass(run: Any) -> None:
+    async def test(here: End, there: End) -> None:
+        await greet(here, there)
+        link, behind = there.core.seen(Opened)[0].link, here.core.seen(Opened)[0].link
+        there.shell.body = memoryview(bytes(CHUNK_BYTES_MAX))
+        transport = here.driver._links[behind]._transport
+        transport.pause_reading()
+        there.core.answers[Writable] = lambda e: [SendChunk(link, 7, 1, 0, CHUNK_BYTES_MAX)]
+        there.driver.feed(Writable(link))
+        await there.until(lambda: there.core.seen(Blocked))
+        sent = len(there.core.seen(Writable))
+        assert sent < 64, "the write buffer is bounded"
+        there.core.answers[Tick] = lambda e: [Send(link, Heartbeat())]
+        there.driver.feed(Tick())
+        there.core.answers.pop(Writable)
+        transport.resume_reading()
+        await here.until(lambda: any(isinstance(e.message, Heartbeat) for e in here.core.seen(Received)))
+        await there.until(lambda: len(there.core.seen(Writable)) > sent)
+
+    run(test)
+
+
+def test_garbage_closes_the_link_with_a_goodbye(run: Any) -> None:
+    async def test(here: End, there: End) -> None:
+        await here.until(lambda: here.core.seen(Opened) and there.core.seen(Opened))
+        connection = next(iter(there.driver._links.values()))
+        connection._transport.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await here.until(lambda: here.core.seen(Lost))
+        await there.until(lambda: there.core.seen(Received))
+        assert there.core.seen(Received)[0].message.code == Code.FRAME
+
+    run(test)
+
+
+def test_a_protocol_error_of_the_core_closes_the_link_that_it_concerns(run: Any) -> None:
+    async def test(here: End, there: End) -> None:
+        def refuse(event: Any) -> list[Action]:
+            raise UnexpectedError("not now")
+
+        here.core.answers[Received] = refuse
+        await say(here, there, HELLO)
+        await there.until(lambda: there.core.seen(Received))
+        assert there.core.seen(Received)[0].message.code == Code.UNEXPECTED
+        assert here.core.seen(Lost)
+
+    run(test)
+
+
+def test_a_fault_of_our_own_costs_one_link_and_is_logged(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(here: End, there: End) -> None:
+        here.core.answers[Received] = lambda e: [] if 1 // 0 else []
+        await say(here, there, HELLO)
+        await there.until(lambda: there.core.seen(Received))
+        assert there.core.seen(Received)[0].message.code == Code.INTERNAL
+        here.driver.feed(Tick())
+        assert isinstance(here.core.events[-1], Tick), "the driver still turns"
+
+    run(test)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_close_says_goodbye_and_the_core_hears_lost_once(run: Any) -> None:
+    async def test(here: End, there: End) -> None:
+        await here.until(lambda: here.core.seen(Opened) and there.core.seen(Opened))
+        link = here.core.seen(Opened)[0].link
+        here.core.answers[Tick] = lambda e: [Close(link, Code.SILENT, "too quiet")]
+        here.driver.feed(Tick())
+        await there.until(lambda: there.core.seen(Lost))
+        assert there.core.seen(Received)[0].message == Goodbye(Code.SILENT, "too quiet")
+        assert len(here.core.seen(Lost)) == 1
+        assert here.driver.links == 0
+
+    run(test)
+
+
+def test_an_action_of_the_role_goes_to_the_shell_and_the_timer_ticks(run: Any) -> None:
+    async def test(here: End, there: End) -> None:
+        await here.until(lambda: here.core.seen(Opened))
+        here.core.answers[Tick] = lambda e: ["something of its own"]
+        here.core.wake = asyncio.get_running_loop().time() + 0.01
+        here.driver.feed(Blocked(99))
+        await here.until(lambda: here.core.seen(Tick))
+        assert here.shell.performed == ["something of its own"]
+
+    run(test)
