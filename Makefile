@@ -36,7 +36,7 @@ lint: $(VENV)/test.stamp
 	@echo "==> ruff"
 	@$(BIN)/ruff check .
 	@echo "==> cython-lint"
-	@$(BIN)/cython-lint starcore/_framing.pyx
+	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint starcore/_framing.pyx
 	@echo "==> mypy --strict"
 	@$(BIN)/mypy --strict
 
