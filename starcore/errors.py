@@ -162,8 +162,8 @@ class UnexpectedError(ProtocolError):
     code = Code.UNEXPECTED
 
 
-class SessionLostError(StarCoreError):
-    """The session ended while work was outstanding."""
+class SessionLostError(StarCoreError, RuntimeError):
+    """The session ended while work was outstanding, or a call came after its end (Executors raise RuntimeError)."""
 
 
 class TaskFailure(StarCoreError):

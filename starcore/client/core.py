@@ -137,9 +137,10 @@ class Shutdown:
 
 @dataclass(slots=True)
 class Dial:
-    """Make a connection after so many seconds; replaces a dial that has not begun yet."""
+    """Make a connection after so many seconds; replaces a dial that has not begun yet. `reason`: why anew."""
 
     delay_seconds: float
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -457,7 +458,7 @@ class ClientCore:
         if self._link and event.link == self._link:
             self._out.append(Log("warning", f"the connection to the manager is lost: {event.reason}"))
             self._forsake()
-            self._redial()
+            self._redial(event.reason)
         elif self._phase == AWAY and (event.link == 0 or event.link > self._newest_link):
             self._newest_link = max(self._newest_link, event.link)
             self._out.append(Log("info", f"the manager cannot be reached: {event.reason}"))
@@ -481,17 +482,17 @@ class ClientCore:
         self._forsake()
         self._redial()
 
-    def _redial(self) -> None:
+    def _redial(self, reason: str = "") -> None:
         longest = BACKOFF_MAX_SECONDS if self._ledger.outstanding or self._asking else BACKOFF_IDLE_SECONDS
         delay = min(longest, BACKOFF_MIN_SECONDS * 2 ** min(self._failures, 10))
         # The session's own random bytes keep many clients from dialling in step.
         jitter = 0.5 + self._hello.session[self._failures % len(self._hello.session)] / 510
         self._failures += 1
-        self._dial(delay * jitter)
+        self._dial(delay * jitter, reason)
 
-    def _dial(self, delay_seconds: float) -> None:
+    def _dial(self, delay_seconds: float, reason: str = "") -> None:
         self._dial_at = self._now + delay_seconds
-        self._out.append(Dial(delay_seconds))
+        self._out.append(Dial(delay_seconds, reason))
 
     def _tick(self, event: Tick) -> None:
         if self._phase == GREETING and self._now >= self._heard_at + GREETING_SECONDS:

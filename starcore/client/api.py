@@ -1,0 +1,599 @@
+"""The client as callers see it: `Client`, an Executor, and the module-level calls on a default one.
+
+Not here: the wire, threads and futures' fates (`session.py`), batches of `map` (`maps.py`), arrays cut and joined
+(`arrays.py`). Every call checks its arguments where it is made, before anything is sent.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import numpy as np
+
+from starcore import settings
+from starcore.client import arrays
+from starcore.client.futures import BlockFuture, TaskFuture
+from starcore.client.maps import Batches
+from starcore.client.session import CONNECT_SECONDS, JobRecord, Session
+from starcore.errors import ArgumentTypeError, ArgumentValueError, SessionLostError, UnconfiguredError
+from starcore.messages import FunctionKind, Job, Role
+from starcore.pickling import Packed, Shipped, pack_array_call, pack_call, pack_calls, ship
+
+if TYPE_CHECKING:
+    from starcore.tls import Target
+
+RETRIES_MAX = (1 << 32) - 1
+PRIORITY_MAX = (1 << 31) - 1
+STATUS_SECONDS = 10.0
+
+Function: TypeAlias = Callable[..., Any] | str
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+_REGISTERED = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
+_NO_DIGEST = bytes(32)
+
+
+class Calls(Executor):
+    """What a client and its views with options have in common: every way to make a call."""
+
+    _client: Client
+    _options: tuple[int, float, int] = (0, 0.0, 0)
+
+    # -- calls -----------------------------------------------------------------------------------------------
+
+    def submit(self, fn: Function, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run ``fn(*args, **kwargs)`` on a worker.
+
+        Parameters
+        ----------
+        fn : callable or str
+            A function, pickled by value where it is the user's own; or ``"package.module:name"``, a function
+            that workers have registered.
+        *args, **kwargs
+            Anything that can be pickled. Large arrays among them are borrowed, not copied: leave them unchanged
+            until the future is done.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Of the function's result. Its exception is the function's own where its class is loaded here, else a
+            `TaskError`; the remote traceback is the ``__cause__``.
+
+        Raises
+        ------
+        ArgumentTypeError
+            `fn` is no function, or something cannot be pickled.
+        SessionLostError
+            The client was shut down.
+        """
+        key, shipped = self._name(fn)
+        packed = pack_call(args, kwargs)
+        session = self._client._live()
+        return self._send(session, self._record(session, key, shipped), packed)
+
+    def map(
+        self,
+        fn: Function,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | str = "auto",
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """Run `fn` on the items of the iterables, taken together; yield the results in order.
+
+        Small calls travel in batches, each sized by the pace measured so far. Closing the iterator early cancels
+        what is not yet running.
+
+        Parameters
+        ----------
+        fn : callable or str
+            As for `submit`.
+        *iterables : iterable
+            As for `map`: the shortest one ends it. They are read at once, unless there is a `buffersize`.
+        timeout : float, optional
+            Seconds from this call after which the iterator raises TimeoutError.
+        chunksize : int or "auto", default "auto"
+            Calls in a batch. A batch is one task: a slot that dies costs all of it one attempt.
+        buffersize : int, optional
+            How many items may be taken from the iterables and not yet yielded; they may then be endless.
+
+        Returns
+        -------
+        iterator
+            Raises what a call raised when its turn comes.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            `fn` is no function, a size is below 1, or the first items cannot be pickled.
+        """
+        if chunksize != "auto":
+            chunksize = _positive("chunksize", chunksize)
+        if buffersize is not None:
+            buffersize = _positive("buffersize", buffersize)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        key, shipped = self._name(fn)
+        calls = zip(*iterables)  # noqa: B905 - the shortest ends it, as in the builtin
+        session = self._client._live()
+        record = self._record(session, key, shipped)
+
+        def send(calls: Sequence[tuple[Any, ...]]) -> Future[Any]:
+            packed = pack_call(calls[0], {}) if len(calls) == 1 else pack_calls(calls)
+            return self._send(session, record, packed)
+
+        batches = Batches(
+            send,
+            list(calls) if buffersize is None else calls,
+            chunksize=None if isinstance(chunksize, str) else chunksize,
+            buffersize=buffersize,
+            slots=lambda: session.slots,
+        )
+        return batches.results(deadline)
+
+    def submit_array(
+        self,
+        fn: Function,
+        array: Array,
+        *,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        chunks: int | str | None = None,
+        axis: int = 0,
+        out: Array | None = None,
+        copy: bool = False,
+    ) -> Future[Any]:
+        """Run ``fn(array, *args, **kwargs)`` on a worker, or on blocks of the array on all workers.
+
+        Parameters
+        ----------
+        fn : callable or str
+            As for `submit`. It gets an array of its own, which it may write to.
+        array : numpy.ndarray
+            Any shape and any dtype but object; any layout, memmaps too. One larger than 64 KiB is borrowed, not
+            copied: leave it unchanged until the future is done, or say `copy`.
+        args, kwargs : sequence, mapping, optional
+            Further arguments of `fn`.
+        chunks : int or "auto", optional
+            Cut the array into blocks of so many rows along `axis` ("auto": a few blocks a slot), call `fn` on each,
+            and join the answers along the same axis. For functions that work block by block.
+        axis : int, default 0
+            The axis that `chunks` cuts.
+        out : numpy.ndarray, optional
+            Writable memory for the answer, of its shape and dtype; answers are received straight into it. It is
+            then the future's result. It may share no memory with `array`, and holds nothing certain until the
+            future is done.
+        copy : bool, default False
+            Take a snapshot of the array now.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Of the function's result; with `chunks`, of the joined array. The first block that fails fails it, and
+            cancels the others.
+
+        Raises
+        ------
+        ArgumentTypeError
+            `fn` is no function, `array` or `out` no array, or its dtype is object.
+        ArgumentValueError
+            `chunks` is 0 or beyond the axis, there is no such axis, or `out` cannot be written, overlaps or does
+            not fit.
+        """
+        key, shipped = self._name(fn)
+        arrays.check_array(array)
+        if out is not None:
+            arrays.check_out(out, array)
+        further, named = _arguments(args, kwargs)
+        pieces = None if chunks is None else arrays.plan(array, cast("Any", chunks), axis)
+        session = self._client._live()
+        record = self._record(session, key, shipped)
+        if copy:
+            array = arrays.snapshot(array)
+        if pieces is None:
+            future = TaskFuture(session, record)
+            future.out = out
+            session.submit(record, pack_array_call(array, further, named), future)
+            return future
+        if chunks == "auto":
+            pieces = arrays.plan(array, "auto", axis, slots=session.slots)
+        axis = arrays.check_axis(array, axis)
+        packs = [pack_array_call(arrays.block(array, piece, axis), further, named) for piece in pieces]
+        joiner = arrays.Joiner(pieces, axis, out=out, trust=self._client._trust)
+        whole = BlockFuture([TaskFuture(session, record) for _ in pieces], joiner)
+        session.submit_many(record, packs, whole.parts)
+        whole.watch()
+        return whole
+
+    def run(self, inputs: Iterable[Array], function: Function | None = None) -> list[Any]:
+        """Call a function on each of a list of arrays and wait for the results, in order.
+
+        Parameters
+        ----------
+        inputs : iterable of numpy.ndarray
+            One array a task.
+        function : callable or str, optional
+            As for `submit`; without it, the one function that the workers have registered.
+
+        Returns
+        -------
+        list
+            The results, in the order of the inputs.
+        """
+        items = [arrays.check_array(item) for item in inputs]
+        futures = [self.submit_array(function or "", item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+
+    # -- about calls -----------------------------------------------------------------------------------------
+
+    def cancel(self, future: Future[Any]) -> bool:
+        """Cancel a call, also one that runs: its slot is told, and replaced where it does not listen.
+
+        Returns
+        -------
+        bool
+            False where the call is done, or its answer is already arriving.
+        """
+        return future.kill() if isinstance(future, (TaskFuture, BlockFuture)) else future.cancel()
+
+    def status(self) -> dict[str, Any]:
+        """Return what is going on in the star: workers, slots, queues.
+
+        Raises
+        ------
+        TimeoutError
+            There was no answer for 10 s.
+        """
+        return cast("dict[str, Any]", json.loads(self._client._live().ask().result(STATUS_SECONDS)))
+
+    def options(self, *, retries: int | None = None, timeout: float | None = None, priority: int | None = None) -> View:
+        """Return a view of this client whose calls have these options; the others stay as they are here.
+
+        Parameters
+        ----------
+        retries : int, optional
+            How often a call that raised is tried again.
+        timeout : float, optional
+            Seconds that a call may run on its slot before it fails with `TaskTimeoutError`.
+        priority : int, optional
+            Calls with a higher one go first; 0 is the default, and it may be negative.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError
+            An option that cannot be.
+        """
+        old_retries, old_timeout, old_priority = self._options
+        return View(
+            self._client,
+            (
+                old_retries if retries is None else _integer("retries", retries, 0, RETRIES_MAX),
+                old_timeout if timeout is None else _seconds("timeout", timeout),
+                old_priority if priority is None else _integer("priority", priority, -PRIORITY_MAX - 1, PRIORITY_MAX),
+            ),
+        )
+
+    @property
+    def slots(self) -> int:
+        """How many slots the star has now."""
+        return self._client._live().slots
+
+    @property
+    def _max_workers(self) -> int:
+        # What dask, joblib and scipy ask an executor for; a star may be empty for a while, and 0 divides badly.
+        return max(1, self.slots)
+
+    @property
+    def address(self) -> str:
+        """The manager's address."""
+        return self._client._target.address
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _name(self, fn: Function) -> tuple[Any, Shipped | str]:
+        """What identifies a function with these options, and what is sent of it. Needs no connection."""
+        if isinstance(fn, str):
+            if fn and not _REGISTERED.fullmatch(fn):
+                raise ArgumentValueError(f"a registered function is named 'package.module:name', not {fn!r}")
+            return (fn, self._options), fn
+        shipped = ship(fn)
+        return (shipped.digest, self._options), shipped
+
+    def _record(self, session: Session, key: Any, shipped: Shipped | str) -> JobRecord:
+        known = session.known(key)
+        if known is not None:
+            return known
+        if isinstance(shipped, str):
+            return session.job(key, Job(0, FunctionKind.REGISTERED, _NO_DIGEST, shipped, "", *self._options), b"")
+        job = Job(0, FunctionKind.SHIPPED, shipped.digest, shipped.name, shipped.python, *self._options)
+        return session.job(key, job, shipped.blob)
+
+    def _send(self, session: Session, record: JobRecord, packed: Packed) -> Future[Any]:
+        future = TaskFuture(session, record)
+        session.submit(record, packed, future)
+        return future
+
+
+class View(Calls):
+    """A client's calls with options of their own; it shares the client's session. Made by `options`."""
+
+    def __init__(self, client: Client, options: tuple[int, float, int]) -> None:
+        self._client = client
+        self._options = options
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Shut down the client that this is a view of."""
+        self._client.shutdown(wait, cancel_futures=cancel_futures)
+
+
+class Client(Calls):
+    """A session with a manager: a `concurrent.futures.Executor` whose workers may be anywhere.
+
+    It may be used from many threads, inside a running event loop (`asyncio.wrap_future`; a call never blocks on
+    the network), and after a fork, where the child opens a session of its own at its next call. A connection that
+    breaks is made again for ever; futures just wait.
+
+    Parameters
+    ----------
+    address : str, optional
+        ``"host:port"`` of the manager's client port. Without one: the configured manager, else the one that runs on
+        this machine, else a local star, which is started.
+    join : path, optional
+        The join file; else ``STARCORE_JOIN`` and the other places that `starcore.settings` lists.
+    trust_results : bool, default True
+        Whether answers that are pickled are unpickled, which lets a worker run code here. Arrays, numbers, texts
+        and containers of them never need it.
+    connect_seconds : float, default 10
+        How long the first connection may take, in seconds.
+    loop : {"auto", "uvloop", "asyncio"}
+        The event loop of the background thread.
+
+    Raises
+    ------
+    UnreachableError
+        Nobody answers there.
+    CredentialsError
+        The join file, or the manager's certificate, is not right.
+    RefusedError
+        The manager will not have this client.
+    SetupError, AddressError
+        The settings name no manager, or no good address.
+
+    Examples
+    --------
+    >>> with starcore.Client("cloud.example.org:444", join="client.join") as client:
+    ...     client.submit_array(numpy.fft.fft2, image).result()
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        join: str | os.PathLike[str] | None = None,
+        trust_results: bool = True,
+        connect_seconds: float = CONNECT_SECONDS,
+        loop: str = "auto",
+    ) -> None:
+        self._client = self
+        self._trust = trust_results
+        self._connect_seconds = _seconds("connect_seconds", connect_seconds)
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._shut = False
+        self._session: Session | None = None
+        self._target = _target(address, join)
+        self._live()
+        _clients.add(self)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls, and end the session when those made are done.
+
+        Parameters
+        ----------
+        wait : bool, default True
+            Return only then.
+        cancel_futures : bool, default False
+            Cancel the calls that are not known to run yet.
+        """
+        with self._lock:
+            self._shut = True
+            session = self._session
+        if session is None:
+            return
+        session.end(abandon=False)
+        if cancel_futures:
+            for future in session.pending():
+                (future.parent or future).cancel()
+        if wait:
+            session.join()
+
+    def _live(self) -> Session:
+        """The session, opened anew after a fork."""
+        session = self._session
+        if session is not None:
+            return session
+        with self._lock:
+            if self._shut:
+                raise SessionLostError("the client was shut down")
+            if self._session is None:
+                self._session = Session(
+                    self._target, trust_results=self._trust, connect_seconds=self._connect_seconds, loop=self._loop
+                )
+            return self._session
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._session = None
+
+
+# -- the default client --------------------------------------------------------------------------------------
+
+
+def connect(
+    address: str | None = None,
+    *,
+    join: str | os.PathLike[str] | None = None,
+    trust_results: bool = True,
+    connect_seconds: float = CONNECT_SECONDS,
+) -> Client:
+    """Make a `Client`, and make it the one that the module-level calls use.
+
+    The one before is shut down once its calls are done. See `Client` for the parameters and the errors.
+    """
+    client = Client(address, join=join, trust_results=trust_results, connect_seconds=connect_seconds)
+    with _Default.lock:
+        former, _Default.client = _Default.client, client
+    if former is not None:
+        former.shutdown(wait=False)
+    return client
+
+
+def default_client() -> Client:
+    """Return the client of the module-level calls, made at its first use.
+
+    Its manager is the configured one, else the one that runs on this machine, else a local star's.
+    """
+    client = _Default.client
+    if client is not None and not client._shut:
+        return client
+    with _Default.lock:
+        if _Default.client is None or _Default.client._shut:
+            try:
+                settings.dialer(Role.CLIENT)
+            except UnconfiguredError:
+                _Default.client = _start_local_star()
+            else:
+                _Default.client = Client()
+        return _Default.client
+
+
+def submit(fn: Function, /, *args: Any, **kwargs: Any) -> Future[Any]:
+    """Run ``fn(*args, **kwargs)`` on a worker of the default client; see `Client.submit`."""
+    return default_client().submit(fn, *args, **kwargs)
+
+
+def submit_array(
+    fn: Function,
+    array: Array,
+    *,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    chunks: int | str | None = None,
+    axis: int = 0,
+    out: Array | None = None,
+    copy: bool = False,
+    retries: int | None = None,
+    timeout: float | None = None,
+    priority: int | None = None,
+) -> Future[Any]:
+    """Run ``fn(array, *args, **kwargs)`` on a worker of the default client.
+
+    See `Client.submit_array` for the arguments and `Client.options` for retries, timeout (s) and priority.
+
+    Examples
+    --------
+    >>> starcore.submit_array(numpy.sort, a, kwargs={"axis": 0}).result()
+    >>> starcore.submit_array(denoise, stack, chunks=4, out=result).result()
+    """
+    calls: Calls = default_client()
+    if not (retries is None and timeout is None and priority is None):
+        calls = calls.options(retries=retries, timeout=timeout, priority=priority)
+    return calls.submit_array(fn, array, args=args, kwargs=kwargs, chunks=chunks, axis=axis, out=out, copy=copy)
+
+
+def map(
+    fn: Function,
+    *iterables: Iterable[Any],
+    timeout: float | None = None,
+    chunksize: int | str = "auto",
+    buffersize: int | None = None,
+) -> Iterator[Any]:
+    """Run `fn` on the items of the iterables, on workers of the default client; see `Client.map`."""
+    return default_client().map(fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize)
+
+
+def run(inputs: Iterable[Array], function: Function | None = None) -> list[Any]:
+    """Call a function on each of a list of arrays and wait for the results; see `Client.run`."""
+    return default_client().run(inputs, function)
+
+
+class _Default:
+    """The one default client of this process."""
+
+    lock = threading.Lock()
+    client: Client | None = None
+
+
+def _target(address: str | None, join: str | os.PathLike[str] | None) -> Target:
+    try:
+        return settings.dialer(Role.CLIENT, join=join, address=address)
+    except UnconfiguredError:
+        if address is not None or join is not None:
+            raise
+    with _start_local_star() as star_client:
+        return star_client._target
+
+
+def _start_local_star() -> Client:
+    # The roof of the house stands above this room, and is only looked for where nothing else is configured.
+    return cast("Client", importlib.import_module("starcore.local").start_default())
+
+
+# -- arguments -----------------------------------------------------------------------------------------------
+
+
+def _arguments(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(args, (str, bytes, np.ndarray)) or not isinstance(args, Iterable):
+        raise ArgumentTypeError(f"args must be a tuple or list of arguments, not {type(args).__name__}")
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise ArgumentTypeError(f"kwargs must be a dict, not {type(kwargs).__name__}")
+    return tuple(args), dict(kwargs or {})
+
+
+def _positive(name: str, value: Any) -> int:
+    return _integer(name, value, 1, None)
+
+
+def _integer(name: str, value: Any, low: int, high: int | None) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ArgumentTypeError(f"{name} must be an int, not {value!r:.80}")
+    if value < low or (high is not None and value > high):
+        raise ArgumentValueError(
+            f"{name} is {value}: it must be at least {low}" + (f", at most {high}" if high else "")
+        )
+    return int(value)
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise ArgumentTypeError(f"{name} must be a number of seconds, not {value!r:.80}")
+    if not 0 < value < float("inf"):
+        raise ArgumentValueError(f"{name} is {value}: it must be a number of seconds above 0")
+    return float(value)
+
+
+# -- forks ---------------------------------------------------------------------------------------------------
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    _Default.lock = threading.Lock()
+    for client in list(_clients):
+        client._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

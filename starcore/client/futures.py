@@ -1,0 +1,202 @@
+"""The futures that callers hold: real `concurrent.futures.Future`s that know which task they stand for.
+
+Who may end a future is decided under its own condition, so a cancel in one thread and an outcome in another never
+both win. An answer whose bytes are on their way into memory (*landing*) is past cancelling: memory that was
+handed to the wire cannot be taken back in the middle of a chunk, and once a future is done nothing may write to
+its `out` any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from typing import TYPE_CHECKING, Any
+
+from starcore.client.arrays import Joiner
+from starcore.messages import Buffer
+from starcore.pickling import Landing, landing, unpack_answer
+
+if TYPE_CHECKING:
+    from starcore.client.session import JobRecord, Session
+
+_OPEN = frozenset({PENDING, RUNNING})
+
+
+class StarFuture(Future[Any]):
+    """What task and block futures share: each ends once, whoever comes first."""
+
+    _landing = False
+
+    def start(self) -> bool:
+        """Say that it runs; False where it is done, or was cancelled."""
+        with self._condition:
+            if self._state == PENDING:
+                self._state = RUNNING
+            return self._state == RUNNING
+
+    def succeed(self, value: Any) -> bool:
+        """End with a result; False where it is done already."""
+        return self._end(FINISHED, value, None)
+
+    def fail(self, error: BaseException) -> bool:
+        """End with an exception; False where it is done already."""
+        return self._end(FINISHED, None, error)
+
+    def _end(self, state: str, value: Any, error: BaseException | None, among: frozenset[str] = _OPEN) -> bool:
+        with self._condition:
+            if self._state not in among or (self._landing and state != FINISHED):
+                return False
+            self._result = value
+            self._exception = error
+            self._state = state
+            for waiter in self._waiters:
+                if state == CANCELLED_AND_NOTIFIED:
+                    waiter.add_cancelled(self)
+                elif error is not None:
+                    waiter.add_exception(self)
+                else:
+                    waiter.add_result(self)
+            self._condition.notify_all()
+        self._invoke_callbacks()  # type: ignore[attr-defined]  # private, and unchanged since 3.2
+        return True
+
+
+_ONLY_PENDING = frozenset({PENDING})
+
+
+class TaskFuture(StarFuture):
+    """The future of one task.
+
+    `cancel()` is decided here and is False once the task is known to run; `Client.cancel` ends a running one.
+    """
+
+    def __init__(self, session: Session, record: JobRecord) -> None:
+        super().__init__()
+        self._session = session
+        self._record = record
+        self.index = 0
+        self.out: Any = None
+        self.parent: BlockFuture | None = None
+        self.block = 0
+
+    def cancel(self) -> bool:
+        """Cancel the call if it is not known to run yet.
+
+        Returns
+        -------
+        bool
+            False where the task runs or is done. An idle worker starts a task within a millisecond.
+        """
+        if not self._end(CANCELLED_AND_NOTIFIED, None, None, _ONLY_PENDING):
+            return self.cancelled()
+        self._session.abandon(self._record, self.index, kill=False)
+        return True
+
+    def kill(self) -> bool:
+        """Cancel the call even if it runs; False where its answer is here, or on its way into memory."""
+        if not self._end(CANCELLED_AND_NOTIFIED, None, None):
+            return self.cancelled()
+        self._session.abandon(self._record, self.index, kill=True)
+        return True
+
+    def start(self) -> bool:
+        """Say that it runs, and with it the whole that it is a block of."""
+        return (self.parent is None or self.parent.start()) and super().start()
+
+    def land(self) -> bool:
+        """Its answer begins to arrive: too late to cancel. False where that has happened."""
+        with self._condition:
+            self._landing = self.start()
+            return self._landing
+
+    def place(self, head: Buffer, body_bytes: int, trust: bool) -> Landing:
+        """Where the body of its answer goes: memory of its own, `out`, or its block of the whole."""
+        if self.parent is not None:
+            return self.parent.joiner.landing_for(self.block, head, body_bytes)
+        return landing(head, body_bytes, out=self.out, trust=trust)
+
+    def unpack(self, head: Buffer, trust: bool) -> Any:
+        """The answer that has no body."""
+        if self.parent is not None:
+            return self.parent.joiner.add(self.block, unpack_answer(head, trust=trust))
+        if self.out is not None:
+            return landing(head, 0, out=self.out, trust=trust).finish()
+        return unpack_answer(head, trust=trust)
+
+    def unland(self) -> None:
+        """The answer broke off in the middle."""
+        self._landing = False
+
+
+class BlockFuture(StarFuture):
+    """The future of a whole that was sent in blocks: done when every block is.
+
+    The first block that fails fails the whole and cancels the others.
+    """
+
+    def __init__(self, parts: Sequence[TaskFuture], joiner: Joiner) -> None:
+        super().__init__()
+        self.parts = list(parts)
+        self.joiner = joiner
+        self._left = len(self.parts)
+        self._error: BaseException | None = None
+        self._doomed = False
+        for number, part in enumerate(self.parts):
+            part.parent, part.block = self, number
+
+    def watch(self) -> None:
+        """Begin to listen to the blocks, all of which are on their way now."""
+        for part in list(self.parts):
+            part.add_done_callback(self._part_done)
+
+    def cancel(self) -> bool:
+        """Cancel every block, unless one is known to run; True also where a last answer is still arriving."""
+        with self._condition:
+            if self._state != PENDING:
+                return self.cancelled()
+        return self.kill()
+
+    def kill(self) -> bool:
+        """Cancel every block, also those that run. The future is done when no answer is arriving any more."""
+        with self._condition:
+            if self._state not in _OPEN:
+                return self.cancelled()
+            self._doomed = True
+        self._kill_parts()
+        return True
+
+    def start(self) -> bool:
+        """Say that it runs; False where it was cancelled."""
+        with self._condition:
+            return not self._doomed and super().start()
+
+    def _kill_parts(self) -> None:
+        for part in list(self.parts):
+            part.kill()
+
+    def _part_done(self, part: Future[Any]) -> None:
+        error = None if part.cancelled() else part.exception()
+        with self._condition:
+            self._left -= 1
+            last = self._left == 0
+            first_failure = error is not None and self._error is None and not self._doomed
+            if first_failure:
+                self._error = error
+                self._doomed = True
+        if first_failure and not last:
+            self._kill_parts()
+        if last:
+            self._conclude()
+
+    def _conclude(self) -> None:
+        parts, self.parts = self.parts, []
+        if self._error is not None:
+            self.fail(self._error)
+        elif self._doomed or any(part.cancelled() for part in parts):
+            self._end(CANCELLED_AND_NOTIFIED, None, None)
+        else:
+            try:
+                self.succeed(self.joiner.result())
+            except Exception as error:
+                self.fail(error)

@@ -1,0 +1,627 @@
+"""A session's shell: a background thread with a loop, a driver and a connection. It decides nothing.
+
+::
+
+    any thread                     │ the session's thread
+    submit: registry, deque ──wake─┼▶ _drain: one Call for consecutive calls of a job ─▶ driver ─▶ ClientCore
+    future.result() ◀──────────────┼─ perform(Resolve, Landed): unpack, resolve the future
+                                   │  perform(Dial): TLS; destination(), source(): the caller's own memory
+
+A burst of submits wakes the thread once: while calls keep coming it looks again at each turn of its loop, and the
+interpreter's own switching gathers hundreds of them for one frame. A lone submit leaves at once.
+
+The registry maps (job, index) to the future; whoever takes a future out of it, under the lock or in this thread,
+is the only one to resolve it. After a fork the child's copy is dead: its futures fail, its socket is closed
+without a TLS byte, and the client opens another session at its next call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import importlib
+import logging
+import os
+import platform
+import secrets
+import socket
+import ssl
+import sys
+import threading
+import weakref
+from array import array
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from importlib import metadata
+from typing import Any, ClassVar
+
+from starcore import tls
+from starcore.client import core as orders
+from starcore.client.core import FIRST_WINDOW_BYTES, RESULT_BYTES, ClientCore
+from starcore.client.futures import TaskFuture
+from starcore.driver import Driver
+from starcore.errors import Code, CredentialsError, RefusedError, SessionLostError, StarCoreError, UnreachableError
+from starcore.errors import Status as TaskStatus
+from starcore.events import Lost
+from starcore.messages import BATCH_TASKS_MAX, PROTOCOL_VERSION, Buffer, Column, Hello, Job, Role
+from starcore.pickling import Landing, Packed, unpack_failure
+
+CONNECT_SECONDS = 10.0
+DIAL_SECONDS = 10.0
+"""How long one attempt may take, name resolution and handshake included."""
+FAREWELL_SECONDS = 0.05
+"""How long the last bytes of a session may take to reach the kernel."""
+JOIN_SECONDS = 2.0
+
+_log = logging.getLogger("starcore.client")
+
+
+class JobRecord:
+    """A function with its options, as the calling threads see it: the next index and the open futures."""
+
+    __slots__ = ("begun", "blob", "futures", "job", "key", "next", "number")
+
+    def __init__(self, number: int, key: Any, job: Job, blob: bytes) -> None:
+        self.number = number
+        self.key = key
+        self.job = job
+        self.blob = blob
+        self.next = 0
+        self.begun = False
+        self.futures: dict[int, TaskFuture] = {}
+
+
+class _Incoming:
+    """Where a body lands; `error` where there is no such place and the bytes are thrown away."""
+
+    __slots__ = ("attempt", "error", "landing", "view")
+
+    def __init__(self, attempt: int, place: Landing | None, error: BaseException | None = None) -> None:
+        self.attempt = attempt
+        self.landing = place
+        self.view = None if place is None else place.buffer
+        self.error = error
+
+
+class Session:
+    """One session of one process with one manager.
+
+    Parameters
+    ----------
+    target : tls.Target
+        Where to dial, as whom.
+    trust_results : bool
+        Whether pickled answers are unpickled.
+    connect_seconds : float
+        How long the first WELCOME may take, in seconds.
+    loop : {"auto", "uvloop", "asyncio"}
+        Whose event loop; "auto" takes uvloop where it is installed. ``STARCORE_LOOP`` overrides "auto".
+
+    Raises
+    ------
+    CredentialsError, RefusedError, UnreachableError
+        There is no session, and why.
+    """
+
+    def __init__(
+        self,
+        target: tls.Target,
+        *,
+        trust_results: bool = True,
+        connect_seconds: float = CONNECT_SECONDS,
+        loop: str = "auto",
+    ) -> None:
+        self.target = target
+        self.slots = 0
+        self.workers = 0
+        self.closed = False
+        self._trust = trust_results
+        self._context = tls.dial_context(target.identity)
+        self._lock = threading.Lock()
+        self._jobs: dict[Any, JobRecord] = {}
+        self._records: dict[int, JobRecord] = {}
+        self._job_number = 0
+        self._calls: list[Any] = []
+        self._awake = False
+        self._bodies: dict[int, Packed] = {}
+        self._incoming: dict[int, _Incoming] = {}
+        self._questions: list[Future[str]] = []
+        self._trouble: StarCoreError | None = None
+        self._over: StarCoreError | None = None
+        self._settled = threading.Event()
+        self._dial_timer: asyncio.TimerHandle | None = None
+        self._dialing = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = _new_loop(loop)
+        self._driver = Driver(ClientCore(_hello(target)), self._loop, self, _log)
+        self._thread = threading.Thread(target=self._main, name="starcore-client", daemon=True)
+        _sessions.add(self)
+        self._thread.start()
+        self._wait_for_welcome(connect_seconds)
+
+    # -- called by any thread --------------------------------------------------------------------------------
+
+    def job(self, key: Any, job: Job, blob: bytes) -> JobRecord:
+        """The record of this function with these options, made at their first use."""
+        with self._lock:
+            record = self._jobs.get(key)
+            if record is None:
+                self._job_number += 1
+                job.job = self._job_number
+                record = JobRecord(job.job, key, job, blob)
+                self._register(record)
+        return record
+
+    def known(self, key: Any) -> JobRecord | None:
+        """The record of this function with these options, if there is one."""
+        return self._jobs.get(key)
+
+    def submit(self, record: JobRecord, packed: Packed, future: TaskFuture) -> None:
+        """Send one call on its way.
+
+        Raises
+        ------
+        SessionLostError
+            The session is over.
+        """
+        with self._lock:
+            self._require_open()
+            if not record.begun:
+                self._register(record)
+            index = record.next
+            record.next = index + 1
+            future.index = index
+            record.futures[index] = future
+            self._calls.append((record, index, packed, future))
+            if self._awake:
+                return
+            self._awake = True
+        self._loop.call_soon_threadsafe(self._drain)
+
+    def submit_many(self, record: JobRecord, packs: Sequence[Packed], futures: Sequence[TaskFuture]) -> None:
+        """Send calls of one job on their way together."""
+        with self._lock:
+            self._require_open()
+            if not record.begun:
+                self._register(record)
+            index = record.next
+            record.next = index + len(packs)
+            for packed, future in zip(packs, futures, strict=True):
+                future.index = index
+                record.futures[index] = future
+                self._calls.append((record, index, packed, future))
+                index += 1
+            if self._awake:
+                return
+            self._awake = True
+        self._loop.call_soon_threadsafe(self._drain)
+
+    def abandon(self, record: JobRecord, index: int, *, kill: bool) -> None:
+        """Nobody waits for this task any more."""
+        with self._lock:
+            record.futures.pop(index, None)
+        self._tell(orders.CancelCall(record.number, [index], kill))
+
+    def ask(self) -> Future[str]:
+        """Ask the manager what is going on; the answer is a JSON object."""
+        question: Future[str] = Future()
+        with self._lock:
+            self._require_open()
+            self._questions.append(question)
+        self._tell(orders.Ask())
+        return question
+
+    def pending(self) -> list[TaskFuture]:
+        """The futures that are not done yet."""
+        with self._lock:
+            return [future for record in self._records.values() for future in record.futures.values()]
+
+    def end(self, *, abandon: bool) -> None:
+        """Take no more calls; leave when what is outstanding is done, or at once."""
+        with self._lock:
+            already, self.closed = self.closed, True
+        if not already or abandon:
+            self._tell(orders.Shutdown(abandon))
+
+    def join(self, seconds: float | None = None) -> None:
+        """Wait for the thread to end."""
+        if threading.current_thread() is not self._thread:
+            self._thread.join(seconds)
+
+    def after_fork(self) -> None:
+        """In the forked child: touch neither loop nor TLS, and leave nobody waiting for what cannot come."""
+        _orphans.append(self)  # their descriptors' numbers will be somebody else's: never let them be finalised
+        self._lock = threading.Lock()
+        self.closed = True
+        self._over = SessionLostError("this process was forked: the futures of its parent end there")
+        for descriptor in self._driver.descriptors():
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        for record in self._records.values():
+            futures, record.futures = list(record.futures.values()), {}
+            for future in futures:
+                future._condition = threading.Condition()  # whoever held it stayed in the parent
+                if future.parent is not None:
+                    future.parent._condition = threading.Condition()
+                future.fail(self._over)
+
+    # -- called by the driver --------------------------------------------------------------------------------
+
+    def perform(self, action: Any) -> None:
+        """Carry out what the core asks for."""
+        self._PERFORM[type(action)](self, action)
+
+    def destination(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Buffer | None:
+        """Memory of the answer's own; None for what nobody waits for."""
+        incoming = self._incoming.get(stream)
+        if incoming is None or incoming.attempt != attempt or incoming.view is None:
+            return None
+        if offset + length > len(incoming.view):
+            return None
+        return incoming.view[offset : offset + length]
+
+    def source(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Buffer:
+        """Bytes of an argument, from the caller's own memory."""
+        return self._bodies[stream].read(offset, length)
+
+    def release(self, token: Any) -> None:
+        """Nothing: the memory of answers is their landing's."""
+
+    # -- the thread ------------------------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        loop = self._loop
+        loop.call_soon(self._driver.feed, orders.Connect())
+        try:
+            loop.run_forever()
+        finally:
+            self._driver.close_all()
+            for task in self._tasks:
+                task.cancel()
+            with contextlib.suppress(Exception):
+                loop.run_until_complete(asyncio.sleep(0))
+                loop.run_until_complete(loop.shutdown_default_executor())
+            self._end_all(self._over or SessionLostError("the client was shut down"))
+            loop.close()
+
+    def _drain(self) -> None:
+        with self._lock:
+            calls = self._calls
+            if not calls:
+                self._awake = False
+                return
+            self._calls = []
+        at = 0
+        while at < len(calls):
+            call = calls[at]
+            if type(call) is tuple:
+                at = self._feed_calls(calls, at)
+            else:
+                at += 1
+                self._driver.feed(call)
+        self._loop.call_soon(self._drain)
+
+    def _feed_calls(self, calls: list[Any], at: int) -> int:
+        """Feed the calls from `at` on that are consecutive tasks of one job; say where they end."""
+        record, first, _, _ = calls[at]
+        heads: list[bytes] = []
+        bodies: Column = array("Q")
+        number, index = record.number, first
+        while at < len(calls) and len(heads) < BATCH_TASKS_MAX:
+            call = calls[at]
+            if type(call) is not tuple or call[0] is not record or call[1] != index:
+                break
+            packed = call[2]
+            if packed.body_bytes:
+                if not bodies:
+                    bodies = array("Q", bytes(8 * len(heads)))
+                self._bodies[number << 32 | index] = packed
+            if bodies or packed.body_bytes:
+                bodies.append(packed.body_bytes)
+            heads.append(packed.head)
+            index += 1
+            at += 1
+        if not record.begun:
+            record.begun = True
+            self._driver.feed(orders.Begin(record.job, record.blob))
+        self._driver.feed(orders.Call(number, first, heads, bodies))
+        return at
+
+    def _tell(self, event: Any) -> None:
+        """Feed an event behind the calls that were made before it."""
+        with self._lock:
+            self._calls.append(event)
+            if self._awake:
+                return
+            self._awake = True
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is left to be told
+            self._loop.call_soon_threadsafe(self._drain)
+
+    def _register(self, record: JobRecord) -> None:
+        """Under the lock. Again where the job was forgotten between its look-up and its call."""
+        self._jobs[record.key] = self._records[record.number] = record
+
+    def _require_open(self) -> None:
+        if self._over is not None:
+            raise self._over
+        if self.closed:
+            raise SessionLostError("the client was shut down")
+
+    # -- connecting ------------------------------------------------------------------------------------------
+
+    def _wait_for_welcome(self, seconds: float) -> None:
+        arrived = False
+        try:
+            arrived = self._settled.wait(seconds)
+        finally:
+            if not arrived or self._over is not None:
+                self.end(abandon=True)
+        if self._over is not None:
+            raise self._over
+        if not arrived:
+            raise self._trouble or UnreachableError(
+                f"no WELCOME from the manager at {self.target.address} within {seconds:g} s"
+            )
+
+    def _dial(self, action: orders.Dial) -> None:
+        if action.reason and not self._settled.is_set():
+            self._note(_as_trouble(action.reason, self.target))
+        if self._dial_timer is not None:
+            self._dial_timer.cancel()
+        self._dial_timer = self._loop.call_later(action.delay_seconds, self._start_dialing)
+
+    def _start_dialing(self) -> None:
+        self._dial_timer = None
+        if not self._dialing:
+            self._dialing = True
+            task = self._loop.create_task(self._make_connection())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _make_connection(self) -> None:
+        target = self.target
+        connecting = self._loop.create_connection(
+            lambda: self._driver.connection(self._identify),
+            target.host,
+            target.port,
+            ssl=self._context,
+            server_hostname=target.identity.server_name,
+        )
+        failure: BaseException | None = None
+        try:
+            await asyncio.wait_for(connecting, DIAL_SECONDS)
+        except (OSError, asyncio.TimeoutError, StarCoreError, ValueError) as error:
+            failure = TimeoutError() if isinstance(error, asyncio.TimeoutError) else error
+        self._dialing = False
+        if failure is not None:
+            trouble = tls.as_error(failure, target)
+            self._note(trouble)
+            self._driver.feed(Lost(0, str(trouble)))
+
+    def _identify(self, ssl_object: ssl.SSLObject | ssl.SSLSocket, address: str) -> Any:
+        try:
+            return tls.identify(self.target.identity, Role.MANAGER, ssl_object, address)
+        except CredentialsError as error:
+            self._note(error)
+            raise
+
+    def _note(self, trouble: StarCoreError) -> None:
+        """Remember why there is no connection; before the first WELCOME a matter of credentials is final."""
+        self._trouble = trouble
+        if isinstance(trouble, CredentialsError) and not self._settled.is_set():
+            self._over = trouble
+            self._settled.set()
+
+    # -- performing ------------------------------------------------------------------------------------------
+
+    def _connected(self, action: orders.Connected) -> None:
+        self.workers, self.slots = action.workers, action.slots
+        self._settled.set()
+
+    def _refused(self, action: orders.Refused) -> None:
+        code = Code(action.code) if action.code in set(Code) else Code.INTERNAL
+        self._over = RefusedError(code, action.reason)
+        self.closed = True
+        self._settled.set()
+        self._finished(None)
+
+    def _finished(self, action: orders.Finished | None) -> None:
+        if self._dial_timer is not None:
+            self._dial_timer.cancel()
+        self._loop.call_later(FAREWELL_SECONDS, self._loop.stop)
+
+    def _resolve(self, action: orders.Resolve) -> None:
+        futures = self._records[action.job].futures
+        heads = memoryview(action.heads)
+        start = 0
+        for index, status, size in zip(action.indices, action.statuses, action.head_sizes, strict=True):
+            head = heads[start : start + size]
+            start += size
+            future = futures.pop(index, None)
+            if future is not None:
+                self._settle(future, status, head)
+
+    def _settle(self, future: TaskFuture, status: int, head: memoryview) -> None:
+        """Resolve a future with an answer that has no body."""
+        if not future.start():
+            return
+        try:
+            if status != TaskStatus.OK:
+                future.fail(unpack_failure(TaskStatus(status), head))
+            else:
+                future.succeed(future.unpack(head, self._trust))
+        except Exception as error:
+            future.fail(error)
+
+    def _receive(self, action: orders.Receive) -> None:
+        stream = action.job << 32 | action.index
+        future = self._records[action.job].futures.get(action.index)
+        if future is None or not future.land():
+            return  # cancelled a moment ago: the core is about to hear of it
+        try:
+            place = future.place(action.head, action.body_bytes, self._trust)
+            self._incoming[stream] = _Incoming(action.attempt, place)
+        except Exception as error:
+            self._incoming[stream] = _Incoming(action.attempt, None, error)
+
+    def _landed(self, action: orders.Landed) -> None:
+        incoming = self._incoming.pop(action.job << 32 | action.index, None)
+        future = self._records[action.job].futures.pop(action.index, None)
+        if future is None or incoming is None:
+            return
+        try:
+            if incoming.landing is None:
+                raise incoming.error or SessionLostError("the answer had no place to land")
+            value = incoming.landing.finish()
+            if action.status == TaskStatus.OK:
+                future.succeed(value)
+            else:
+                future.fail(value if isinstance(value, BaseException) else StarCoreError(str(value)))
+        except Exception as error:
+            future.fail(error)
+
+    def _discard(self, action: orders.Discard) -> None:
+        self._incoming.pop(action.job << 32 | action.index, None)
+        future = self._records[action.job].futures.get(action.index)
+        if future is not None:
+            future.unland()
+
+    def _released(self, action: orders.Released) -> None:
+        for index in action.indices:
+            self._bodies.pop(action.job << 32 | index, None)
+
+    def _mark_running(self, action: orders.MarkRunning) -> None:
+        futures = self._records[action.job].futures
+        for index in action.indices:
+            future = futures.get(index)
+            if future is not None:
+                future.start()
+
+    def _forgotten(self, action: orders.Forgotten) -> None:
+        with self._lock:
+            record = self._records[action.job]
+            record.begun = False
+            if not record.futures:
+                del self._records[action.job]
+                del self._jobs[record.key]
+
+    def _resized(self, action: orders.Resized) -> None:
+        self.workers, self.slots = action.workers, action.slots
+
+    def _told(self, action: orders.Told) -> None:
+        with self._lock:
+            questions, self._questions = self._questions, []
+        for question in questions:
+            question.set_result(action.text)
+
+    def _say(self, action: orders.Say) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(f"starcore: {action.text}\n")
+
+    def _log_line(self, action: orders.Log) -> None:
+        getattr(_log, action.level)("%s", action.text)
+
+    def _end_all(self, error: StarCoreError) -> None:
+        with self._lock:
+            self.closed = True
+            self._over = self._over or error
+            futures = [future for record in self._records.values() for future in record.futures.values()]
+            questions, self._questions = self._questions, []
+            for record in self._records.values():
+                record.futures = {}
+        for future in futures:
+            future.fail(error)
+        for question in questions:
+            question.set_exception(error)
+        self._bodies.clear()
+        self._incoming.clear()
+
+    _PERFORM: ClassVar[dict[type, Callable[[Session, Any], None]]] = {
+        orders.Dial: _dial,
+        orders.Connected: _connected,
+        orders.Refused: _refused,
+        orders.Finished: _finished,
+        orders.Resolve: _resolve,
+        orders.Receive: _receive,
+        orders.Landed: _landed,
+        orders.Discard: _discard,
+        orders.Released: _released,
+        orders.MarkRunning: _mark_running,
+        orders.Forgotten: _forgotten,
+        orders.Resized: _resized,
+        orders.Told: _told,
+        orders.Say: _say,
+        orders.Log: _log_line,
+    }
+
+
+def _as_trouble(reason: str, target: tls.Target) -> StarCoreError:
+    """What a connection that ended before its WELCOME died of; TLS 1.3 tells a refusal only then."""
+    if "SSL" in reason and "EOF" not in reason:
+        return tls.as_error(ssl.SSLError(1, reason), target)
+    return UnreachableError(f"the manager at {target.address} closed the connection before it said WELCOME: {reason}")
+
+
+def _new_loop(kind: str) -> asyncio.AbstractEventLoop:
+    if kind == "auto":
+        kind = os.environ.get("STARCORE_LOOP", "") or "auto"
+    if kind != "asyncio":
+        try:
+            loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()
+        except ImportError:
+            if kind == "uvloop":
+                raise
+        else:
+            return loop
+    return asyncio.new_event_loop()
+
+
+def _hello(target: tls.Target) -> Hello:
+    return Hello(
+        version=PROTOCOL_VERSION,
+        role=Role.CLIENT,
+        session=secrets.token_bytes(16),
+        name=target.identity.name,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        software=_software(),
+        python=platform.python_version(),
+        numpy=metadata.version("numpy"),
+        first_window_bytes=FIRST_WINDOW_BYTES,
+        result_bytes=RESULT_BYTES,
+    )
+
+
+def _software() -> str:
+    try:
+        return "starcore " + metadata.version("starcore")
+    except metadata.PackageNotFoundError:
+        return "starcore"
+
+
+# -- forks and the interpreter's end -----------------------------------------------------------------------------
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+_orphans: list[Session] = []
+
+
+def _end_at_exit() -> None:
+    """Outstanding work ends with the interpreter; who wants its results waits for them."""
+    sessions = list(_sessions)
+    for session in sessions:
+        session.end(abandon=True)
+    for session in sessions:
+        session.join(JOIN_SECONDS)
+
+
+def _after_fork() -> None:
+    sessions = list(_sessions)
+    _sessions.clear()
+    for session in sessions:
+        session.after_fork()
+
+
+atexit.register(_end_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
