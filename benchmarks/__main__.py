@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks import arrays, latency, manager_memory, small_tasks
-from benchmarks.harness import Row, commit, figure, machine, record, rows_table, table
+from benchmarks.harness import Row, commit, figure, machine, record, table
 
 BENCHMARKS: dict[str, Callable[..., list[Row]]] = {
     arrays.BENCHMARK: arrays.run,
@@ -51,8 +51,30 @@ def verdicts(made: Sequence[Row]) -> dict[str, bool | None]:
     }
 
 
+def cell(row: Row | None) -> str:
+    """The median and half the range in percent of it."""
+    if row is None:
+        return "-"
+    spread = (row.high - row.low) / 2 / row.value if row.value else 0.0
+    return figure(row.value) + (f" ±{spread:.0%}" if row.rounds > 1 else "")
+
+
+def cpu_lines(own: dict[str, Row]) -> list[list[str]]:
+    """One line a role: its CPU seconds in every contender that has the role."""
+    roles = dict.fromkeys(role for row in own.values() for role in row.cpu)
+    per = next((row.cpu_per for row in own.values() if row.cpu_per), "")
+    return [
+        [
+            f"    CPU of the {role} ({per})",
+            *(figure(own[name].cpu[role]) if name in own and role in own[name].cpu else "-" for name in CONTENDERS),
+            *("", "", ""),
+        ]
+        for role in roles
+    ]
+
+
 def summary(made: Sequence[Row]) -> str:
-    """One line a measure: what everyone made of it, the star's ratio to the limit, the target, met or not."""
+    """A line a measure: what everyone made of it, the star's ratio to the limit, the target, met or not; then CPU."""
     by_measure: dict[str, dict[str, Row]] = {}
     for row in made:
         by_measure.setdefault(row.measure, {})[row.contender] = row
@@ -60,17 +82,17 @@ def summary(made: Sequence[Row]) -> str:
     words = {True: "met", False: "NOT MET", None: "not said"}
     lines = []
     for measure, own in by_measure.items():
-        unit = next(iter(own.values())).unit
         star = own.get("star")
         lines.append(
             [
-                f"{measure} ({unit})",
-                *(figure(own[name].value) if name in own else "-" for name in CONTENDERS),
+                f"{measure} ({next(iter(own.values())).unit})",
+                *(cell(own.get(name)) for name in CONTENDERS),
                 "-" if star is None or star.ratio is None else f"{star.ratio:.2f}",
                 TARGETS[measure].text if measure in TARGETS else "",
                 words[met[measure]] if measure in TARGETS else "",
             ]
         )
+        lines += cpu_lines(own)
     return table(["measure", *CONTENDERS, "star/limit", "target", ""], lines)
 
 
@@ -95,8 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         record(made, " ".join(["python -m benchmarks", *given]))
     where = machine()
     print(f"\n{where['cpu']}, {where['cores']} cores, {where['system']}, Python {where['python']}, {where['openssl']}")
-    print(f"commit {commit()}; medians of rounds in which all took turns\n")
-    print(rows_table(made), end="\n\n")
+    print(f"commit {commit()}; medians ± half the range of rounds in which all took turns\n")
     print(summary(made))
     missed = False in verdicts(made).values()
     return 1 if missed and not options.quick else 0

@@ -246,7 +246,7 @@ def commit() -> str:
         return ran.stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", "starcore", "setup.py", "benchmarks/*.py")
+        changed = git("status", "--porcelain", "--", "starcore", "setup.py", "benchmarks", ":!benchmarks/results")
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
