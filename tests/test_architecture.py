@@ -25,7 +25,7 @@ FILE_LINES_MAX = 600
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"messages", "errors"}),
     frozenset({"events", "streams", "tls", "certificates", "settings", "logs", "_framing"})
-    | frozenset({"pickling", "plain", "functions", "failures"}),
+    | frozenset({"pickling", "payloads", "layouts", "plain", "functions", "failures"}),
     frozenset({"codec"}),
     frozenset({"connection"}),
     frozenset({"driver"}),
