@@ -397,7 +397,10 @@ def manager_identity(
     if directory is None and (legacy := _legacy_manager()) is not None:
         return legacy, False, None
     star, created = certificates.create_star(
-        directory or star_dir(), host=reachable_host(host), worker_port=worker_port, client_port=client_port
+        directory or star_dir(),
+        host=reachable_host(host),
+        worker_port=worker_port or WORKER_PORT,  # 0, any free one, is nothing for a file
+        client_port=client_port or CLIENT_PORT,
     )
     return certificates.manager_identity(star), created, star
 

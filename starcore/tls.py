@@ -15,8 +15,9 @@ Two modes, one code path:
     accepts whatever its key has signed; the peer's own certificate is therefore compared by its SHA-256 as well.
     The name and the address are not looked at: the certificate itself is what is known.
 
-In TLS 1.3 a dialer that the manager refuses still sees its handshake succeed; the alert comes with its first read.
-Only WELCOME says that it is in, and `explain` turns what came instead into a sentence.
+In TLS 1.3 a dialer that the manager refuses still sees its handshake succeed. The alert comes with its first read, or
+never: asyncio and uvloop close a failed handshake without sending it. Only WELCOME says that a dialer is in, and
+`explain` turns what came instead, be it nothing, into a sentence.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ def _context(protocol: int, identity: ManagerIdentity | DialerIdentity, trusted:
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN if identity.pinned else ssl.VERIFY_X509_STRICT
     context.set_alpn_protocols([ALPN])
     try:
-        context.load_verify_locations(cadata=trusted)
+        context.load_verify_locations(cadata="\n".join(_blocks(trusted)))  # what openssl writes around them stays out
     except (ssl.SSLError, ValueError) as exc:
         raise CredentialsError(f"{identity.source}: no usable certificate of the other end in it") from exc
     _load_own(context, identity)
@@ -301,18 +302,28 @@ _ALERTS = {
 }
 """By a part of OpenSSL's reason, the special ones before the general ones."""
 
+_CLOSED = "{manager} closed the connection without a word: is {port}, and does it know the certificate in {file}?"
+
 _SOCKETS = {
     errno.ECONNREFUSED: "nobody listens at {address}: is the manager running, and is this its address?",
     errno.ETIMEDOUT: "no answer from {address}: is the address right, and does a firewall let it through?",
     errno.EHOSTUNREACH: "no way to {address}: is the address right, and is there a network?",
     errno.ENETUNREACH: "no way to {address}: is the address right, and is there a network?",
-    errno.ECONNRESET: "{manager} closed the connection before it was set up",
-    errno.EPIPE: "{manager} closed the connection before it was set up",
+    errno.ECONNRESET: _CLOSED,
+    errno.EPIPE: _CLOSED,
 }
 
 
-def explain(exc: BaseException, target: Target | None = None) -> str:
-    """Return, in one line for people, why a connection to `target` was not made or was refused."""
+def explain(exc: BaseException | None, target: Target | None = None) -> str:
+    """Return, in one line for people, why a connection to `target` was not made or was refused.
+
+    Parameters
+    ----------
+    exc : BaseException or None
+        What connecting raised or the connection was lost to; None for an end without a word before WELCOME.
+    target : Target, optional
+        What was dialed; without it the sentence names no address and no file.
+    """
     file = (target.identity.source if target else "") or "the join file"
     renewal = target.identity.renewal if target else ""
     pinned = target is not None and target.identity.pinned
@@ -320,6 +331,7 @@ def explain(exc: BaseException, target: Target | None = None) -> str:
         "address": target.address if target else "the manager's address",
         "manager": f"the manager at {target.address}" if target else "the manager",
         "file": file,
+        "port": f"{target.port} its port for {_said(target.identity.role)}s" if target else "this the right port",
         "foreign": "shows another certificate than the one given here" if pinned else f"is of another star than {file}",
         "with_": f" with: {renewal}" if renewal else "",
         "renewal": "make a new one" if pinned else "the manager renews it at its next start",
@@ -327,7 +339,9 @@ def explain(exc: BaseException, target: Target | None = None) -> str:
     return " ".join(_sentence(exc, words).split())
 
 
-def _sentence(exc: BaseException, words: dict[str, str]) -> str:
+def _sentence(exc: BaseException | None, words: dict[str, str]) -> str:
+    if exc is None:
+        return _CLOSED.format(**words)
     if isinstance(exc, StarCoreError):
         return str(exc)
     if isinstance(exc, ssl.SSLError):
@@ -339,7 +353,7 @@ def _sentence(exc: BaseException, words: dict[str, str]) -> str:
 
 def _tls_sentence(exc: ssl.SSLError, words: dict[str, str]) -> str:
     if isinstance(exc, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-        return _SOCKETS[errno.ECONNRESET].format(**words)
+        return _CLOSED.format(**words)
     code = getattr(exc, "verify_code", 0)
     if (sentence := next((text for codes, text in _VERIFICATIONS if code in codes), None)) is None:
         said = str(exc).upper().replace(" ", "_")  # newer OpenSSLs have other reasons, but the same words in their text
@@ -362,7 +376,7 @@ def _socket_sentence(exc: OSError, words: dict[str, str]) -> str:
     return _SOCKETS.get(number, "no connection to {address}: {said}").format(**words, said=exc.strerror or exc)
 
 
-def as_error(exc: BaseException, target: Target | None = None) -> StarCoreError:
+def as_error(exc: BaseException | None, target: Target | None = None) -> StarCoreError:
     """Return `exc` as an error of our own, with the sentence of `explain` and the exit code that fits."""
     if isinstance(exc, StarCoreError):
         return exc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -395,6 +396,13 @@ def test_several_pinned_workers_are_all_let_in(pems):
 
 
 @needs_openssl
+def test_text_around_a_pinned_certificate_does_no_harm(pems):
+    manager = pinned_manager(pems)
+    manager = replace(manager, workers=f"Subject: ST = Zürich\n{manager.workers}\nthe end")
+    assert meet(manager, Role.WORKER, pinned_dialer(pems, "worker")).stands
+
+
+@needs_openssl
 def test_key_with_a_passphrase_is_refused_without_asking_for_it(pems, tmp_path):
     openssl("pkey", "-in", str(pems / "worker_key.pem"), "-aes256", "-passout", "pass:x", "-out", "k.pem", cwd=tmp_path)
     with pytest.raises(CredentialsError, match="has a passphrase"):
@@ -411,13 +419,14 @@ def test_key_with_a_passphrase_is_refused_without_asking_for_it(pems, tmp_path):
         (OSError("Multiple exceptions: [Errno 111] Connect call failed, [Errno 111] ..."), "nobody listens at"),
         (OSError(errno.ENETUNREACH, "no"), "no way to [2001:db8::1]:443"),
         (TimeoutError(), "no answer from [2001:db8::1]:443"),
-        (ConnectionResetError(), "closed the connection before it was set up"),
+        (ConnectionResetError(), "closed the connection without a word: is 443 its port for workers"),
         (socket.gaierror(-2, "unknown"), "no machine is known by the name in"),
-        (ssl.SSLEOFError(8, "EOF"), "closed the connection before it was set up"),
+        (ssl.SSLEOFError(8, "EOF"), "closed the connection without a word: is 443 its port for workers"),
         (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"), "does not speak TLS"),
         (ssl.SSLError(1, "sslv3 alert bad certificate"), "refused this certificate (/home/u/w.join)"),
         (ssl.SSLError(1, "odd {thing}\nhappened"), "odd {thing} happened"),
         (RefusedError(6, "wrong {role}"), "wrong {role}"),
+        (None, "closed the connection without a word"),
         (ValueError("odd"), "no connection to [2001:db8::1]:443: odd"),
     ],
 )
@@ -443,3 +452,85 @@ def test_importing_is_cheap_and_blind():
     look = "import sys, starcore.tls, starcore.certificates, starcore.settings; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", look], check=True, capture_output=True, text=True).stdout.split()
     assert not {"cryptography", "numpy", "pickle", "cloudpickle"} & set(loaded)
+
+
+# -- over the loops ------------------------------------------------------------------------------------------
+
+
+def loops() -> list[object]:
+    uvloop = pytest.importorskip("uvloop", reason="uvloop is not installed") if sys.platform != "win32" else None
+    return [asyncio.new_event_loop, *([uvloop.new_event_loop] if uvloop else [])]
+
+
+class End(asyncio.Protocol):
+    """One end of a connection: identifies its peer, and tells what it was lost to."""
+
+    def __init__(self, identity: tls.ManagerIdentity | tls.DialerIdentity, role: Role) -> None:
+        loop = asyncio.get_running_loop()
+        self.identity, self.role = identity, role
+        self.peer, self.lost = loop.create_future(), loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.peer.set_result(tls.identify(self.identity, self.role, transport.get_extra_info("ssl_object"), ADDRESS))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.lost.set_result(exc)
+
+
+async def connect(manager: tls.ManagerIdentity, dialer: tls.DialerIdentity) -> tuple[asyncio.Server, list[End], End]:
+    loop, accepted = asyncio.get_running_loop(), []
+
+    def accept() -> End:
+        accepted.append(End(manager, Role.WORKER))
+        return accepted[-1]
+
+    server = await loop.create_server(accept, "127.0.0.1", 0, ssl=tls.listen_context(manager, Role.WORKER))
+    _, end = await loop.create_connection(
+        lambda: End(dialer, Role.MANAGER),
+        *server.sockets[0].getsockname(),
+        ssl=tls.dial_context(dialer),
+        server_hostname=dialer.server_name,
+    )
+    return server, accepted, end
+
+
+@pytest.mark.parametrize("new_loop", loops())
+def test_peers_identify_each_other_over_a_loop(new_loop, manager, worker):
+    async def go() -> None:
+        server, accepted, end = await connect(manager, worker)
+        assert (await end.peer).role is Role.MANAGER
+        assert (await accepted[0].peer).name == "worker"
+        end.transport.close()
+        await accepted[0].lost
+        server.close()
+
+    loop = new_loop()
+    try:
+        loop.run_until_complete(asyncio.wait_for(go(), 10))
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize("new_loop", loops())
+def test_refused_dialer_learns_why_over_a_loop(new_loop, manager, other, worker):
+    stranger = replace(certificates.read_join(other.worker_join).identity, manager=worker.manager)
+
+    async def go() -> str:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda *_: None)  # what the manager's loop says of it
+        server, accepted, end = await connect(manager, stranger)
+        assert accepted == [] or not accepted[0].peer.done()
+        server.close()
+        return tls.explain(await end.lost, tls.Target("127.0.0.1", 443, stranger, ""))
+
+    loop = new_loop()
+    try:
+        said = loop.run_until_complete(asyncio.wait_for(go(), 10))
+    finally:
+        loop.close()
+    # Neither loop sends the alert of a handshake that failed; a manager of another make would.
+    assert said.startswith(
+        ("the manager at 127.0.0.1:443 closed the connection", "the manager at 127.0.0.1:443 refused this certificate")
+    )
+    assert str(other.worker_join) in said
