@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from starcore._framing import MetaReader, RecordCodec
+from starcore._framing import RecordCodec
 from starcore.errors import Status, UnknownMessageError
 from starcore.messages import (
     BLOB_BYTES_MAX,
@@ -237,8 +237,8 @@ class _Greeting:
         self._foreign = _compile(row, only=3)
 
     def decode(self, meta: Buffer, payload: Buffer) -> Any:
-        own = MetaReader(meta).u16() == PROTOCOL_VERSION
-        return (self._own if own else self._foreign).decode(meta, payload)
+        hello = self._foreign.decode(meta, payload)
+        return hello if hello.version != PROTOCOL_VERSION else self._own.decode(meta, payload)
 
 
 _ENCODE: dict[type[Any], Callable[[Any], bytes]] = {row[1]: _compile(row).encode for row in TABLE}
