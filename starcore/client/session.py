@@ -37,7 +37,7 @@ from importlib import metadata
 from typing import Any, ClassVar
 
 from starcore import tls
-from starcore.client import core as orders
+from starcore.client import orders
 from starcore.client.core import FIRST_WINDOW_BYTES, RESULT_BYTES, ClientCore
 from starcore.client.futures import TaskFuture
 from starcore.driver import Driver

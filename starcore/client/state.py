@@ -82,7 +82,6 @@ class JobEntry:
 
     job: Job
     told: bool = False
-    tasks: int = 0
     left: int = 0
     dead: int = 0
     runs: list[Run] = field(default_factory=list)
@@ -116,7 +115,6 @@ class Ledger:
         entry = self.jobs[number]
         queue = self._queues.setdefault(entry.job.priority, deque())
         count = len(heads)
-        entry.tasks = first + count
         entry.left += count
         self.outstanding += count
         tail = queue[-1] if queue else None

@@ -1,0 +1,219 @@
+"""Outcomes on their way in: what is whole, what is landing, what is to be acknowledged. Pure.
+
+An OUTCOME is acknowledged when every body that it announced is here, and until then its manager keeps it. Late
+and repeated ones find their tasks done and are acknowledged again. ACKs wait a moment for company: most travel
+with the next SUBMIT.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+from starcore.client.orders import Discard, Landed, Receive, Released, Resolve
+from starcore.client.outbox import Outbox
+from starcore.client.state import CANCELLING, DONE, LANDING, SENT, JobEntry, Ledger, Run
+from starcore.events import ChunkReceived
+from starcore.messages import Abort, Ack, Column, Outcome
+from starcore.streams import Receiving, Sending
+
+ACK_DELAY_SECONDS = 0.002
+ACKS_MAX = 1024
+
+
+@dataclass(slots=True)
+class _Answer:
+    """An OUTCOME some of whose bodies are on their way."""
+
+    sequence: int
+    tasks: int
+    pending: int = 0
+    aborted: int = 0
+
+
+@dataclass(slots=True)
+class _Landing:
+    run: Run
+    at: int
+    attempt: int
+    status: int
+    answer: _Answer
+
+
+class Answers:
+    """The incoming half of one session."""
+
+    def __init__(self, ledger: Ledger, outbox: Outbox) -> None:
+        self._ledger = ledger
+        self._outbox = outbox
+        self._landings: dict[int, _Landing] = {}
+        self._acks: Column = array("Q")
+        self._ack_at = 0.0
+        self._receiving = Receiving()
+        self._sending = Sending()
+
+    @property
+    def ack_at(self) -> float | None:
+        """When acknowledgements are due that nothing else has taken along."""
+        return self._ack_at if self._acks else None
+
+    def open_link(self, sending: Sending, first_window_bytes: int) -> None:
+        """Begin on a new link."""
+        self._sending = sending
+        self._receiving = Receiving(first_window_bytes)
+
+    def leave_link(self) -> None:
+        """A link is gone: whatever was landing comes again, whatever was not acknowledged is said again."""
+        for landing in self._landings.values():
+            self._outbox.ask(Discard(landing.run.entry.job.job, landing.run.first + landing.at))
+        self._landings.clear()
+        self._acks = array("Q")
+        self._receiving = Receiving()
+
+    def outcome(self, entry: JobEntry, message: Outcome) -> None:
+        """Settle what is whole, make landings for what is not; acknowledge where nothing is on its way."""
+        ledger = self._ledger
+        sizes = message.body_sizes if any(message.body_sizes) else None
+        answer = _Answer(message.sequence, len(message.indices))
+        run: Run | None = None
+        fresh: list[int] = []
+        released: list[int] = []
+        for position, index in enumerate(message.indices):
+            if run is None or not run.first <= index < run.first + len(run.states):
+                run = ledger.find(entry, index)
+                if run is None:
+                    continue
+            at = index - run.first
+            state = run.states[at]
+            if state == DONE:
+                continue
+            if state != CANCELLING:
+                if sizes is not None and sizes[position]:
+                    self._land(
+                        _Landing(run, at, message.attempt, message.statuses[position], answer), message, position
+                    )
+                    continue
+                fresh.append(position)
+            if run.bodies and run.bodies[at]:
+                self._sending.close(_stream(run, at))
+                if state != CANCELLING:
+                    released.append(index)
+            if state == LANDING:
+                self._forget(_stream(run, at))
+            ledger.settle(run, at)
+        if released:
+            self._outbox.ask(Released(message.job, released))
+        if fresh:
+            self._outbox.ask(_resolve(message, fresh))
+        if not answer.pending:
+            self.acknowledge(message.sequence)
+
+    def chunk(self, event: ChunkReceived) -> JobEntry | None:
+        """Account a chunk; return the job whose task it made whole."""
+        stream = event.stream
+        if not self._receiving.take(stream, event.attempt, event.offset, event.length):
+            return None
+        if not self._receiving.complete(stream):
+            return None
+        landing = self._landings.pop(stream)
+        run, at, answer = landing.run, landing.at, landing.answer
+        job, index = run.entry.job.job, run.first + at
+        self._receiving.close(stream)
+        self._sending.close(stream)
+        if run.body(at):
+            self._outbox.ask(Released(job, [index]))
+        self._ledger.settle(run, at)
+        self._outbox.ask(Landed(job, index, landing.status))
+        answer.pending -= 1
+        if not answer.pending:
+            self.acknowledge(answer.sequence)
+        return run.entry
+
+    def abort(self, message: Abort) -> bool:
+        """The worker was lost in the middle of an answer. False where no answer has this stream."""
+        landing = self._landings.get(message.stream)
+        if landing is None:
+            return False
+        if message.attempt >= landing.attempt:
+            self.void(message.stream)
+        return True
+
+    def void(self, stream: int) -> None:
+        """End a landing, if there is one: its task is outstanding again."""
+        landing = self._forget(stream)
+        if landing is not None:
+            self._ledger.move(landing.run, landing.at, SENT)
+            self._outbox.ask(Discard(landing.run.entry.job.job, landing.run.first + landing.at))
+
+    def acknowledge(self, sequence: int) -> None:
+        """Acknowledge soon."""
+        if not self._acks:
+            self._ack_at = self._outbox.now + ACK_DELAY_SECONDS
+        self._acks.append(sequence)
+        if len(self._acks) >= ACKS_MAX:
+            self.flush()
+
+    def flush(self) -> None:
+        """Acknowledge now."""
+        if self._acks:
+            acks, self._acks = self._acks, array("Q")
+            self._outbox.send(Ack(acks))
+
+    def check(self, live: bool) -> None:
+        """Assert the invariants."""
+        self._receiving.check()
+        assert live or not (self._landings or self._acks or len(self._receiving))
+        assert set(self._landings) == {stream for stream in self._landings if stream in self._receiving}
+        assert len(self._receiving) == len(self._landings)
+        for stream, landing in self._landings.items():
+            assert landing.run.states[landing.at] == LANDING, stream
+            assert stream == _stream(landing.run, landing.at)
+            assert landing.answer.pending > 0
+
+    def _land(self, landing: _Landing, message: Outcome, position: int) -> None:
+        run, at = landing.run, landing.at
+        stream, size = _stream(run, at), message.body_sizes[position]
+        start = sum(message.head_sizes[:position])
+        head = bytes(message.heads[start : start + message.head_sizes[position]])
+        self.void(stream)
+        self._ledger.move(run, at, LANDING)
+        landing.answer.pending += 1
+        self._landings[stream] = landing
+        self._receiving.open(stream, landing.attempt, size)
+        self._outbox.ask(Receive(run.entry.job.job, run.first + at, landing.attempt, landing.status, head, size))
+        grant = self._receiving.grant(stream, size)
+        assert grant is not None, stream
+        self._outbox.send(grant)
+
+    def _forget(self, stream: int) -> _Landing | None:
+        landing = self._landings.pop(stream, None)
+        if landing is None:
+            return None
+        self._receiving.close(stream)
+        answer = landing.answer
+        answer.pending -= 1
+        answer.aborted += 1
+        # What was only ever aborted was not delivered: a later OUTCOME, with another sequence, will be.
+        if not answer.pending and answer.aborted < answer.tasks:
+            self.acknowledge(answer.sequence)
+        return landing
+
+
+def _stream(run: Run, at: int) -> int:
+    return int(run.entry.job.job << 32 | run.first + at)
+
+
+def _resolve(message: Outcome, positions: list[int]) -> Resolve:
+    """The outcomes at these positions; the message's own columns where that is all of them."""
+    if len(positions) == len(message.indices):
+        return Resolve(message.job, message.indices, message.statuses, message.head_sizes, message.heads)
+    starts = [0]
+    for size in message.head_sizes:
+        starts.append(starts[-1] + size)
+    return Resolve(
+        message.job,
+        array("I", [message.indices[at] for at in positions]),
+        bytes(message.statuses[at] for at in positions),
+        array("I", [message.head_sizes[at] for at in positions]),
+        b"".join(message.heads[starts[at] : starts[at + 1]] for at in positions),
+    )

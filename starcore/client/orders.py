@@ -1,0 +1,183 @@
+"""What the client's core is told by its shell, and what it asks of it: a record each. Pure.
+
+What it shares with the other roles stands in `starcore/events.py`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+
+from starcore.messages import Buffer, Column, Job
+
+# -- events of the client's own --------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Connect:
+    """Begin to dial."""
+
+
+@dataclass(slots=True)
+class Begin:
+    """A job; `blob` is its function, empty where the worker has it registered."""
+
+    job: Job
+    blob: bytes = b""
+
+
+@dataclass(slots=True)
+class Call:
+    """Tasks `first`, `first + 1`, ... of a job; an empty `body_sizes` says that none has a body."""
+
+    job: int
+    first: int
+    heads: list[bytes]
+    body_sizes: Column = field(default_factory=lambda: array("Q"))
+
+
+@dataclass(slots=True)
+class CancelCall:
+    """Nobody waits for these tasks any more; `kill` ends those that run."""
+
+    job: int
+    indices: list[int]
+    kill: bool = False
+
+
+@dataclass(slots=True)
+class Ask:
+    """What is going on in the star? Answered by `Told`, once there is a connection."""
+
+
+@dataclass(slots=True)
+class Shutdown:
+    """End the session when its work is done, or at once (`abandon`)."""
+
+    abandon: bool = False
+
+
+# -- actions of the client's own -------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Dial:
+    """Make a connection after so many seconds; replaces a dial that has not begun yet. `reason`: why anew."""
+
+    delay_seconds: float
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Connected:
+    """The session stands; said after every WELCOME."""
+
+    resumed: bool
+    workers: int
+    slots: int
+
+
+@dataclass(slots=True)
+class Refused:
+    """The manager will not have this client, now or later: the session is over."""
+
+    code: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Resolve:
+    """Outcomes without a body, in columns as in `Outcome`."""
+
+    job: int
+    indices: Column
+    statuses: Buffer
+    head_sizes: Column
+    heads: Buffer
+
+
+@dataclass(slots=True)
+class Receive:
+    """An answer's body is about to come: make its landing now; a former one of this task is void."""
+
+    job: int
+    index: int
+    attempt: int
+    status: int
+    head: bytes
+    body_bytes: int
+
+
+@dataclass(slots=True)
+class Landed:
+    """The body is whole."""
+
+    job: int
+    index: int
+    status: int
+
+
+@dataclass(slots=True)
+class Discard:
+    """The landing is void: its worker or its connection was lost in the middle. The task is still outstanding."""
+
+    job: int
+    index: int
+
+
+@dataclass(slots=True)
+class Released:
+    """The arguments of these tasks are not needed any more."""
+
+    job: int
+    indices: list[int]
+
+
+@dataclass(slots=True)
+class MarkRunning:
+    """These tasks run."""
+
+    job: int
+    indices: Column
+
+
+@dataclass(slots=True)
+class Forgotten:
+    """The core has struck an idle job; one more call needs another `Begin`."""
+
+    job: int
+
+
+@dataclass(slots=True)
+class Resized:
+    """The star has so many workers and slots now."""
+
+    workers: int
+    slots: int
+
+
+@dataclass(slots=True)
+class Told:
+    """The star's state, as a JSON object."""
+
+    text: str
+
+
+@dataclass(slots=True)
+class Say:
+    """A sentence for the user's eyes."""
+
+    text: str
+
+
+@dataclass(slots=True)
+class Log:
+    """A line for the log."""
+
+    level: str
+    text: str
+
+
+@dataclass(slots=True)
+class Finished:
+    """The session is over, as asked."""
