@@ -53,16 +53,20 @@ from starcore.worker.orders import (
     Finished,
     Inspected,
     Log,
+    Refused,
     ReleaseAnswer,
     SlotDied,
     SlotDone,
     SlotReady,
+    SlotStopped,
     Stop,
 )
 from starcore.worker.runs import Answers, Run, Shelf, runs_of
 from starcore.worker.slots import SlotState, Why
 from starcore.worker.uplink import LinkState, Uplink
 
+BLOB_ATTEMPT = 1
+"""A blob's stream is never tried again under its number."""
 STOP_SECONDS_MAX = 1.5
 """How long a Stop waits for confirmations."""
 
@@ -109,7 +113,9 @@ class WorkerCore:
             Tick: self._on_tick,
             SlotReady: self._on_slot_ready,
             SlotDone: self._on_slot_done,
+            SlotStopped: self._on_slot_stopped,
             SlotDied: self._on_slot_died,
+            Refused: self._on_refused,
             Inspected: self._on_inspected,
             Allocated: self._on_allocated,
             Drain: self._on_drain,
@@ -203,7 +209,8 @@ class WorkerCore:
             self._send(Want(digest))
 
     def _on_lost(self, event: Lost) -> None:
-        if event.link not in (0, self._uplink.link):
+        dialling = self._uplink.state is LinkState.DIALLING  # a link that never opened has a number of its own
+        if not dialling and event.link != self._uplink.link:
             return
         for volume in self._library.incomplete():
             self._receiving.close(volume.key)
@@ -216,6 +223,10 @@ class WorkerCore:
                 self._finish(action.exit_code, action.reason)
             else:
                 self._out.append(action)
+
+    def _on_refused(self, event: Refused) -> None:
+        if not self._uplink.ever_up:  # one that was welcome before may be so again, once a clock or a file is right
+            self._finish(3, event.reason)
 
     def _forget_everything(self) -> None:
         """A new session of the manager's: nothing that was leased counts any more."""
@@ -252,17 +263,20 @@ class WorkerCore:
 
     def _on_blob(self, message: Blob) -> None:
         known = self._library.volumes.get(message.digest)
-        if known is not None:
+        if known is not None and known.complete:
             if message.body_bytes:
-                self._send(Abort(message.stream, 0, Code.NORMAL, "this blob is known"))
+                self._send(Abort(message.stream, BLOB_ATTEMPT, Code.NORMAL, "this blob is here"))
             return
+        if known is not None:  # announced anew, so the old stream will bring nothing more
+            self._receiving.close(known.key)
+            self._drop_key(known.key)
         if not message.body_bytes:
             self._library.add_volume(Volume(message.digest, len(message.head), bytes(message.head)))
             self._volume_complete(message.digest)
             return
         self._library.add_volume(Volume(message.digest, message.body_bytes, key=message.stream))
-        self._receiving.open(message.stream, 0, message.body_bytes)
-        self._memory.demand(Demand(message.stream, 0, message.body_bytes), first=True)
+        self._receiving.open(message.stream, BLOB_ATTEMPT, message.body_bytes)
+        self._memory.demand(Demand(message.stream, BLOB_ATTEMPT, message.body_bytes), first=True)
 
     def _volume_complete(self, digest: bytes) -> None:
         for run in self._library.complete(digest):
@@ -490,6 +504,10 @@ class WorkerCore:
         if found.started and self._uplink.up:
             self._send(Started(array("Q", [found.started])))
         self._return(found.back, wanted, found.declined)
+
+    def _on_slot_stopped(self, event: SlotStopped) -> None:
+        slot = self._bench.slots[event.slot]
+        self._return(slot.withdraw(event.batch, event.started), set(), ())
 
     # -- answers out -----------------------------------------------------------------------------------------
 

@@ -43,6 +43,15 @@ class SlotDone:
 
 
 @dataclass(slots=True)
+class SlotStopped:
+    """A recalled slot says the last word about a batch: only its first `started` tasks were begun."""
+
+    slot: int
+    batch: int
+    started: int
+
+
+@dataclass(slots=True)
 class SlotDied:
     """The slot's process is gone. `running` says whether the last task started had not ended."""
 
@@ -71,6 +80,13 @@ class Allocated:
 
     key: int
     reason: str = ""
+
+
+@dataclass(slots=True)
+class Refused:
+    """The other end is not our manager, or does not want this worker's certificate."""
+
+    reason: str
 
 
 @dataclass(slots=True)

@@ -161,6 +161,17 @@ class Slot:
                 self.batches.remove(batch)
         return back
 
+    def withdraw(self, number: int, started: int) -> list[Run]:
+        """Cut off what the slot announced and then did not begin, since a Recall came in between."""
+        batch = self.batch(number)
+        if batch is None or started >= len(batch.run):
+            return []
+        back = [batch.run.cut(started, len(batch.run))]
+        batch.run = batch.run.cut(0, started)
+        if batch.done == len(batch.run):
+            self.batches.remove(batch)
+        return back
+
     def died(self, number: int, started: int, running: bool) -> Remains:
         """Divide what it held by what the board said last, and be empty."""
         remains = Remains()

@@ -43,6 +43,7 @@ class Uplink:
         self.state = LinkState.AWAY
         self.link = 0
         self.welcome: Welcome | None = None
+        self.ever_up = False
         self._reconnect = reconnect
         self._backoff = 0.0
         self._heard = 0.0
@@ -68,7 +69,7 @@ class Uplink:
 
     def welcomed(self, welcome: Welcome) -> None:
         """Begin to talk."""
-        self.state, self.welcome = LinkState.UP, welcome
+        self.state, self.welcome, self.ever_up = LinkState.UP, welcome, True
         self._backoff, self._said_away = 0.0, False
 
     def heard(self, now: float) -> None:

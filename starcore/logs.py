@@ -1,0 +1,68 @@
+"""What the manager and the worker say: one clear line an event on stderr, or one JSON object a line.
+
+Cores never log; they ask their shell for a line (`Log`), and it comes here. Slots write their lines themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from json import dumps
+from typing import TextIO
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+class TextFormatter(logging.Formatter):
+    """``2031-05-04 12:00:00 worker: connected``, and the level where it is not info."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; a traceback follows on lines of its own."""
+        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        line = f"{moment} {_room(record)}: {level}{record.getMessage()}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: time (s since 1970), level, room, text and, if there is one, the traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        said = {
+            "time": round(record.created, 6),
+            "level": record.levelname.lower(),
+            "room": _room(record),
+            "pid": record.process,
+            "text": record.getMessage(),
+        }
+        if record.exc_info:
+            said["traceback"] = self.formatException(record.exc_info)
+        return dumps(said)
+
+
+def setup(level: str = "info", json: bool = False, stream: TextIO | None = None) -> None:
+    """Send the package's log to stderr; a second call replaces the first.
+
+    Parameters
+    ----------
+    level : str, default "info"
+        One of `LEVELS`.
+    json : bool, default False
+        JSON objects instead of text.
+    stream : text stream, optional
+        Where the lines go.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if json else TextFormatter())
+    root = logging.getLogger("starcore")
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    root.propagate = False
+
+
+def _room(record: logging.LogRecord) -> str:
+    return record.name.removeprefix("starcore.")

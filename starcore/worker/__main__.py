@@ -1,0 +1,122 @@
+"""`python -m starcore.worker`: options and the log; then `supervisor.py` runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from starcore import logs, settings
+from starcore.errors import StarCoreError
+from starcore.messages import Role
+from starcore.worker.arena import parse_bytes
+from starcore.worker.supervisor import WorkerOptions, run_worker
+
+_EPILOG = """\
+examples:
+  python -m starcore.worker                                        the manager that runs on this machine
+  python -m starcore.worker --join node7.join                      the manager that the join file names
+  python -m starcore.worker --manager star.example.org:8443 --slots 4
+  python -m starcore.worker --manager-ip 203.0.113.7 --port 443    certificates from STARCOMPUTE_* variables
+  python -m starcore.worker --function mylab.fit:process --only-registered
+
+SIGTERM drains: what runs is finished, the rest given back. Ctrl-C gives everything back and leaves within 2 s, a
+second one at once. A manager that is not there is looked for again until it is.
+
+exit codes: 0 drained or stopped, 1 a fault of ours, 2 usage or set-up, 3 credentials, 5 no manager (--no-reconnect)
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m starcore.worker",
+        description="Run a worker: it dials the manager and runs tasks in slots, a process each.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--manager", metavar="HOST[:PORT]", help="where the manager is (default: the join file, $STARCORE_MANAGER)")
+    add("--manager-ip", metavar="HOST", help="the same, as the first StarCompute had it")
+    add("--port", type=_port, help="the manager's port for workers")
+    add("--join", type=Path, metavar="FILE", help="this worker's join file (default: $STARCORE_JOIN)")
+    add("--slots", type=_slots, default=0, metavar="N", help="tasks at a time (default: the cores it may use)")
+    add("--name", default="", help="what logs call this worker (default: host-pid)")
+    add(
+        "--function",
+        action="append",
+        default=[],
+        metavar="MODULE:NAME",
+        help="a function of this machine that clients may call by name; may be given several times",
+    )
+    add("--only-registered", action="store_true", help="take no code from clients, only the functions named here")
+    add("--initializer", default="", metavar="MODULE:NAME", help="called once in each slot before its first task")
+    add("--arena", type=_size, default=0, metavar="SIZE", help="memory for arrays, as 4G (default: a quarter of all)")
+    add("--no-reconnect", action="store_true", help="leave with exit code 5 when there is no manager")
+    add("--log-level", choices=logs.LEVELS, default="info", help="default: %(default)s")
+    add("--json-logs", action="store_true", help="one JSON object a line")
+    add("--lifeline", type=int, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a worker, and return the exit code."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.manager and options.manager_ip:
+        parser.error("--manager and --manager-ip are two names for one thing: give one of them")
+    if options.only_registered and not options.function:
+        parser.error("--only-registered needs at least one --function")
+    for name in [*options.function, *([options.initializer] if options.initializer else [])]:
+        if not all(name.partition(":")[::2]):
+            parser.error(f"{name!r} names no function: write package.module:name")
+    logs.setup(options.log_level, json=options.json_logs)
+    try:
+        code, reason = run_worker(
+            WorkerOptions(
+                resolve=lambda: settings.dialer(
+                    Role.WORKER, join=options.join, address=options.manager or options.manager_ip, port=options.port
+                ),
+                slots=options.slots,
+                name=options.name,
+                functions=options.function,
+                only_registered=options.only_registered,
+                initializer=options.initializer,
+                arena_bytes=options.arena,
+                reconnect=not options.no_reconnect,
+                lifeline=options.lifeline,
+            )
+        )
+    except StarCoreError as error:
+        print(f"starcore worker: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    if reason:
+        logging.getLogger("starcore.worker").error("%s", reason)
+    return code
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 < value < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text} is not a port: 1 to 65535 are")
+    return value
+
+
+def _slots(text: str) -> int:
+    value = int(text)
+    if not 0 < value <= 1024:
+        raise argparse.ArgumentTypeError(f"{text} slots: 1 to 1024 are possible")
+    return value
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""The shared memory between supervisor and slots: anonymous files, mapped by both, reused while warm.
+
+A fresh page costs as much as receiving into it, so a segment that nobody looks at any more goes to a free list
+and serves the next body of its size class. Memory is allocated before it is promised (`posix_fallocate`), so a
+full machine is an error here and never a SIGBUS in a task. The files have no name: when the last process that has
+one open is gone, so is the memory.
+
+Who may have how much is decided in `memory.py`; `Arena` is the supervisor's, `Pool` the same for a slot's answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from starcore._framing import Segment
+from starcore.worker.runs import segment_bytes
+
+FREE_SECONDS_MAX = 30.0
+"""A free segment that found no use for so long is given back to the machine."""
+
+
+def memory_file(name: str, size: int) -> int:
+    """Return the descriptor of an anonymous file whose `size` bytes are really there.
+
+    Raises
+    ------
+    OSError
+        The machine (or the container) has not got that much memory.
+    """
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+    else:
+        descriptor, path = tempfile.mkstemp(prefix=name)
+        os.unlink(path)
+    try:
+        os.ftruncate(descriptor, size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """A segment with its descriptor; `slots` are those that have it mapped too."""
+
+    number: int
+    size: int
+    descriptor: int
+    segment: Segment
+    freed_at: float = 0.0
+    slots: set[int] = field(default_factory=set)
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """Look at a part of it."""
+        return memoryview(self.segment)[offset : offset + length]
+
+    def close(self) -> None:
+        """Give it back to the machine, or, where somebody still looks at it, as soon as nobody does."""
+        os.close(self.descriptor)
+        with contextlib.suppress(BufferError):
+            self.segment.close()
+
+
+class Arena:
+    """Segments by size class, in use or free; together at most about `capacity` bytes."""
+
+    def __init__(self, capacity: int, name: str = "starcore-arena") -> None:
+        self.capacity = capacity
+        self._name = name
+        self._last = 0
+        self._used: dict[int, Piece] = {}
+        self._free: list[Piece] = []
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all segments."""
+        return sum(piece.size for piece in (*self._used.values(), *self._free))
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes of the segments that wait for their next use."""
+        return sum(piece.size for piece in self._free)
+
+    def reuse(self, size: int) -> Piece | None:
+        """Return a free segment of the right class that nobody looks at, the warmest first."""
+        wanted = segment_bytes(size)
+        for at in range(len(self._free) - 1, -1, -1):
+            piece = self._free[at]
+            if piece.size == wanted and not piece.segment.views:
+                del self._free[at]
+                self._used[piece.number] = piece
+                return piece
+        return None
+
+    def make_room(self, size: int) -> list[Piece]:
+        """Close free segments, the coldest first, until a new one of this size fits; return those closed."""
+        closed: list[Piece] = []
+        excess = self.total_bytes + segment_bytes(size) - self.capacity
+        while excess > 0 and self._free:
+            closed.append(self.close_coldest())
+            excess -= closed[-1].size
+        return closed
+
+    def close_coldest(self) -> Piece:
+        """Close the free segment that found no use for the longest time."""
+        piece = self._free.pop(0)
+        piece.close()
+        return piece
+
+    def create(self, size: int) -> tuple[int, Segment]:
+        """Make fresh memory; may be called in a thread, since it may take a while. `adopt` it afterwards.
+
+        Raises
+        ------
+        OSError
+            There is not that much.
+        """
+        size = segment_bytes(size)
+        descriptor = memory_file(self._name, size)
+        try:
+            return descriptor, Segment(descriptor, size)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def adopt(self, descriptor: int, segment: Segment) -> Piece:
+        """Take in what `create` made."""
+        self._last += 1
+        piece = self._used[self._last] = Piece(self._last, segment.size, descriptor, segment)
+        return piece
+
+    def take(self, size: int) -> tuple[Piece, list[Piece]]:
+        """Return a segment for a body of this size, and the free ones that had to be closed for it."""
+        piece = self.reuse(size)
+        if piece is not None:
+            return piece, []
+        closed = self.make_room(size)
+        return self.adopt(*self.create(size)), closed
+
+    def get(self, number: int) -> Piece | None:
+        """Return a segment in use by its number."""
+        return self._used.get(number)
+
+    def give(self, piece: Piece, now: float) -> None:
+        """Take a segment back for its next use."""
+        if self._used.pop(piece.number, None) is not None:
+            piece.freed_at = now
+            self._free.append(piece)
+
+    def forget(self, piece: Piece) -> None:
+        """Let go of a segment that somebody else still looks at."""
+        if self._used.pop(piece.number, None) is not None:
+            piece.close()
+
+    def trim(self, now: float) -> list[Piece]:
+        """Close the free segments that found no use for a while; return them."""
+        old = [piece for piece in self._free if now - piece.freed_at > FREE_SECONDS_MAX]
+        for piece in old:
+            self._free.remove(piece)
+            piece.close()
+        return old
+
+    def close(self) -> None:
+        """Give everything back."""
+        for piece in (*self._used.values(), *self._free):
+            piece.close()
+        self._used.clear()
+        self._free.clear()
+
+
+class Pool:
+    """A slot's own segments for answers that lie nowhere else; the supervisor reads them and says when to reuse."""
+
+    def __init__(self, free_bytes_max: int) -> None:
+        self._arena = Arena(free_bytes_max, "starcore-answer")
+        self._free_bytes_max = free_bytes_max
+
+    def take(self, size: int) -> Piece:
+        """Return memory for an answer.
+
+        Raises
+        ------
+        OSError
+            There is not that much.
+        """
+        piece = self._arena.reuse(size)
+        return piece if piece is not None else self._arena.adopt(*self._arena.create(size))
+
+    def free(self, number: int, now: float) -> list[int]:
+        """Take a segment back; return the numbers of those that are too many, and closed."""
+        piece = self._arena.get(number)
+        if piece is None:
+            return []
+        self._arena.give(piece, now)
+        closed = self._arena.trim(now)
+        while self._arena.free_bytes > self._free_bytes_max:
+            closed.append(self._arena.close_coldest())
+        return [old.number for old in closed]
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._arena.close()
+
+
+# -- how much there is ---------------------------------------------------------------------------------------
+
+
+def memory_limit_bytes() -> int:
+    """Return the memory that this process may use: its cgroup's limit, else the machine's."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+        limits += _cgroup_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+        return min(limits)
+    return 4 << 30
+
+
+def _cgroup_limits(membership: Path, root: Path) -> list[int]:
+    """Read memory.max of this process's cgroup and of all above it (version 2), and version 1's limit."""
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError):
+        found.append(int((root / "memory/memory.limit_in_bytes").read_text(encoding="ascii")))
+    with contextlib.suppress(OSError):
+        for line in membership.read_text(encoding="ascii", errors="replace").splitlines():
+            if not line.startswith("0::"):
+                continue
+            group = root / line[3:].lstrip("/")
+            for directory in (group, *group.parents):
+                with contextlib.suppress(OSError, ValueError):
+                    found.append(int((directory / "memory.max").read_text(encoding="ascii")))
+                if directory == root:
+                    break
+    return found
+
+
+def default_arena_bytes() -> int:
+    """Return a quarter of the memory that this process may use."""
+    return max(64 << 20, memory_limit_bytes() // 4)
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes of "800M", "4G", "1.5GiB", "65536".
+
+    Raises
+    ------
+    ValueError
+        It says no size.
+
+    >>> parse_bytes("64M"), parse_bytes("1.5GiB"), parse_bytes("4096")
+    (67108864, 1610612736, 4096)
+    """
+    units = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+    number = text.strip().upper().removesuffix("IB").removesuffix("B")
+    unit = number[-1:] if number[-1:] in units else ""
+    try:
+        size = int(float(number.removesuffix(unit)) * (1 << units[unit]))
+    except (ValueError, OverflowError):
+        size = -1
+    if size <= 0:
+        raise ValueError(f"{text!r} is no size: write 800M, 4G or a number of bytes")
+    return size

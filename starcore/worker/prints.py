@@ -1,0 +1,78 @@
+"""What tasks print: whole lines, with the task's name before each, in one write to the worker's log.
+
+A slot replaces `sys.stdout` and `sys.stderr` by this. What a C library prints past Python goes to the log as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from typing import Any
+
+LINE_CHARACTERS_MAX = 1 << 16
+"""A longer line is written in parts: nothing piles up in the slot."""
+
+
+class TaskStream(io.TextIOBase):
+    """A text stream that names the task that speaks.
+
+    Parameters
+    ----------
+    descriptor : int
+        Where the lines go.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.task = "slot"
+        self._descriptor = descriptor
+        self._line = ""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Always UTF-8."""
+        return "utf-8"
+
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        """What cannot be encoded is escaped."""
+        return "backslashreplace"
+
+    def writable(self) -> bool:
+        """Text may be written."""
+        return True
+
+    def fileno(self) -> int:
+        """Return the log's own descriptor, for what insists on one."""
+        return self._descriptor
+
+    def write(self, text: str) -> int:
+        """Take text; write the lines that it completes."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        *lines, self._line = (self._line + text).split("\n")
+        if len(self._line) > LINE_CHARACTERS_MAX:
+            lines.append(self._line)
+            self._line = ""
+        if lines:
+            self._put(lines)
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        """Take many texts."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Do nothing: a line that is not whole waits for its rest, or for the end of the task."""
+
+    def end_task(self) -> None:
+        """Write what the task left without a newline."""
+        if self._line:
+            line, self._line = self._line, ""
+            self._put([line])
+
+    def _put(self, lines: list[str]) -> None:
+        text = "".join(f"[{self.task}] {line}\n" for line in lines)
+        with contextlib.suppress(OSError):  # the log is gone: the task goes on
+            os.write(self._descriptor, text.encode("utf-8", "backslashreplace"))

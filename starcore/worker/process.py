@@ -1,0 +1,258 @@
+"""The process behind a slot, as the supervisor sees it: started, spoken to, watched, ended.
+
+::
+
+    SlotProcess ── Popen, a session of its own ──▶ slot.py
+        │  channel (socketpair)   ▲ records ─▶ owner.said
+        │  board (shared page)    ▲ read while the slot is busy, or dead
+        └─ pidfd                  ▲ readable at its end ─▶ owner.ended, after the last record
+
+It decides nothing; `Bench` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Protocol
+
+from starcore._framing import Segment
+from starcore.errors import FrameError
+from starcore.worker.arena import Piece
+from starcore.worker.board import Board
+from starcore.worker.channel import Attach, Broken, Inlet, Outlet, Record
+from starcore.worker.runs import Run
+
+CHANNEL_BYTES = 1 << 20
+"""What the kernel may hold of a channel: a batch and its answers."""
+POLL_SECONDS = 0.02
+"""How often to look for the end of a process where the kernel has no pidfd."""
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "BLIS_NUM_THREADS",
+)
+
+
+class Owner(Protocol):
+    """Who is told what a slot's process says and does."""
+
+    def said(self, process: SlotProcess, record: Record) -> None:
+        """A record came in."""
+
+    def ended(self, process: SlotProcess, cause: str) -> None:
+        """The process is gone, and everything it said has been told."""
+
+
+class SlotProcess:
+    """One life of a slot.
+
+    Parameters
+    ----------
+    number : int
+        The slot's.
+    owner : Owner
+        Hears of it.
+    loop : asyncio.AbstractEventLoop
+        Whose thread all this happens in.
+    lifeline : int
+        The reading end of a pipe that closes when the supervisor is gone.
+    environment : mapping
+        The child's.
+
+    Raises
+    ------
+    OSError
+        No process, descriptor or page is to be had.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        owner: Owner,
+        loop: asyncio.AbstractEventLoop,
+        lifeline: int,
+        environment: Mapping[str, str],
+    ) -> None:
+        self.number = number
+        self.alive = True
+        self.runs: dict[int, Run] = {}
+        self.attached: set[Piece] = set()
+        self.own: dict[int, Segment] = {}
+        self.descriptors: list[int] = []
+        self._owner = owner
+        self._loop = loop
+        self._broken = ""
+        self._killed = False
+        self._pidfd: int | None = None
+        self._socket, child = socket.socketpair()
+        board = -1
+        try:
+            self.board, board = Board.create()
+            for end in (self._socket, child):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHANNEL_BYTES)
+            self._socket.setblocking(False)
+            self._inlet = Inlet(self._socket)
+            self._outlet = Outlet(self._socket, self._wait_writable)
+            self._popen = self._start(child.fileno(), board, lifeline, environment)
+        except BaseException:
+            self._socket.close()
+            raise
+        finally:
+            child.close()
+            if board >= 0:
+                os.close(board)
+        loop.add_reader(self._socket.fileno(), self._readable)
+        self._watch()
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._popen.pid
+
+    def send(self, record: Record, descriptor: int | None = None) -> None:
+        """Send a record; one that finds the process gone is lost with it."""
+        if self.alive:
+            with contextlib.suppress(OSError):
+                self._outlet.send(record, descriptor)
+
+    def attach(self, piece: Piece) -> None:
+        """Let the slot map a segment, unless it has it already."""
+        if piece not in self.attached:
+            self.attached.add(piece)
+            self.send(Attach(piece.number, piece.size), piece.descriptor)
+
+    def kill(self) -> None:
+        """End the process, and those it started, now."""
+        if self.alive:
+            self._killed = True
+            self._kill_group()
+
+    def leave(self) -> None:
+        """Close the channel: the slot ends by itself after the task at hand."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _start(
+        self, channel: int, board: int, lifeline: int, environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        descriptors = (channel, board, lifeline)
+        command = [sys.executable, "-m", "starcore.worker.slot", *map(str, descriptors), str(os.getpid())]
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # what C code prints belongs to the log as well
+            pass_fds=descriptors,
+            env=environment,
+            start_new_session=True,
+        )
+
+    def _watch(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            self._pidfd = os.pidfd_open(self.pid)
+        if self._pidfd is not None:
+            self._loop.add_reader(self._pidfd, self._exited)
+        else:
+            self._loop.call_later(POLL_SECONDS, self._poll)
+
+    def _poll(self) -> None:
+        if self.alive:
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                self._exited()
+            else:
+                self._loop.call_later(POLL_SECONDS, self._poll)
+
+    def _readable(self) -> None:
+        try:
+            more = self._inlet.pull()
+        except BlockingIOError:
+            return
+        except (OSError, FrameError) as error:
+            self._broken = self._broken or f"a broken channel ({error})"
+            self._loop.remove_reader(self._socket.fileno())
+            self._kill_group()
+            return
+        self._tell()
+        if not more and self.alive:
+            self._loop.remove_reader(self._socket.fileno())  # its exit is reported by the pidfd
+
+    def _tell(self) -> None:
+        for record in self._inlet:
+            if isinstance(record, Attach):
+                descriptor = self._inlet.descriptor()
+                try:
+                    self.own[record.number] = Segment(descriptor, record.size, writable=False)
+                finally:
+                    os.close(descriptor)
+            elif isinstance(record, Broken):
+                self._broken = record.text
+            else:
+                self._owner.said(self, record)
+
+    def _wait_writable(self, waiting: bool) -> None:
+        if waiting:
+            self._loop.add_writer(self._socket.fileno(), self._writable)
+        else:
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _writable(self) -> None:
+        try:
+            self._outlet.push()
+        except OSError:
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _exited(self) -> None:
+        if not self.alive:
+            return
+        with contextlib.suppress(OSError, FrameError):
+            while self._inlet.pull():
+                self._tell()
+        self._tell()
+        self.alive = False
+        self._kill_group()  # before its number is free for others: whatever it started goes with it
+        code = self._popen.wait()
+        self._close()
+        self._owner.ended(self, self._broken or _cause(code, self._killed))
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def _close(self) -> None:
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_writer(self._socket.fileno())
+        self._inlet.close()
+        self._socket.close()
+
+
+def _cause(code: int, ours: bool) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    if name == "SIGKILL" and not ours:
+        return "SIGKILL (from outside; perhaps the machine ran out of memory)"
+    return name
+
+
+def slot_environment(base: Mapping[str, str], cores: int, slots: int) -> dict[str, str]:
+    """Return a slot's environment: slots times threads make the cores, unless the user has said otherwise."""
+    threads = str(max(1, cores // slots))
+    return {**dict.fromkeys(THREAD_VARIABLES, threads), **base}

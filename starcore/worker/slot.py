@@ -1,0 +1,474 @@
+"""The slot: a process that runs one task at a time. ``python -m starcore.worker.slot`` is the supervisor's to call.
+
+::
+
+    channel ──▶ Work ──▶ for each task: board.begin ─▶ load_call ─▶ run ─▶ pack_answer ─▶ board.end ──▶ Done
+                              │                            │                     │
+                              └ recalled: Stopped          └ views into a segment └ in the argument's own memory,
+                                                                                    or copied once to the pool
+
+User code runs in this process and nowhere else; whatever it does to it costs one attempt of one task. Nothing
+here talks to the network. A slot ends when its channel does, and with its supervisor: the kernel sees to that on
+Linux (PR_SET_PDEATHSIG), a thread that reads the lifeline elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import gc
+import hashlib
+import importlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from starcore._framing import Segment
+from starcore.errors import LoadError, ResultError, Status
+from starcore.messages import BATCH_BYTES_MAX, HEAD_BYTES_MAX, Buffer, FunctionKind
+from starcore.pickling import Packed, load_call, load_function, pack_answer, pack_failure
+from starcore.worker.arena import Pool
+from starcore.worker.board import Board
+from starcore.worker.channel import (
+    IN_ARGUMENT,
+    IN_OWN,
+    NOWHERE,
+    Attach,
+    Broken,
+    Detach,
+    Done,
+    Free,
+    Inlet,
+    Learn,
+    Ready,
+    Record,
+    Setup,
+    Stopped,
+    Unlearn,
+    Work,
+    send_all,
+)
+from starcore.worker.prints import TaskStream
+
+FLUSH_SECONDS = 0.0005
+"""Results wait for each other no longer than this."""
+SHORT_TASK_SECONDS = 30e-6
+"""A task that took longer is worth a message of its own."""
+COPY_BYTES = 4 << 20
+PR_SET_PDEATHSIG = 1
+
+Function = Callable[..., Any]
+
+
+@dataclass(slots=True)
+class Known:
+    """A job: its function, or why there is none."""
+
+    name: str
+    function: Function | None = None
+    fault: str = ""
+
+
+@dataclass(slots=True)
+class Pending:
+    """Results that were not sent yet: tasks `first`, `first + 1`, ... of a batch."""
+
+    batch: int = 0
+    first: int = 0
+    statuses: bytearray = field(default_factory=bytearray)
+    seconds: array[float] = field(default_factory=lambda: array("d"))
+    head_sizes: array[int] = field(default_factory=lambda: array("I"))
+    heads: list[Buffer] = field(default_factory=list)
+    bytes: int = 0
+    since: float = 0.0
+
+
+class Slot:
+    """The child's end of the channel, and all it knows."""
+
+    def __init__(self, sock: socket.socket, board: Board, stream: TaskStream) -> None:
+        self._socket = sock
+        self._board = board
+        self._stream = stream
+        self._inlet = Inlet(sock)
+        self._waiting: deque[Work] = deque()
+        self._segments: dict[int, Segment] = {}
+        self._pool = Pool(0)
+        self._attached: set[int] = set()
+        self._jobs: dict[int, Known] = {}
+        self._functions: dict[bytes, Known] = {}
+        self._registered: dict[str, Function] = {}
+        self._pending = Pending()
+        self._records: dict[type, Callable[[Any], None]] = {
+            Setup: self._on_setup,
+            Attach: self._on_attach,
+            Detach: self._on_detach,
+            Free: self._on_free,
+            Learn: self._on_learn,
+            Unlearn: self._on_unlearn,
+            Work: self._waiting.append,
+        }
+
+    def serve(self) -> None:
+        """Take records and run batches until the channel ends."""
+        while self._inlet.pull():
+            self._take()
+            while self._waiting:
+                self._run_batch(self._waiting.popleft())
+
+    def _take(self) -> None:
+        for record in self._inlet:
+            self._records[type(record)](record)
+
+    def _send(self, record: Record, descriptor: int | None = None) -> None:
+        send_all(self._socket, record, descriptor)
+
+    # -- what it is told -------------------------------------------------------------------------------------
+
+    def _on_setup(self, setup: Setup) -> None:
+        self._pool = Pool(setup.pool_bytes)
+        try:
+            if setup.shipped_bytes:
+                blob = self._blob(setup.shipped, setup.segment, setup.shipped_bytes)
+                self._registered[""] = load_function(blob)
+            for name in setup.functions:
+                if not (setup.shipped_bytes and name == setup.functions[0]):
+                    self._registered[name] = find_function(name)
+                else:
+                    self._registered[name] = self._registered[""]
+            if setup.functions:
+                self._registered.setdefault("", self._registered[setup.functions[0]])
+            if setup.initializer:
+                find_function(setup.initializer)()
+        except BaseException as error:
+            text = str(error) if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
+            what = f"the initializer {setup.initializer}: " if setup.initializer else ""
+            self._send(Broken(f"{what}{text}"[:1000]))
+            sys.exit(1)
+        self._stream.end_task()
+        self._send(Ready(os.getpid()))
+
+    def _on_attach(self, record: Attach) -> None:
+        descriptor = self._inlet.descriptor()
+        try:
+            self._segments[record.number] = Segment(descriptor, record.size)
+        finally:
+            os.close(descriptor)
+
+    def _on_detach(self, record: Detach) -> None:
+        segment = self._segments.pop(record.number, None)
+        if segment is not None:
+            with contextlib.suppress(BufferError):
+                segment.close()
+
+    def _on_free(self, record: Free) -> None:
+        for number in self._pool.free(record.number, time.monotonic()):
+            self._attached.discard(number)
+            self._send(Detach(number))
+
+    def _on_learn(self, record: Learn) -> None:
+        if record.kind is FunctionKind.REGISTERED:
+            function = self._registered.get(record.function)
+            fault = "" if function else f"this worker has no function {record.function!r}"
+            self._jobs[record.job] = Known(record.function or "registered", function, fault)
+            return
+        known = self._functions.get(record.digest)
+        if known is None:
+            known = self._functions[record.digest] = Known(record.function)
+            try:
+                blob = self._blob(record.blob, record.segment, record.blob_bytes)
+                if hashlib.sha256(blob).digest() != record.digest:
+                    raise LoadError("the function's bytes are not what its digest says")
+                known.function = load_function(blob)
+            except LoadError as error:
+                known.fault = str(error)
+            except BaseException as error:
+                known.fault = f"the function cannot be loaded: {type(error).__name__}: {error}"
+        self._jobs[record.job] = Known(record.function, known.function, known.fault)
+
+    def _on_unlearn(self, record: Unlearn) -> None:
+        if record.has_job:
+            self._jobs.pop(record.job, None)
+        else:
+            self._functions.pop(record.digest, None)
+
+    def _blob(self, inside: Buffer, segment: int, size: int) -> Buffer:
+        return bytes(memoryview(self._segments[segment])[:size]) if segment else inside
+
+    # -- what it does ----------------------------------------------------------------------------------------
+
+    def _run_batch(self, work: Work) -> None:
+        known = self._jobs.get(work.job) or Known("?", None, f"job {work.job} was not announced to this slot")
+        heads, at = memoryview(work.heads), 0
+        count = len(work.head_sizes)
+        for index in range(count):
+            begun = time.monotonic()
+            if not self._board.begin(work.batch, index + 1, begun):
+                self._flush()
+                self._send(Stopped(work.batch, index))
+                return
+            size = work.head_sizes[index]
+            head = heads[at : at + size]
+            at += size
+            self._stream.task = f"{work.job}/{work.first + index} {known.name}"
+            if work.body_bytes:
+                self._run_with_body(work, known, head, begun)
+            else:
+                status, packed = self._run_one(known, head, None)
+                self._stream.end_task()
+                self._answer(work, index, status, packed, begun)
+                self._board.end(work.batch, index + 1)
+                del packed
+        self._flush()
+
+    def _run_one(self, known: Known, head: memoryview, body: memoryview | None) -> tuple[Status, Packed]:
+        """Run a task; never raises."""
+        if known.function is None:
+            return Status.UNLOADABLE, _text(known.fault)
+        try:
+            call = load_call(head, body)
+        except LoadError as error:
+            return Status.UNLOADABLE, _text(str(error))
+        except BaseException as error:
+            return Status.UNLOADABLE, _text(f"the arguments cannot be loaded: {type(error).__name__}: {error}")
+        try:
+            value = call.run(known.function)
+        except BaseException as error:
+            return Status.RAISED, pack_failure(_without_us(error))
+        try:
+            return Status.OK, pack_answer(value)
+        except ResultError as error:
+            return Status.UNSENDABLE, _text(str(error))
+        except BaseException as error:
+            return Status.UNSENDABLE, _text(f"the result cannot be packed: {type(error).__name__}: {error}")
+
+    def _run_with_body(self, work: Work, known: Known, head: memoryview, begun: float) -> None:
+        """Run a task whose argument lies in a segment, and see who still looks at it afterwards."""
+        segment = self._segments[work.segment]
+        status, packed = self._run_one(known, head, memoryview(segment)[: work.body_bytes])
+        self._stream.end_task()
+        size = packed.body_bytes
+        head_out: Buffer = packed.head
+        offset = _offset_in(segment, packed) if size else None
+        piece = None
+        if size and offset is None:
+            status, head_out, piece = self._copy_out(packed, status)
+        del packed
+        kept = _is_kept(segment)
+        if offset is not None and kept:  # somebody may yet write to it: what lies there now is the answer
+            status, head_out, piece = self._copy_out(_Region(head_out, segment, offset, size), status)
+            offset = None
+        if kept:
+            self._segments.pop(work.segment)
+        place, number, where = (IN_ARGUMENT, work.segment, offset) if offset is not None else (NOWHERE, 0, 0)
+        if piece is not None:
+            place, number, where = IN_OWN, piece.number, 0
+        elif offset is None:
+            size = 0
+        self._done(work.batch, 0, status, head_out, begun, (place, number, where or 0, size), kept)
+        self._board.end(work.batch, 1)
+
+    def _answer(self, work: Work, index: int, status: Status, packed: Packed, begun: float) -> None:
+        """Keep a small answer for the next flush; send one with a body at once."""
+        if packed.body_bytes:
+            self._flush()
+            size = packed.body_bytes
+            status, head, piece = self._copy_out(packed, status)
+            where = (IN_OWN, piece.number, 0, size) if piece is not None else (NOWHERE, 0, 0, 0)
+            self._done(work.batch, index, status, head, begun, where, False)
+            return
+        pending = self._pending
+        now = time.monotonic()
+        if not pending.statuses:
+            pending.batch, pending.first, pending.since = work.batch, index, begun
+        pending.statuses.append(status)
+        pending.seconds.append(now - begun)
+        pending.head_sizes.append(len(packed.head))
+        pending.heads.append(packed.head)
+        pending.bytes += len(packed.head)
+        long = now - begun > SHORT_TASK_SECONDS or now - pending.since > FLUSH_SECONDS
+        if long or pending.bytes > BATCH_BYTES_MAX:
+            self._flush()
+
+    def _flush(self) -> None:
+        pending = self._pending
+        if not pending.statuses:
+            return
+        self._send(
+            Done(
+                pending.batch,
+                pending.first,
+                NOWHERE,
+                0,
+                0,
+                0,
+                False,
+                pending.statuses,
+                pending.seconds,
+                pending.head_sizes,
+                b"".join(pending.heads),
+            )
+        )
+        self._pending = Pending()
+
+    def _done(
+        self,
+        batch: int,
+        index: int,
+        status: Status,
+        head: Buffer,
+        begun: float,
+        where: tuple[int, int, int, int],
+        kept: bool,
+    ) -> None:
+        seconds = array("d", [time.monotonic() - begun])
+        sizes = array("I", [len(head)])
+        self._send(Done(batch, index, *where, kept, bytes([status]), seconds, sizes, head))
+
+    def _copy_out(self, packed: Packed | _Region, status: Status) -> tuple[Status, Buffer, Any]:
+        """Copy an answer's body to a segment of our own."""
+        try:
+            piece = self._pool.take(packed.body_bytes)
+        except OSError as error:
+            return (
+                Status.UNSENDABLE,
+                _text(f"no memory for a result of {packed.body_bytes} bytes: {error.strerror}").head,
+                None,
+            )
+        try:
+            with piece.view(0, packed.body_bytes) as target:
+                packed.copy_into(target)
+        except BaseException as error:
+            self._pool.free(piece.number, time.monotonic())
+            return Status.UNSENDABLE, _text(f"the result cannot be copied: {type(error).__name__}: {error}").head, None
+        if piece.number not in self._attached:
+            self._attached.add(piece.number)
+            self._send(Attach(piece.number, piece.size), piece.descriptor)
+        return status, packed.head, piece
+
+
+class _Region:
+    """An answer that is a part of a segment."""
+
+    __slots__ = ("_offset", "_segment", "body_bytes", "head")
+
+    def __init__(self, head: Buffer, segment: Segment, offset: int, size: int) -> None:
+        self.head = head
+        self.body_bytes = size
+        self._segment = segment
+        self._offset = offset
+
+    def copy_into(self, destination: memoryview) -> None:
+        destination[:] = memoryview(self._segment)[self._offset : self._offset + self.body_bytes]
+
+
+def _offset_in(segment: Segment, packed: Packed) -> int | None:
+    """Where an answer lies in its argument's segment, if it is one contiguous piece of it."""
+    if len(packed.segments) != 1 or not isinstance(packed.segments[0], memoryview):
+        return None
+    offset = _address(packed.segments[0]) - segment.address
+    return offset if 0 <= offset <= segment.size - packed.body_bytes else None
+
+
+def _address(view: memoryview) -> int:
+    import numpy as np  # noqa: PLC0415 - there since pickling.py is
+
+    return int(np.frombuffer(view, np.uint8).ctypes.data)
+
+
+def _is_kept(segment: Segment) -> bool:
+    """Whether anybody still looks at the argument; cycles of garbage do not count."""
+    if segment.views:
+        gc.collect()
+    return segment.views > 0
+
+
+def _text(text: str) -> Packed:
+    return Packed(text.encode("utf-8", "backslashreplace")[:HEAD_BYTES_MAX])
+
+
+def _without_us(error: BaseException) -> BaseException:
+    """Cut our own frames off a traceback: the user's function is where it begins."""
+    trace = error.__traceback__
+    inner = trace
+    while inner is not None and inner.tb_frame.f_globals.get("__name__") in (__name__, "starcore.pickling", "__main__"):
+        inner = inner.tb_next
+    return error.with_traceback(inner if inner is not None else trace)
+
+
+def find_function(name: str) -> Function:
+    """Return the function of "package.module:name".
+
+    Raises
+    ------
+    LoadError
+        There is none.
+    """
+    module, _, path = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise LoadError(f"{name!r} is not there: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise LoadError(f"{name!r} is not callable")
+    function: Function = found
+    return function
+
+
+# -- the process ---------------------------------------------------------------------------------------------
+
+
+def die_with(parent: int, lifeline: int | None) -> None:
+    """See to it that this process ends when its supervisor does, however that happens."""
+    bound = False
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            bound = ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) == 0
+    if os.getppid() != parent:
+        os._exit(1)
+    if bound or lifeline is None:
+        return
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            os.read(lifeline, 1)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="starcore-lifeline", daemon=True).start()
+
+
+def main(arguments: list[str]) -> int:
+    """Be a slot: channel, board and lifeline are descriptors, the last argument is the supervisor's pid."""
+    channel, board, lifeline, parent = (int(argument) for argument in arguments)
+    for descriptor in (channel, board, lifeline):
+        os.set_inheritable(descriptor, False)
+    die_with(parent, lifeline)
+    # Ctrl-C and SIGTERM are the supervisor's business. Handlers that do nothing, since SIG_IGN would be inherited
+    # by the programs that a task starts.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    stream = TaskStream(os.dup(2))
+    faulthandler.enable(2)
+    sys.stdout = sys.stderr = stream
+    page = Board(board)
+    os.close(board)
+    sock = socket.socket(fileno=channel)
+    sock.setblocking(True)
+    with contextlib.suppress(ConnectionError):
+        Slot(sock, page, stream).serve()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
