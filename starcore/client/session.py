@@ -20,36 +20,28 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import importlib
 import logging
 import os
-import platform
-import secrets
-import socket
-import ssl
 import sys
 import threading
 import weakref
 from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from importlib import metadata
 from typing import Any, ClassVar
 
 from starcore import tls
 from starcore.client import orders
-from starcore.client.core import FIRST_WINDOW_BYTES, RESULT_BYTES, ClientCore
+from starcore.client.core import ClientCore
+from starcore.client.dialing import Dialer, hello, new_loop
 from starcore.client.futures import TaskFuture
 from starcore.driver import Driver
 from starcore.errors import Code, CredentialsError, RefusedError, SessionLostError, StarCoreError, UnreachableError
 from starcore.errors import Status as TaskStatus
-from starcore.events import Lost
-from starcore.messages import BATCH_TASKS_MAX, PROTOCOL_VERSION, Buffer, Column, Hello, Job, Role
+from starcore.messages import BATCH_TASKS_MAX, Buffer, Column, Job
 from starcore.pickling import Landing, Packed, unpack_failure
 
 CONNECT_SECONDS = 10.0
-DIAL_SECONDS = 10.0
-"""How long one attempt may take, name resolution and handshake included."""
 FAREWELL_SECONDS = 0.05
 """How long the last bytes of a session may take to reach the kernel."""
 JOIN_SECONDS = 2.0
@@ -117,7 +109,6 @@ class Session:
         self.workers = 0
         self.closed = False
         self._trust = trust_results
-        self._context = tls.dial_context(target.identity)
         self._lock = threading.Lock()
         self._jobs: dict[Any, JobRecord] = {}
         self._records: dict[int, JobRecord] = {}
@@ -130,11 +121,10 @@ class Session:
         self._trouble: StarCoreError | None = None
         self._over: StarCoreError | None = None
         self._settled = threading.Event()
-        self._dial_timer: asyncio.TimerHandle | None = None
-        self._dialing = False
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._loop = _new_loop(loop)
-        self._driver = Driver(ClientCore(_hello(target)), self._loop, self, _log)
+        context = tls.dial_context(target.identity)
+        self._loop = new_loop(loop)
+        self._driver = Driver(ClientCore(hello(target)), self._loop, self, _log)
+        self._dialer = Dialer(target, context, self._driver, self._loop, self._lose_heart)
         self._thread = threading.Thread(target=self._main, name="starcore-client", daemon=True)
         _sessions.add(self)
         self._thread.start()
@@ -277,8 +267,7 @@ class Session:
             loop.run_forever()
         finally:
             self._driver.close_all()
-            for task in self._tasks:
-                task.cancel()
+            self._dialer.stop()
             with contextlib.suppress(Exception):
                 loop.run_until_complete(asyncio.sleep(0))
                 loop.run_until_complete(loop.shutdown_default_executor())
@@ -365,48 +354,9 @@ class Session:
             )
 
     def _dial(self, action: orders.Dial) -> None:
-        if action.reason and not self._settled.is_set():
-            self._note(_as_trouble(action.reason, self.target))
-        if self._dial_timer is not None:
-            self._dial_timer.cancel()
-        self._dial_timer = self._loop.call_later(action.delay_seconds, self._start_dialing)
+        self._dialer.dial(action.delay_seconds, action.reason)
 
-    def _start_dialing(self) -> None:
-        self._dial_timer = None
-        if not self._dialing:
-            self._dialing = True
-            task = self._loop.create_task(self._make_connection())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _make_connection(self) -> None:
-        target = self.target
-        connecting = self._loop.create_connection(
-            lambda: self._driver.connection(self._identify),
-            target.host,
-            target.port,
-            ssl=self._context,
-            server_hostname=target.identity.server_name,
-        )
-        failure: BaseException | None = None
-        try:
-            await asyncio.wait_for(connecting, DIAL_SECONDS)
-        except (OSError, asyncio.TimeoutError, StarCoreError, ValueError) as error:
-            failure = TimeoutError() if isinstance(error, asyncio.TimeoutError) else error
-        self._dialing = False
-        if failure is not None:
-            trouble = tls.as_error(failure, target)
-            self._note(trouble)
-            self._driver.feed(Lost(0, str(trouble)))
-
-    def _identify(self, ssl_object: ssl.SSLObject | ssl.SSLSocket, address: str) -> Any:
-        try:
-            return tls.identify(self.target.identity, Role.MANAGER, ssl_object, address)
-        except CredentialsError as error:
-            self._note(error)
-            raise
-
-    def _note(self, trouble: StarCoreError) -> None:
+    def _lose_heart(self, trouble: StarCoreError) -> None:
         """Remember why there is no connection; before the first WELCOME a matter of credentials is final."""
         self._trouble = trouble
         if isinstance(trouble, CredentialsError) and not self._settled.is_set():
@@ -427,8 +377,7 @@ class Session:
         self._finished(None)
 
     def _finished(self, action: orders.Finished | None) -> None:
-        if self._dial_timer is not None:
-            self._dial_timer.cancel()
+        self._dialer.stop()
         self._loop.call_later(FAREWELL_SECONDS, self._loop.stop)
 
     def _resolve(self, action: orders.Resolve) -> None:
@@ -554,50 +503,6 @@ class Session:
         orders.Say: _say,
         orders.Log: _log_line,
     }
-
-
-def _as_trouble(reason: str, target: tls.Target) -> StarCoreError:
-    """What a connection that ended before its WELCOME died of; TLS 1.3 tells a refusal only then."""
-    if "SSL" in reason and "EOF" not in reason:
-        return tls.as_error(ssl.SSLError(1, reason), target)
-    return UnreachableError(f"the manager at {target.address} closed the connection before it said WELCOME: {reason}")
-
-
-def _new_loop(kind: str) -> asyncio.AbstractEventLoop:
-    if kind == "auto":
-        kind = os.environ.get("STARCORE_LOOP", "") or "auto"
-    if kind != "asyncio":
-        try:
-            loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()
-        except ImportError:
-            if kind == "uvloop":
-                raise
-        else:
-            return loop
-    return asyncio.new_event_loop()
-
-
-def _hello(target: tls.Target) -> Hello:
-    return Hello(
-        version=PROTOCOL_VERSION,
-        role=Role.CLIENT,
-        session=secrets.token_bytes(16),
-        name=target.identity.name,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        software=_software(),
-        python=platform.python_version(),
-        numpy=metadata.version("numpy"),
-        first_window_bytes=FIRST_WINDOW_BYTES,
-        result_bytes=RESULT_BYTES,
-    )
-
-
-def _software() -> str:
-    try:
-        return "starcore " + metadata.version("starcore")
-    except metadata.PackageNotFoundError:
-        return "starcore"
 
 
 # -- forks and the interpreter's end -----------------------------------------------------------------------------
