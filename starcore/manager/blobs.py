@@ -1,0 +1,191 @@
+"""The blobs that jobs need: pulled whole from a client, kept by digest, lent to each worker once. Pure.
+
+::
+
+    client ── BLOB ─▶ [small: whole at once | large: a kept flow, pulled] ─▶ jobs wake ─▶ BLOB ─▶ worker
+
+A blob stays while a job needs it, and a while longer if there is room (`blob_idle_bytes`): the next job of the
+same function costs nothing. Its bytes are checked against the digest, so that no client can slip its own function
+under the name of another's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+from starcore.errors import Code, UnexpectedError
+from starcore.manager.outbox import Outbox
+from starcore.manager.relay import Flow, Relay
+from starcore.manager.state import FIRST_ATTEMPT, Blob, Client, Job, Limits, Worker
+from starcore.messages import BLOB_STREAM, Abort, Want
+from starcore.messages import Blob as BlobMessage
+
+
+class Blobs:
+    """Every blob that is here, or on its way here."""
+
+    def __init__(self, outbox: Outbox, relay: Relay, limits: Limits) -> None:
+        self._outbox = outbox
+        self._relay = relay
+        self._limits = limits
+        self._blobs: dict[bytes, Blob] = {}
+        self._idle: dict[Blob, None] = {}
+        self._streams = 0
+
+    def pin(self, digest: bytes, job: Job) -> Blob:
+        """Keep a blob for a job, whether it is here or not."""
+        blob = self._blobs.get(digest)
+        if blob is None:
+            blob = self._blobs[digest] = Blob(digest)
+        blob.jobs[job] = None
+        self._idle.pop(blob, None)
+        return blob
+
+    def unpin(self, job: Job) -> None:
+        """A job is over."""
+        blob = job.blob
+        if blob is not None and blob.jobs.pop(job, job) is None and not blob.jobs:
+            self._rest(blob)
+
+    def ask(self, blob: Blob, client: Client) -> None:
+        """Have a client send what is missing, unless it comes already."""
+        if not blob.whole and (blob.flow is None or not blob.flow.source) and client.link:
+            self._outbox.send(client.link, Want(blob.digest))
+
+    def offered(self, client: Client, message: BlobMessage) -> Blob | None:
+        """Take a BLOB. Returns the blob if that made it whole."""
+        if not message.stream & BLOB_STREAM and message.body_bytes:
+            raise UnexpectedError(f"a blob on stream {message.stream}, which is not a blob's")
+        blob = self._blobs.get(message.digest) or Blob(message.digest)
+        if blob.whole or (blob.flow is not None and blob.flow.source):
+            if message.body_bytes:
+                self._outbox.send(client.link, Abort(message.stream, FIRST_ATTEMPT, Code.NORMAL, "it is here"))
+            return None
+        if message.body_bytes == 0:
+            if hashlib.sha256(message.head).digest() != message.digest:
+                raise UnexpectedError("a blob that is not what its digest says")
+            blob.head, blob.size = message.head, len(message.head)
+            return self._arrived(blob)
+        if message.body_bytes > self._limits.blob_bytes:
+            reason = f"a blob of {message.body_bytes} bytes, where {self._limits.blob_bytes} is the limit"
+            self._outbox.send(client.link, Abort(message.stream, FIRST_ATTEMPT, Code.OVERRUN, reason))
+            blob.refusal = reason
+            return blob if blob.jobs else None
+        self._register(blob)
+        blob.size = message.body_bytes
+        blob.flow = Flow(message.body_bytes, source_stream=message.stream)
+        client.blobs[message.stream] = blob
+        self._relay.expect(blob.flow, client.link)
+        self._relay.keep(blob.flow)
+        return None
+
+    def grown(self, client: Client, stream: int) -> Blob | None:
+        """A chunk of a blob arrived. Returns the blob if that was its last one."""
+        blob = client.blobs.get(stream)
+        if blob is None or blob.flow is None or blob.flow.end < blob.size:
+            return None
+        del client.blobs[stream]
+        self._relay.close_source(blob.flow)
+        tokens = [token for _, _, token in blob.flow.held]
+        if None not in tokens:
+            digest = hashlib.sha256()
+            for (_, length, token) in blob.flow.held:
+                digest.update(memoryview(token)[:length])
+            if digest.digest() != blob.digest:
+                self._discard(blob)
+                raise UnexpectedError("a blob that is not what its digest says")
+        return self._arrived(blob)
+
+    def aborted(self, client: Client, stream: int) -> None:
+        """The client stopped sending a blob."""
+        blob = client.blobs.pop(stream, None)
+        if blob is not None and not blob.whole:
+            self._discard(blob)
+
+    def left(self, client: Client) -> Iterator[Blob]:
+        """The client's link is gone: what it was sending is incomplete. Yields those that jobs still need."""
+        blobs = list(client.blobs.values())
+        client.blobs.clear()
+        for blob in blobs:
+            self._discard(blob)
+            if blob.jobs:
+                yield blob
+
+    def supply(self, worker: Worker, blob: Blob) -> None:
+        """Send a blob to a worker that has not got it."""
+        if blob.digest in worker.blobs or not blob.whole:
+            return
+        self._streams += 1
+        stream = BLOB_STREAM | self._streams
+        if blob.flow is None:
+            self._outbox.send(worker.link, BlobMessage(blob.digest, stream, 0, blob.head))
+            worker.blobs[blob.digest] = None
+        else:
+            self._outbox.send(worker.link, BlobMessage(blob.digest, stream, blob.size))
+            worker.blobs[blob.digest] = self._relay.lend(blob.flow, worker.link, stream)
+
+    def wanted(self, worker: Worker, digest: bytes) -> None:
+        """A worker lacks a blob: send it, once more if need be."""
+        self.retire(worker, digest)
+        blob = self._blobs.get(digest)
+        if blob is not None:
+            self.supply(worker, blob)
+
+    def retire(self, worker: Worker, digest: bytes) -> None:
+        """Take it that the worker has not got the blob."""
+        flow = worker.blobs.pop(digest, None)
+        if flow is not None:
+            self._relay.end(flow)
+
+    def flows(self) -> Iterator[Flow]:
+        """Every flow that brings or keeps a blob."""
+        return (blob.flow for blob in self._blobs.values() if blob.flow is not None)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of small blobs; those of large ones are the relay's."""
+        return sum(len(blob.head) for blob in self._blobs.values())
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        for digest, blob in self._blobs.items():
+            assert blob.digest == digest
+            assert (not blob.jobs and blob.whole) == (blob in self._idle), "idle blobs"
+            assert all(job.blob is blob for job in blob.jobs)
+        assert all(self._blobs.get(blob.digest) is blob for blob in self._idle)
+
+    def _register(self, blob: Blob) -> None:
+        self._blobs[blob.digest] = blob
+
+    def _arrived(self, blob: Blob) -> Blob:
+        self._register(blob)
+        blob.whole = True
+        blob.refusal = ""
+        if not blob.jobs:
+            self._rest(blob)
+        return blob
+
+    def _rest(self, blob: Blob) -> None:
+        """Keep an unneeded blob while there is room, the latest ones longest."""
+        if not blob.whole:
+            if blob.flow is None or not blob.flow.source:
+                self._forget(blob)
+            return
+        self._idle[blob] = None
+        while sum(idle.size for idle in self._idle) > self._limits.blob_idle_bytes:
+            self._forget(next(iter(self._idle)))
+
+    def _forget(self, blob: Blob) -> None:
+        self._idle.pop(blob, None)
+        self._blobs.pop(blob.digest, None)
+        if blob.flow is not None:
+            self._relay.end(blob.flow)
+
+    def _discard(self, blob: Blob) -> None:
+        """Let go of an incomplete blob's bytes."""
+        if blob.flow is not None:
+            self._relay.end(blob.flow)
+            blob.flow = None
+        if not blob.jobs:
+            self._blobs.pop(blob.digest, None)

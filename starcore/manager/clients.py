@@ -1,0 +1,421 @@
+"""What clients ask for: jobs, tasks, cancellations, acknowledgements. Pure.
+
+A client that comes back says again what it still waits for. What is known already is not taken twice (its bodies
+are reattached to the new link), what was lost on the way is taken now.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+
+from starcore.errors import OverrunError, Status, UnexpectedError
+from starcore.manager.blobs import Blobs
+from starcore.manager.delivery import Deliveries, Piece
+from starcore.manager.outbox import Outbox
+from starcore.manager.relay import Flow, Relay
+from starcore.manager.scheduling import Scheduler, python_capability
+from starcore.manager.state import (
+    FIRST_ATTEMPT,
+    TASK_OVERHEAD_BYTES,
+    Blob,
+    Capability,
+    Client,
+    Delivery,
+    Job,
+    Limits,
+    Run,
+    State,
+    Step,
+    contiguous,
+)
+from starcore.manager.workers import Workforce
+from starcore.messages import JOB_MAX, Ack, Cancel, FunctionKind, Submit
+from starcore.messages import Blob as BlobMessage
+from starcore.messages import Job as JobMessage
+
+INDEX_MAX = (1 << 32) - 1
+
+
+class Clientele:
+    """Every client's jobs."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        relay: Relay,
+        blobs: Blobs,
+        scheduler: Scheduler,
+        deliveries: Deliveries,
+        workforce: Workforce,
+        limits: Limits,
+    ) -> None:
+        self._outbox = outbox
+        self._relay = relay
+        self._blobs = blobs
+        self._scheduler = scheduler
+        self._deliveries = deliveries
+        self._workforce = workforce
+        self._limits = limits
+        self._jobs = 0
+        self._runs = 0
+
+    # -- jobs ------------------------------------------------------------------------------------------------
+
+    def job(self, client: Client, message: JobMessage) -> None:
+        """A job begins, or is told again."""
+        job = client.jobs.get(message.job)
+        if job is None:
+            if message.job > JOB_MAX:
+                raise UnexpectedError(f"job {message.job} is beyond {JOB_MAX}")
+            self._jobs += 1
+            theirs = JobMessage(
+                self._jobs,
+                message.kind,
+                message.digest,
+                message.function,
+                message.python,
+                message.retries,
+                message.timeout_seconds,
+                message.priority,
+            )
+            job = Job(self._jobs, client, theirs, message.job, _capability(message), None)
+            client.jobs[message.job] = job
+            if message.kind == FunctionKind.SHIPPED:
+                job.blob = self._blobs.pin(message.digest, job)
+        if job.blob is not None and not job.blob.refusal:
+            self._blobs.ask(job.blob, client)
+
+    def forget(self, client: Client, number: int) -> None:
+        """No task of this job will come any more."""
+        job = client.jobs.get(number)
+        if job is not None:
+            job.forgotten = True
+            self._close_if_done(job)
+
+    def blob(self, client: Client, message: BlobMessage) -> None:
+        """A blob comes."""
+        self._wake(self._blobs.offered(client, message))
+
+    def blob_grown(self, client: Client, stream: int) -> None:
+        """A piece of a blob came."""
+        self._wake(self._blobs.grown(client, stream))
+
+    def blob_aborted(self, client: Client, stream: int) -> None:
+        """A blob will not come from this client."""
+        self._blobs.aborted(client, stream)
+
+    # -- tasks -----------------------------------------------------------------------------------------------
+
+    def submit(self, client: Client, message: Submit) -> None:
+        """Tasks come."""
+        job = client.jobs.get(message.job)
+        if job is None:
+            raise UnexpectedError(f"tasks of job {message.job}, which is not known")
+        stop = message.first + len(message.head_sizes)
+        if stop > INDEX_MAX:
+            raise UnexpectedError(f"task {stop - 1} is beyond {INDEX_MAX - 1}")
+        known = job.overlapping(message.first, stop)
+        if not known:
+            self._take(job, message)
+            return
+        if not message.again:
+            raise UnexpectedError(f"tasks {message.first} to {stop - 1} of job {message.job} were submitted before")
+        for gap in _gaps(message, known):
+            self._take(job, gap)
+        for run in known:
+            self._reattach(run, message.first, stop)
+
+    def cancel(self, client: Client, message: Cancel) -> None:
+        """The caller wants no outcome of these tasks."""
+        job = client.jobs.get(message.job)
+        if job is None:
+            return
+        pieces: list[Piece] = []
+        unknown = array("I")
+        for low, high in contiguous(message.indices):
+            first, stop = message.indices[low], message.indices[high - 1] + 1
+            at = first
+            for run in job.overlapping(first, stop):
+                unknown.extend(range(at, run.first))
+                at = max(at, min(run.stop, stop))
+                pieces += self._cancel(run, max(first, run.first) - run.first, at - run.first, message.kill)
+            unknown.extend(range(at, stop))
+        if pieces:
+            self._deliveries.settle(job, pieces, 0, Status.CANCELLED)
+        if unknown:
+            self._deliveries.refuse(job, unknown, Status.CANCELLED)
+
+    def acknowledge(self, client: Client, message: Ack) -> None:
+        """Outcomes arrived."""
+        for sequence in message.sequences:
+            delivery = self._deliveries.acknowledge(client, sequence)
+            if delivery is None:
+                continue
+            if delivery.flow is not None:
+                self._workforce.acknowledged(delivery)
+            self._close_if_done(client.jobs.get(delivery.outcome.job))
+
+    def aborted(self, client: Client, stream: int, reason: str) -> None:
+        """The client ends a stream: it takes no answer, or has no argument."""
+        job = client.jobs.get(stream >> 32)
+        run = job.find(stream & INDEX_MAX) if job is not None else None
+        if run is None:
+            return
+        position = (stream & INDEX_MAX) - run.first
+        if position in run.answers:
+            self.acknowledge(client, Ack(array("Q", [run.answers[position].outcome.sequence])))
+        elif position in run.flows:
+            self._fail(run, position, Status.UNRUNNABLE, f"the client took its argument back: {reason}")
+
+    # -- clients come and go ---------------------------------------------------------------------------------
+
+    def resume(self, client: Client) -> None:
+        """A client is back: it hears of what it has not acknowledged."""
+        for delivery in list(client.unread.values()):
+            if delivery.flow is not None and delivery.leased is None:
+                self._workforce.recalled(delivery)
+        self._deliveries.resend(client)
+
+    def absent(self, client: Client) -> None:
+        """A client's link is gone: blobs that were on their way may come from another one."""
+        for blob in self._blobs.left(client):
+            self._ask_anyone(blob)
+
+    def drop(self, client: Client) -> int:
+        """A client's session is over: its jobs go, what runs is ended. Returns how many tasks had no outcome."""
+        unfinished = 0
+        self._scheduler.remove_client(client)
+        for delivery in client.unread.values():
+            self._workforce.dropped(delivery)
+        self._deliveries.forget(client)
+        for job in client.jobs.values():
+            job.queued = 0
+            for run in job.runs:
+                unfinished += run.unfinished
+                leased = [position for position, state in enumerate(run.states) if state == State.LEASED]
+                self._workforce.retract(run, leased, kill=True)
+                for position in leased:
+                    run.step(position, position + 1, Step.CANCEL)
+                for flow in run.flows.values():
+                    self._relay.end(flow)
+                run.flows.clear()
+                run.release()
+            self._workforce.cancelled(job, job.leased)
+            self._close(job)
+        client.jobs.clear()
+        return unfinished
+
+    def outgrown(self) -> bool:
+        """Fail what turned out to fit no worker. Whether there was any."""
+        misfits = self._scheduler.misfits()
+        for span in misfits:
+            self._misfit(span.run, span.start)
+        return bool(misfits)
+
+    def runs(self, client: Client) -> Iterator[Run]:
+        """Every run of a client."""
+        return (run for job in client.jobs.values() for run in job.runs)
+
+    def flows(self, client: Client) -> Iterator[Flow]:
+        """The flows of arguments."""
+        return (flow for run in self.runs(client) for flow in run.flows.values())
+
+    def check(self, client: Client) -> None:
+        """Assert the invariants of one client's account."""
+        owed = 0
+        told: dict[Run, set[int]] = {}
+        for delivery in client.unread.values():
+            for run, start, stop in delivery.pieces:
+                for position in range(start, stop):
+                    assert position not in told.setdefault(run, set()), "two outcomes of one task"
+                    told[run].add(position)
+        for number, job in client.jobs.items():
+            assert job.client_number == number and job.client is client
+            states = b"".join(run.states for run in job.runs)
+            waiting = sum(span.run.states.count(0, span.start, span.stop) for span in job.waiting)
+            assert states.count(State.QUEUED) == job.queued + waiting, (number, job.queued, waiting)
+            assert states.count(State.LEASED) == job.leased, (number, job.leased)
+            _check_leases(job)
+            for run in job.runs:
+                answered = told.get(run, set())
+                for position in range(run.count):
+                    if run.states[position] in (State.QUEUED, State.LEASED) and position not in answered:
+                        task = run.tasks.get(position)
+                        if task is None or not task.settled:
+                            owed += run.head_sizes[position] + TASK_OVERHEAD_BYTES
+                live = run.states.count(State.QUEUED) + run.states.count(State.LEASED)
+                assert run.unfinished == live, (run.first, run.unfinished, live)
+                assert 0 < run.unread <= run.count
+                assert run.unread >= live
+        assert client.owed_bytes == owed, (client.owed_bytes, owed)
+        assert client.queued == sum(job.queued for job in client.jobs.values())
+        assert client.leased == sum(job.leased for job in client.jobs.values())
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _take(self, job: Job, message: Submit) -> None:
+        """Take a run in."""
+        client, count = job.client, len(message.head_sizes)
+        if not count:
+            return
+        if job.forgotten:
+            raise UnexpectedError(f"tasks of job {message.job}, which was over")
+        cost = len(message.heads) + TASK_OVERHEAD_BYTES * count
+        alone = count == 1 and not client.owed_bytes
+        if client.owed_bytes + cost > self._limits.submit_bytes and not alone:
+            raise OverrunError(f"{client.owed_bytes} + {cost} bytes of tasks, where {self._limits.submit_bytes} are granted")
+        client.owed_bytes += cost
+        self._runs += 1
+        bodies = message.body_sizes if message.body_sizes and any(message.body_sizes) else array("Q")
+        heads = memoryview(message.heads)
+        run = Run(job, self._runs, message.first, message.head_sizes, bodies, heads, bytearray(count), count, count)
+        job.add(run)
+        for position, size in enumerate(bodies):
+            if size:
+                flow = run.flows[position] = Flow(size, source_stream=message.job << 32 | (run.first + position))
+                self._relay.expect(flow, client.link, window=not message.again)
+        if job.blob is not None and job.blob.refusal:
+            self._refuse_run(run, job.blob.refusal)
+            return
+        span = run.span(0, count, FIRST_ATTEMPT)
+        if job.ready:
+            self._scheduler.queue(span)
+            for position in self._scheduler.too_large(run):
+                self._scheduler.unqueue(job, 1)
+                self._misfit(run, position)
+        else:
+            job.waiting.append(span)
+
+    def _reattach(self, run: Run, first: int, stop: int) -> None:
+        """The client is ready to send these tasks' bodies once more."""
+        client = run.job.client
+        for position, flow in run.flows.items():
+            if first <= run.first + position < stop and not flow.source:
+                self._relay.expect(flow, client.link, window=False)
+
+    def _cancel(self, run: Run, low: int, high: int, kill: bool) -> Iterator[Piece]:
+        """Cancel what is not over; yields the pieces."""
+        job = run.job
+        leased: list[int] = []
+        cancelled = array("Q")
+        for position in range(low, high):
+            state = run.states[position]
+            if state == State.QUEUED:
+                if job.ready:
+                    self._scheduler.unqueue(job, 1)
+            elif state == State.LEASED:
+                leased.append(position)
+            else:
+                continue
+            cancelled.append(position)
+        for position in leased:
+            self._recall(run, position)
+        self._workforce.retract(run, leased, kill=kill)
+        self._workforce.cancelled(job, len(leased))
+        for position in cancelled:
+            run.step(position, position + 1, Step.CANCEL)
+        job.cancelled += len(cancelled)
+        for start, stop in contiguous(cancelled):
+            yield run, cancelled[start], cancelled[stop - 1] + 1
+
+    def _recall(self, run: Run, position: int) -> None:
+        """If the answer's body is on its way, stop it."""
+        delivery = run.answers.get(position)
+        if delivery is not None:
+            self._workforce.dropped(delivery)
+            self._deliveries.recall(delivery)
+
+    def _fail(self, run: Run, position: int, status: Status, text: str) -> None:
+        """A task that has no outcome yet fails, wherever it is."""
+        job, state = run.job, run.states[position]
+        if state == State.QUEUED:
+            if job.ready:
+                self._scheduler.unqueue(job, 1)
+        elif state == State.LEASED:
+            self._recall(run, position)
+            self._workforce.retract(run, (position,), kill=True)
+            self._workforce.cancelled(job, 1)
+        else:
+            return
+        self._end(run, position, status, text)
+
+    def _misfit(self, run: Run, position: int) -> None:
+        size, most = run.body(position), self._scheduler.arena_bytes_max(run.job.capability)
+        text = f"its argument of {size} bytes fits no worker: the largest arena has {most} bytes (see worker --arena)"
+        self._end(run, position, Status.UNRUNNABLE, text)
+
+    def _end(self, run: Run, position: int, status: Status, text: str) -> None:
+        run.step(position, position + 1, Step.FAIL)
+        run.job.failed += 1
+        self._deliveries.settle(run.job, [(run, position, position + 1)], 0, status, text)
+
+    def _wake(self, blob: Blob | None) -> None:
+        """A blob is whole, or refused: what waited for it goes on."""
+        if blob is None:
+            return
+        for job in blob.jobs:
+            waiting, job.waiting = job.waiting, []
+            for span in waiting:
+                if blob.whole:
+                    self._scheduler.queue(span)
+                else:
+                    self._refuse_run(span.run, blob.refusal)
+
+    def _refuse_run(self, run: Run, reason: str) -> None:
+        for position in range(run.count):
+            if run.states[position] == State.QUEUED:
+                self._end(run, position, Status.UNRUNNABLE, reason)
+
+    def _ask_anyone(self, blob: Blob) -> None:
+        for job in blob.jobs:
+            if job.client.link:
+                self._blobs.ask(blob, job.client)
+                return
+
+    def _close_if_done(self, job: Job | None) -> None:
+        if job is not None and job.forgotten and not job.runs:
+            del job.client.jobs[job.client_number]
+            self._close(job)
+
+    def _close(self, job: Job) -> None:
+        """A job is over."""
+        self._blobs.unpin(job)
+        self._workforce.forget(job)
+
+
+def _capability(message: JobMessage) -> Capability:
+    if message.kind == FunctionKind.REGISTERED:
+        return FunctionKind.REGISTERED, message.function
+    return python_capability(message.python)
+
+
+def _gaps(message: Submit, known: list[Run]) -> Iterator[Submit]:
+    """Cut out of a run what is known already."""
+    sizes, bodies, heads = message.head_sizes, message.body_sizes, memoryview(message.heads)
+    stop = message.first + len(sizes)
+    at = message.first
+    for first, last in [(run.first, run.stop) for run in known] + [(stop, stop)]:
+        if at < first:
+            low, high = at - message.first, min(first, stop) - message.first
+            begin = sum(sizes[:low])
+            part = heads[begin : begin + sum(sizes[low:high])]
+            yield Submit(message.job, at, True, sizes[low:high], bodies[low:high], part)
+        at = max(at, last)
+
+
+def _check_leases(job: Job) -> None:
+    """Every leased task is in exactly one leased run, or in an answer that outlived its worker."""
+    seen: set[tuple[int, int]] = set()
+    for leased in job.leased_runs:
+        for offset, mark in enumerate(leased.marks):
+            run, position = leased.run, leased.start + offset
+            if mark < 4 and run.states[position] == State.LEASED:
+                assert (id(run), position) not in seen, "a task leased twice"
+                seen.add((id(run), position))
+    orphans = [delivery for delivery in job.client.unread.values() if _orphaned(delivery, job)]
+    assert len(seen) + len(orphans) == job.leased, (len(seen), len(orphans), job.leased)
+
+
+def _orphaned(delivery: Delivery, job: Job) -> bool:
+    return delivery.flow is not None and delivery.leased is None and delivery.pieces[0][0].job is job

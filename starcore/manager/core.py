@@ -1,0 +1,507 @@
+"""The manager's core: events in, actions out. Pure; the driver and the simulator turn it.
+
+::
+
+                         ┌─ Sessions ── who is connected, silence, grace
+    event ─▶ ManagerCore ┼─ Clientele ─ jobs, tasks, cancels, acks ──┐
+             (this file) ├─ Workforce ─ leases, results, losses ─────┼─▶ Outbox ─▶ actions
+                         ├─ Scheduler ─ who comes next               │
+                         └─ Relay, Blobs, Deliveries ─ the bytes ────┘
+
+This file knows which message may come from whom, and what a link's beginning and end mean; it decides nothing
+about tasks. Every turn ends with a dispatch: whatever can be given out is given out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from starcore.errors import Code, ProtocolError, RefusedError, UnexpectedError
+from starcore.events import Action, Blocked, ChunkReceived, Event, Lost, Opened, Received, Tick, Writable
+from starcore.manager.blobs import Blobs
+from starcore.manager.clients import Clientele
+from starcore.manager.delivery import Deliveries
+from starcore.manager.outbox import Drain, Finished, Log, Outbox
+from starcore.manager.relay import Relay
+from starcore.manager.scheduling import Scheduler
+from starcore.manager.sessions import Link, Sessions, Timer, Timers
+from starcore.manager.state import Capability, Client, Job, Limits, Worker
+from starcore.manager.workers import Workforce
+from starcore.messages import (
+    BLOB_STREAM,
+    PROTOCOL_VERSION,
+    Abort,
+    Ack,
+    Blob,
+    Cancel,
+    Draining,
+    Forget,
+    FunctionKind,
+    Goodbye,
+    Grant,
+    Heartbeat,
+    Hello,
+    Notice,
+    Result,
+    Retracted,
+    Slots,
+    Started,
+    StatusReply,
+    StatusRequest,
+    Submit,
+    Want,
+    Welcome,
+)
+from starcore.messages import (
+    Job as JobMessage,
+)
+
+__all__ = ["Drain", "Finished", "Limits", "Log", "ManagerCore"]
+
+
+class ManagerCore:
+    """The star's middle.
+
+    Parameters
+    ----------
+    epoch : int
+        A number that no earlier manager used (31 bits); lease numbers begin with it.
+    limits : Limits, optional
+        Every bound, with its unit in its name.
+    """
+
+    def __init__(self, epoch: int, limits: Limits | None = None) -> None:
+        limits = limits or Limits()
+        self._epoch = epoch
+        self._limits = limits
+        self._outbox = Outbox()
+        self._timers = Timers()
+        self._sessions = Sessions(self._outbox, self._timers, limits)
+        self._relay = Relay(self._outbox, limits)
+        self._blobs = Blobs(self._outbox, self._relay, limits)
+        self._scheduler = Scheduler()
+        self._deliveries = Deliveries(self._outbox, self._relay, limits)
+        self._workforce = Workforce(
+            epoch, self._outbox, self._relay, self._blobs, self._scheduler, self._deliveries, limits
+        )
+        self._clientele = Clientele(
+            self._outbox, self._relay, self._blobs, self._scheduler, self._deliveries, self._workforce, limits
+        )
+        self._slots_timer = False
+        self._slots_said = (0, 0)
+        self._drain_until: float | None = None
+        self._finished = False
+
+    # -- the core's face -------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take one event at the monotonic time `now` (s) and say what is to be done."""
+        self._outbox.now = now
+        kind = type(event)
+        if kind is ChunkReceived:
+            self._chunk(event, now)
+        elif kind is Writable:
+            self._relay.writable(event.link)
+            return self._outbox.take()
+        elif kind is Blocked:
+            self._relay.blocked(event.link)
+            return self._outbox.take()
+        elif kind is Received:
+            self._received(event, now)
+        elif kind is Opened:
+            self._sessions.open(event.link, event.peer, now)
+        elif kind is Lost:
+            self._leave(event.link, event.reason, now)
+        elif kind is Tick:
+            self._tick(now)
+        elif kind is Drain:
+            self._drain(now)
+        else:
+            raise TypeError(f"the manager's core does not know {kind.__name__}")
+        self._workforce.dispatch(now)
+        while self._clientele.outgrown():
+            self._workforce.dispatch(now)
+        if self._drain_until is not None:
+            self._finish(now)
+        return self._outbox.take()
+
+    def deadline(self) -> float | None:
+        """When the core next wants a Tick."""
+        times = [time for time in (self._timers.next(), self._workforce.move_at) if time is not None]
+        return min(times, default=None)
+
+    def status(self, now: float) -> dict[str, Any]:
+        """Describe the star, for `starcore status`."""
+        clients, counters = self._sessions.clients.values(), self._workforce.counters
+        return {
+            "epoch": self._epoch,
+            "draining": self._sessions.draining,
+            "workers": [self._worker_status(worker, now) for worker in self._sessions.workers.values()],
+            "clients": [
+                {
+                    "name": client.name,
+                    "address": client.address,
+                    "connected": client.link != 0,
+                    "queued": client.queued,
+                    "leased": client.leased,
+                    "unread": len(client.unread),
+                    "unread_bytes": client.unread_bytes,
+                    "used_seconds": client.used_seconds,
+                }
+                for client in clients
+            ],
+            "jobs": [_job_status(job) for client in clients for job in client.jobs.values()],
+            "held_bytes": self._held_bytes(),
+            "stale": counters.stale,
+            "duplicates": counters.duplicates,
+            "requeued": counters.requeued,
+            "crashes": counters.crashes,
+        }
+
+    def check(self) -> None:
+        """Assert every invariant."""
+        clients, workers = self._sessions.clients.values(), self._sessions.workers.values()
+        self._sessions.check()
+        self._blobs.check()
+        self._scheduler.check()
+        flows = list(self._blobs.flows())
+        for client in clients:
+            self._clientele.check(client)
+            self._deliveries.check(client)
+            flows += [*self._clientele.flows(client), *self._deliveries.flows(client)]
+        for worker in workers:
+            self._workforce.check(worker)
+            flows += self._workforce.flows(worker)
+            assert worker.link or worker.left_at <= self._outbox.now
+        self._relay.check(flows)
+        known = set(workers)
+        for client in clients:
+            for job in client.jobs.values():
+                assert known.issuperset(job.workers), "a table of a worker that left"
+                assert all(leased.worker in known for leased in job.leased_runs), "a lease of a worker that left"
+
+    # -- what comes in ---------------------------------------------------------------------------------------
+
+    def _received(self, event: Received, now: float) -> None:
+        link = self._sessions.links.get(event.link)
+        if link is None:
+            return
+        link.heard_at = now
+        try:
+            if link.owner is None:
+                self._greet(link, event.message, now)
+            elif isinstance(link.owner, Client):
+                self._reaction(_FROM_CLIENT, event)(self, link.owner, event.message)
+            else:
+                self._reaction(_FROM_WORKER, event)(self, link.owner, event.message)
+        except RefusedError as refusal:
+            self._close(event.link, refusal.code, str(refusal), now)
+        except ProtocolError as fault:
+            self._close(event.link, fault.code, str(fault), now)
+
+    @staticmethod
+    def _reaction(table: dict[type, Any], event: Received) -> Any:
+        reaction = table.get(type(event.message))
+        if reaction is None:
+            raise UnexpectedError(f"{type(event.message).__name__.upper()} does not belong here")
+        return reaction
+
+    def _chunk(self, event: ChunkReceived, now: float) -> None:
+        link = self._sessions.links.get(event.link)
+        if link is not None:
+            link.heard_at = now
+        try:
+            flow = self._relay.chunk(event)
+            if flow is not None and flow.kept and link is not None and isinstance(link.owner, Client):
+                self._clientele.blob_grown(link.owner, event.stream)
+        except ProtocolError as fault:
+            self._close(event.link, fault.code, str(fault), now)
+
+    def _tick(self, now: float) -> None:
+        for timer, subject in self._timers.due(now):
+            if timer is Timer.LINK:
+                fault = self._sessions.watch(subject, now)
+                if fault is not None:
+                    self._close(subject, *fault, now)
+            elif timer is Timer.GRACE:
+                if self._sessions.expired(subject, now):
+                    self._end(subject, "did not come back", now, blame=True)
+            elif timer is Timer.NOTICE:
+                self._notice(subject)
+            elif timer is Timer.SLOTS:
+                self._say_slots()
+
+    # -- links begin and end ---------------------------------------------------------------------------------
+
+    def _greet(self, link: Link, message: Any, now: float) -> None:
+        if not isinstance(message, Hello):
+            raise UnexpectedError(f"{type(message).__name__.upper()} before HELLO")
+        session, resumed = self._sessions.greet(link, message, now)
+        if session.link:
+            self._sessions.close(session.link)
+            self._relay.close_link(session.link)
+            self._outbox.close(session.link, Code.SUPERSEDED, "this session has a new connection")
+            if isinstance(session, Client):
+                self._clientele.absent(session)
+        session.link = link.number
+        self._relay.open_link(link.number, message.first_window_bytes)
+        workers, slots = self._sessions.size()
+        limits = self._limits
+        self._outbox.send(
+            link.number,
+            Welcome(
+                PROTOCOL_VERSION,
+                self._epoch,
+                resumed,
+                "",
+                limits.first_window_bytes,
+                limits.submit_bytes,
+                limits.heartbeat_seconds,
+                limits.silence_seconds,
+                limits.session_grace_seconds,
+                workers,
+                slots,
+            ),
+        )
+        verb = "came back" if resumed else "joined"
+        if isinstance(session, Client):
+            self._outbox.log("info", f"client {session.name} {verb} from {session.address}")
+            self._clientele.resume(session)
+            return
+        about = f"{session.slots} slots, Python {session.python}, arena {session.arena_bytes} bytes"
+        self._outbox.log("info", f"worker {session.name} ({session.host}) {verb} from {session.address}: {about}")
+        if resumed:
+            lost = self._workforce.resume(session, message.leases)
+            if lost:
+                self._outbox.log("warning", f"worker {session.name} lost {lost} leases on the way: queued again")
+        if not session.draining:
+            self._scheduler.join(session)
+        self._slots_changed(now)
+
+    def _leave(self, number: int, reason: str, now: float) -> None:
+        """A link is gone; its session may come back."""
+        link = self._sessions.close(number)
+        self._relay.close_link(number)
+        if link is None or link.owner is None or link.owner.link != number:
+            return
+        session = link.owner
+        self._sessions.absent(session, now)
+        if isinstance(session, Client):
+            self._outbox.log("info", f"client {session.name} left: {reason}")
+            self._clientele.absent(session)
+        else:
+            self._outbox.log("info", f"worker {session.name} left: {reason}")
+            self._scheduler.leave(session, returning=True)
+            self._slots_changed(now)
+
+    def _close(self, number: int, code: int, reason: str, now: float) -> None:
+        """Close a link for a fault of its peer's."""
+        link = self._sessions.links.get(number)
+        if link is None:
+            return
+        name = link.owner.name if link.owner is not None else link.peer.name
+        role = link.peer.role.name.lower()
+        self._outbox.log("warning", f"closing {role} {name} at {link.peer.address}: {reason}")
+        self._outbox.close(number, code, reason)
+        self._leave(number, reason, now)
+
+    def _end(self, session: Client | Worker, reason: str, now: float, *, blame: bool) -> None:
+        """A session is over."""
+        if isinstance(session, Client):
+            del self._sessions.clients[session.session]
+            unfinished = self._clientele.drop(session)
+            if unfinished:
+                self._outbox.log("warning", f"client {session.name} {reason}: {unfinished} tasks dropped")
+            return
+        del self._sessions.workers[session.session]
+        self._scheduler.leave(session)
+        lost = self._workforce.lose(session, blame=blame)
+        if lost:
+            self._outbox.log("warning", f"worker {session.name} {reason}: {lost} tasks queued again")
+        for capability in session.capabilities:
+            for client in self._scheduler.waiting(capability):
+                for job in client.jobs.values():
+                    self._watch_job(job, now)
+
+    def _goodbye(self, session: Client | Worker, message: Goodbye) -> None:
+        """The peer closes its link; with NORMAL, its session is over as well."""
+        now, number = self._outbox.now, session.link
+        reason = message.reason or "goodbye"
+        self._outbox.close(number, Code.NORMAL, "goodbye")
+        self._leave(number, reason, now)
+        if message.code in (Code.NORMAL, Code.DRAINING):
+            self._end(session, f"said goodbye ({reason})", now, blame=False)
+
+    # -- messages --------------------------------------------------------------------------------------------
+
+    def _submit(self, client: Client, message: Submit) -> None:
+        self._clientele.submit(client, message)
+        self._watch_job(client.jobs[message.job], self._outbox.now)
+
+    def _client_abort(self, client: Client, message: Abort) -> None:
+        if message.stream & BLOB_STREAM:
+            self._clientele.blob_aborted(client, message.stream)
+        else:
+            self._clientele.aborted(client, message.stream, message.reason)
+
+    def _worker_abort(self, worker: Worker, message: Abort) -> None:
+        if message.stream & BLOB_STREAM:
+            flow = self._relay.outbound(worker.link, message.stream)
+            for digest in [digest for digest, lent in worker.blobs.items() if lent is not None and lent is flow]:
+                self._blobs.retire(worker, digest)
+            return
+        self._workforce.aborted(worker, message.stream, message.attempt)
+
+    def _grant(self, session: Client | Worker, message: Grant) -> None:
+        self._relay.grant(session.link, message)
+
+    def _heartbeat(self, session: Client | Worker, message: Heartbeat) -> None:
+        """It was heard."""
+
+    def _draining(self, worker: Worker, message: Draining) -> None:
+        worker.draining = True
+        self._scheduler.leave(worker)
+        self._outbox.log("info", f"worker {worker.name} drains: it finishes what runs")
+        self._slots_changed(self._outbox.now)
+
+    def _status(self, client: Client, message: StatusRequest) -> None:
+        self._outbox.send(client.link, StatusReply(json.dumps(self.status(self._outbox.now))))
+
+    # -- what clients are told about the star ----------------------------------------------------------------
+
+    def _slots_changed(self, now: float) -> None:
+        if not self._slots_timer:
+            self._slots_timer = True
+            self._timers.set(now + self._limits.slots_said_seconds, Timer.SLOTS)
+
+    def _say_slots(self) -> None:
+        self._slots_timer = False
+        size = self._sessions.size()
+        if size == self._slots_said:
+            return
+        self._slots_said = size
+        for client in self._sessions.clients.values():
+            if client.link:
+                self._outbox.send(client.link, Slots(*size))
+
+    def _watch_job(self, job: Job, now: float) -> None:
+        """If nobody can run this job, say so after a while."""
+        if not job.noticed and not job.watched and not self._scheduler.capable(job.capability):
+            job.watched = True
+            self._timers.set(now + self._limits.notice_seconds, Timer.NOTICE, job)
+
+    def _notice(self, job: Job) -> None:
+        job.watched = False
+        client = job.client
+        if job.noticed or not job.queued or self._scheduler.capable(job.capability) or not client.link:
+            return
+        job.noticed = True
+        text = _missing(job.capability, list(self._sessions.workers.values()))
+        self._outbox.log("warning", f"job {job.number} of client {client.name} waits: {text}")
+        self._outbox.send(client.link, Notice(job.client_number, text))
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def _drain(self, now: float) -> None:
+        if self._drain_until is None:
+            self._drain_until = now + self._limits.drain_seconds
+            self._timers.set(self._drain_until, Timer.DRAIN)
+            self._sessions.draining = True
+            self._workforce.leasing = False
+            self._outbox.log("info", f"draining: what runs has {self._limits.drain_seconds:g} s to finish")
+
+    def _finish(self, now: float) -> None:
+        """Say that the drain is complete, once it is."""
+        assert self._drain_until is not None
+        running = sum(worker.unfinished for worker in self._sessions.workers.values())
+        unread = sum(len(client.unread) for client in self._sessions.clients.values() if client.link)
+        if not self._finished and (now >= self._drain_until or (not running and not unread)):
+            self._finished = True
+            if running or unread:
+                self._outbox.log("warning", f"drained: {running} tasks still ran, {unread} outcomes were not read")
+            self._outbox.finish()
+
+    # -- status ----------------------------------------------------------------------------------------------
+
+    def _held_bytes(self) -> int:
+        """All bytes of payloads that are here."""
+        held = self._relay.held_bytes + self._blobs.held_bytes
+        for client in self._sessions.clients.values():
+            held += sum(len(delivery.outcome.heads) for delivery in client.unread.values())
+            held += sum(len(run.heads) for run in self._clientele.runs(client))
+        return held
+
+    def _worker_status(self, worker: Worker, now: float) -> dict[str, Any]:
+        link = self._sessions.links.get(worker.link)
+        return {
+            "name": worker.name,
+            "host": worker.host,
+            "address": worker.address,
+            "python": worker.python,
+            "connected": worker.link != 0,
+            "draining": worker.draining,
+            "slots": worker.slots,
+            "running": worker.running,
+            "leased": worker.unfinished,
+            "arena_bytes": worker.arena_bytes,
+            "arena_used_bytes": worker.arena_used_bytes,
+            "heard_seconds_ago": round(now - (link.heard_at if link is not None else worker.left_at), 3),
+        }
+
+
+def _job_status(job: Job) -> dict[str, Any]:
+    return {
+        "job": job.number,
+        "client": job.client.name,
+        "function": job.message.function,
+        "queued": job.queued,
+        "leased": job.leased,
+        "done": job.done,
+        "failed": job.failed,
+        "cancelled": job.cancelled,
+        "mean_seconds": job.mean_seconds,
+    }
+
+
+def _missing(capability: Capability, workers: list[Worker]) -> str:
+    """Say in one sentence why nobody takes a job."""
+    kind, name = capability
+    if not workers:
+        return "no worker is connected"
+    if kind == FunctionKind.SHIPPED:
+        there = ", ".join(sorted({worker.python or "?" for worker in workers}))
+        return f"this function was made with Python {name}, and no connected worker runs shipped code with it (they have {there})"
+    if not name:
+        return "no connected worker has a registered function"
+    return f"no connected worker has the registered function {name}"
+
+
+_FROM_CLIENT: dict[type, Callable[[ManagerCore, Client, Any], None]] = {
+    Abort: ManagerCore._client_abort,
+    Ack: lambda core, client, message: core._clientele.acknowledge(client, message),
+    Blob: lambda core, client, message: core._clientele.blob(client, message),
+    Cancel: lambda core, client, message: core._clientele.cancel(client, message),
+    Forget: lambda core, client, message: core._clientele.forget(client, message.job),
+    Goodbye: ManagerCore._goodbye,
+    Grant: ManagerCore._grant,
+    Heartbeat: ManagerCore._heartbeat,
+    JobMessage: lambda core, client, message: core._clientele.job(client, message),
+    StatusRequest: ManagerCore._status,
+    Submit: ManagerCore._submit,
+}
+"""What a client may say after HELLO."""
+
+_FROM_WORKER: dict[type, Callable[[ManagerCore, Worker, Any], None]] = {
+    Abort: ManagerCore._worker_abort,
+    Draining: ManagerCore._draining,
+    Goodbye: ManagerCore._goodbye,
+    Grant: ManagerCore._grant,
+    Heartbeat: ManagerCore._heartbeat,
+    Result: lambda core, worker, message: core._workforce.results(worker, message),
+    Retracted: lambda core, worker, message: core._workforce.retracted(worker, message),
+    Started: lambda core, worker, message: core._workforce.started(worker, message),
+    Want: lambda core, worker, message: core._blobs.wanted(worker, message.digest),
+}
+"""What a worker may say after HELLO."""

@@ -1,0 +1,176 @@
+"""Outcomes on their way to clients: numbered, kept until acknowledged, told again after a reconnection. Pure.
+
+    RESULT, cancel, failure ─▶ deliver ─▶ OUTCOME(sequence) ─▶ ACK(sequence) ─▶ acknowledge: the record goes
+
+An answer without a body is finished when its OUTCOME is made: the manager has all of it. One with a body stays
+LEASED until the client acknowledged it, since only its worker has the bytes; if that worker is lost before all of
+them were forwarded, the answer is *recalled* (ABORT) and the task runs again.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator
+
+from starcore.errors import Code, Status
+from starcore.manager.outbox import Outbox
+from starcore.manager.relay import Flow, Relay
+from starcore.manager.state import TASK_OVERHEAD_BYTES, Client, Delivery, Job, Leased, Limits, Run
+from starcore.messages import Abort, Buffer, Column, Outcome
+
+Piece = tuple[Run, int, int]
+"""Positions [start, stop) of a run."""
+
+
+class Deliveries:
+    """What clients have not acknowledged."""
+
+    def __init__(self, outbox: Outbox, relay: Relay, limits: Limits) -> None:
+        self._outbox = outbox
+        self._relay = relay
+        self._limits = limits
+        self.full: set[Client] = set()
+        """Clients whose unread answers exceed their result credit: nothing is dispatched for them."""
+
+    def deliver(
+        self,
+        job: Job,
+        pieces: list[Piece],
+        indices: Column,
+        attempt: int,
+        statuses: Buffer,
+        head_sizes: Column,
+        heads: Buffer,
+        *,
+        body_bytes: int = 0,
+        leased: Leased | None = None,
+        flow: Flow | None = None,
+    ) -> Delivery:
+        """Make an OUTCOME of tasks that ended, and send it if its client is connected."""
+        client = job.client
+        client.sequence += 1
+        body_sizes = array("Q", (body_bytes,) if flow is not None else ())
+        outcome = Outcome(client.sequence, job.client_number, attempt, indices, statuses, head_sizes, body_sizes, heads)
+        measure = len(heads) + TASK_OVERHEAD_BYTES * len(indices) + min(body_bytes, self._limits.relay_window_bytes)
+        delivery = Delivery(outcome, pieces, measure, flow, leased)
+        client.unread[client.sequence] = delivery
+        for run, start, stop in pieces:
+            client.owed_bytes -= self._owed(run, start, stop)
+            if flow is None:
+                self._finish(run, start, stop)
+            else:
+                run.answers[start] = delivery
+        self._unread(client, measure)
+        self._send(client, delivery, window=True)
+        return delivery
+
+    def settle(self, job: Job, pieces: list[Piece], attempt: int, status: Status, text: str = "") -> None:
+        """Make an OUTCOME that no worker had a part in: the tasks were cancelled, or cannot run."""
+        head = text.encode()
+        count = sum(stop - start for _, start, stop in pieces)
+        indices = array("I")
+        for run, start, stop in pieces:
+            indices.extend(range(run.first + start, run.first + stop))
+        self.deliver(job, pieces, indices, attempt, bytes((status,)) * count, array("I", [len(head)]) * count, head * count)
+
+    def refuse(self, job: Job, indices: Iterable[int], status: Status) -> None:
+        """Make an OUTCOME of tasks that are not here at all."""
+        column = array("I", indices)
+        zeros = array("I", bytes(4 * len(column)))
+        self.deliver(job, [], column, 0, bytes((status,)) * len(column), zeros, b"")
+
+    def acknowledge(self, client: Client, sequence: int) -> Delivery | None:
+        """The client has an outcome whole. Returns what it was; None if that is long over."""
+        delivery = client.unread.pop(sequence, None)
+        if delivery is None:
+            return None
+        self._unread(client, -delivery.bytes)
+        if delivery.flow is not None:
+            self._relay.end(delivery.flow)
+            for run, start, stop in delivery.pieces:
+                del run.answers[start]
+                self._finish(run, start, stop)
+        for run, start, stop in delivery.pieces:
+            run.unread -= stop - start
+            if run.unread == 0:
+                run.job.remove(run)
+        return delivery
+
+    def recall(self, delivery: Delivery) -> Piece:
+        """Take an answer back whose body cannot be had any more. Returns the task, which is still leased."""
+        run, start, stop = delivery.pieces[0]
+        client, flow = run.job.client, delivery.flow
+        assert flow is not None, "only an answer with a body can be lost"
+        del client.unread[delivery.outcome.sequence]
+        self._unread(client, -delivery.bytes)
+        if flow.sink:
+            reason = "the worker that had this answer is gone"
+            self._outbox.send(flow.sink, Abort(flow.sink_stream, flow.sink_attempt, Code.GONE, reason))
+        self._relay.end(flow)
+        del run.answers[start]
+        run.task(start).settled = True
+        return run, start, stop
+
+    def resend(self, client: Client) -> None:
+        """Tell a client that came back what it has not acknowledged."""
+        for delivery in client.unread.values():
+            self._send(client, delivery, window=False)
+
+    def forget(self, client: Client) -> None:
+        """The client's session is over."""
+        for delivery in client.unread.values():
+            if delivery.flow is not None:
+                self._relay.end(delivery.flow)
+        client.unread.clear()
+        client.unread_bytes = 0
+        self.full.discard(client)
+
+    @staticmethod
+    def flows(client: Client) -> Iterator[Flow]:
+        """The flows of answers."""
+        return (delivery.flow for delivery in client.unread.values() if delivery.flow is not None)
+
+    def check(self, client: Client) -> None:
+        """Assert the invariants of one client's account."""
+        assert client.unread_bytes == sum(delivery.bytes for delivery in client.unread.values())
+        assert (client in self.full) == (client.unread_bytes > client.result_bytes)
+        for sequence, delivery in client.unread.items():
+            assert delivery.outcome.sequence == sequence
+            assert delivery.leased is None or delivery in delivery.leased.answering.values()
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _send(self, client: Client, delivery: Delivery, *, window: bool) -> None:
+        if not client.link:
+            return
+        self._outbox.send(client.link, delivery.outcome)
+        if delivery.flow is not None:
+            stream = delivery.outcome.job << 32 | delivery.outcome.indices[0]
+            self._relay.aim(delivery.flow, client.link, stream, delivery.outcome.attempt, window=window)
+
+    def _unread(self, client: Client, change: int) -> None:
+        client.unread_bytes += change
+        if client.unread_bytes > client.result_bytes:
+            self.full.add(client)
+        else:
+            self.full.discard(client)
+
+    def _finish(self, run: Run, start: int, stop: int) -> None:
+        """The manager needs nothing of these tasks' arguments any more."""
+        run.unfinished -= stop - start
+        if run.flows:
+            for position in range(start, stop):
+                flow = run.flows.pop(position, None)
+                if flow is not None:
+                    self._relay.end(flow)
+        if run.unfinished == 0:
+            run.release()
+
+    @staticmethod
+    def _owed(run: Run, start: int, stop: int) -> int:
+        """What these tasks give back of the submit credit; nothing where they gave it back before."""
+        owed = sum(run.head_sizes[start:stop]) + TASK_OVERHEAD_BYTES * (stop - start)
+        for position in run.tasks:
+            if start <= position < stop and run.tasks[position].settled:
+                owed -= run.head_sizes[position] + TASK_OVERHEAD_BYTES
+        return owed

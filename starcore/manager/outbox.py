@@ -1,0 +1,71 @@
+"""What the core asks for in one turn, and when it last spoke on each link. Pure.
+
+The manager's own events and actions stand here too, since every part of the core may ask for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starcore.events import Action, Close, Drop, Send, SendChunk, Token
+from starcore.messages import Message
+
+
+@dataclass(slots=True)
+class Drain:
+    """Event: finish what runs, take nothing new, then ask for `Finished`."""
+
+
+@dataclass(slots=True)
+class Finished:
+    """Action: the drain is complete."""
+
+
+@dataclass(slots=True)
+class Log:
+    """Action: say this in the log; `level` is the name of one of logging's levels, in small letters."""
+
+    level: str
+    text: str
+
+
+class Outbox:
+    """Collects actions until `take`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.spoken_at: dict[int, float] = {}
+        """When something was last sent on each link that stands."""
+        self._actions: list[Action] = []
+
+    def take(self) -> list[Action]:
+        """Hand over what was asked for."""
+        actions, self._actions = self._actions, []
+        return actions
+
+    def send(self, link: int, message: Message) -> None:
+        """Queue a message."""
+        self._actions.append(Send(link, message))
+        self.spoken_at[link] = self.now
+
+    def chunk(self, link: int, stream: int, attempt: int, offset: int, length: int, token: Token) -> None:
+        """Write a chunk."""
+        self._actions.append(SendChunk(link, stream, attempt, offset, length, token))
+        self.spoken_at[link] = self.now
+
+    def drop(self, token: Token) -> None:
+        """Give a token back."""
+        if token is not None:
+            self._actions.append(Drop(token))
+
+    def close(self, link: int, code: int, reason: str) -> None:
+        """Close a link."""
+        self._actions.append(Close(link, code, reason))
+
+    def log(self, level: str, text: str) -> None:
+        """Say something in the log."""
+        self._actions.append(Log(level, text))
+
+    def finish(self) -> None:
+        """Say that the drain is complete."""
+        self._actions.append(Finished())

@@ -1,0 +1,371 @@
+"""The data plane: bodies on their way through the manager, as tokens and lengths. Pure; it never sees a byte.
+
+A `Flow` is one body between two links. Its source is the link it comes from (a client's argument, a worker's
+answer, a client's blob), its sink the link it goes to; either may be absent for a while::
+
+    source ══ CHUNK ══▶ Receiving.take ─▶ held ─▶ Sending.next ══ CHUNK ══▶ sink
+           ◀─ GRANT ─── pull: at most a window ahead of `begin` ◀── GRANT ──
+
+    0 ......... begin ......... end ......... granted ......... size
+      forwarded       held here     on its way         not asked for
+
+What the sink asks for is asked of the source, never more than `relay_window_bytes` beyond what was forwarded, and
+for all flows into one link together never more than `relay_link_bytes`: flows beyond that are *thirsty* and wait.
+So the held bytes are bounded however slow a sink is. Chunks leave as they came, cut only where a grant cuts them.
+
+On one link bytes never come twice, so a sink that comes back and asks for what has already left makes the flow
+*rewind*: the source is asked for its next attempt, from that offset.
+
+A `kept` flow has no sink: it is a blob, whose chunks stay until the blob goes and are lent to `shared` flows.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from starcore.events import ChunkReceived, Token
+from starcore.manager.outbox import Outbox
+from starcore.manager.state import FIRST_ATTEMPT, Limits
+from starcore.messages import Abort, Grant
+from starcore.streams import Receiving, Sending
+
+Piece = tuple[int, int, Token]
+"""Offset, length and token of a chunk."""
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """One body on its way."""
+
+    size: int
+    source_stream: int = 0
+    source_attempt: int = FIRST_ATTEMPT
+    source: int = 0
+    sink: int = 0
+    sink_stream: int = 0
+    sink_attempt: int = 0
+    placed: bool = False
+    """The sink has said from where it takes bytes."""
+    begin: int = 0
+    end: int = 0
+    held: deque[Piece] = field(default_factory=deque)
+    kept: bool = False
+    shared: bool = False
+    promised: int = 0
+    """Counted against the sink's link: granted to the source and not forwarded."""
+
+    @property
+    def forwarded(self) -> bool:
+        """Whether the sink's link got all of it."""
+        return self.begin == self.size
+
+
+@dataclass(slots=True, eq=False)
+class _Port:
+    """One link's streams."""
+
+    sending: Sending
+    receiving: Receiving
+    inbound: dict[int, Flow] = field(default_factory=dict)
+    outbound: dict[int, Flow] = field(default_factory=dict)
+    open: bool = True
+    """It can take a chunk now; after one it waits to be told so again."""
+    promised: int = 0
+    thirsty: dict[Flow, None] = field(default_factory=dict)
+
+
+class Relay:
+    """Every flow, and the bytes that they hold here."""
+
+    def __init__(self, outbox: Outbox, limits: Limits) -> None:
+        self._outbox = outbox
+        self._limits = limits
+        self._ports: dict[int, _Port] = {}
+        self.held_bytes = 0
+
+    # -- links -----------------------------------------------------------------------------------------------
+
+    def open_link(self, link: int, first_window_bytes: int) -> None:
+        """A peer was welcomed; it takes `first_window_bytes` unasked."""
+        self._ports[link] = _Port(Sending(first_window_bytes), Receiving(self._limits.first_window_bytes))
+
+    def close_link(self, link: int) -> None:
+        """A link is gone: its flows lose that end, and keep the other."""
+        port = self._ports.pop(link, None)
+        if port is None:
+            return
+        for flow in port.inbound.values():
+            flow.source = 0
+            self._account(flow)
+            self._quench(flow.sink)
+        for flow in port.outbound.values():
+            self._unplace(flow)
+
+    def blocked(self, link: int) -> None:
+        """The link takes no chunks until it is writable."""
+        if link in self._ports:
+            self._ports[link].open = False
+
+    def writable(self, link: int) -> None:
+        """The link takes a chunk."""
+        port = self._ports.get(link)
+        if port is not None:
+            port.open = True
+            self._pump(link, port)
+
+    # -- flows -----------------------------------------------------------------------------------------------
+
+    def expect(self, flow: Flow, link: int, *, window: bool = True) -> None:
+        """Take a flow's bytes from this link, from where they ended before."""
+        port = self._ports[link]
+        flow.source = link
+        port.inbound[flow.source_stream] = flow
+        if flow.end or not window:
+            port.receiving.resume(flow.source_stream, flow.source_attempt, flow.size, flow.end)
+        else:
+            port.receiving.open(flow.source_stream, flow.source_attempt, flow.size)
+        self._account(flow)
+        if flow.sink:
+            self._pull(flow)
+
+    def aim(self, flow: Flow, link: int, stream: int, attempt: int, *, window: bool = False) -> None:
+        """Send a flow's bytes over this link, as its receiver asks for them."""
+        if flow.sink:
+            self.unaim(flow)
+        port = self._ports[link]
+        flow.sink, flow.sink_stream, flow.sink_attempt = link, stream, attempt
+        port.outbound[stream] = flow
+        flow.placed = window and flow.begin == 0
+        port.sending.open(stream, attempt, flow.size, window=flow.placed, offered=0)
+        self._account(flow)
+        if flow.placed:
+            self._go_on(flow)
+
+    def lend(self, flow: Flow, link: int, stream: int) -> Flow:
+        """Send a kept flow's bytes over this link; the new flow ends alone."""
+        lent = Flow(flow.size, end=flow.size, held=deque(flow.held), shared=True)
+        self.aim(lent, link, stream, FIRST_ATTEMPT)
+        return lent
+
+    def unaim(self, flow: Flow) -> None:
+        """The sink has no more use for it; another may come."""
+        port = self._ports.get(flow.sink)
+        if port is not None:
+            port.sending.close(flow.sink_stream)
+            port.outbound.pop(flow.sink_stream, None)
+        sink = flow.sink
+        self._unplace(flow)
+        self._quench(sink)
+
+    def close_source(self, flow: Flow) -> None:
+        """The source has given all, or all that it will."""
+        port = self._ports.get(flow.source)
+        if port is not None:
+            port.receiving.close(flow.source_stream)
+            port.inbound.pop(flow.source_stream, None)
+        flow.source = 0
+        self._account(flow)
+
+    def end(self, flow: Flow) -> None:
+        """The body has arrived, or nobody wants it: both ends are closed, what is held goes."""
+        self.close_source(flow)
+        self.unaim(flow)
+        self._discard(flow, flow.end)
+
+    def abort(self, flow: Flow, code: int, reason: str) -> None:
+        """End a flow before its time, and tell both ends."""
+        if flow.source:
+            self._outbox.send(flow.source, Abort(flow.source_stream, flow.source_attempt, code, reason))
+        if flow.sink:
+            self._outbox.send(flow.sink, Abort(flow.sink_stream, flow.sink_attempt, code, reason))
+        self.end(flow)
+
+    def inbound(self, link: int, stream: int) -> Flow | None:
+        """Return the flow that comes from this link under this name."""
+        port = self._ports.get(link)
+        return port.inbound.get(stream) if port else None
+
+    def outbound(self, link: int, stream: int) -> Flow | None:
+        """Return the flow that goes to this link under this name."""
+        port = self._ports.get(link)
+        return port.outbound.get(stream) if port else None
+
+    # -- what comes in ---------------------------------------------------------------------------------------
+
+    def chunk(self, event: ChunkReceived) -> Flow | None:
+        """Take a chunk, and send it on where its sink waits for it. Returns the flow, None for a stale chunk."""
+        port = self._ports.get(event.link)
+        flow = port.inbound.get(event.stream) if port else None
+        if (
+            port is None
+            or flow is None
+            or not port.receiving.take(event.stream, event.attempt, event.offset, event.length)
+        ):
+            self._outbox.drop(event.token)
+            return None
+        flow.held.append((event.offset, event.length, event.token))
+        flow.end += event.length
+        self.held_bytes += event.length
+        if flow.kept:
+            self._ask(flow, port.receiving, flow.end + self._limits.relay_window_bytes)
+        elif flow.placed:
+            self._go_on(flow)
+        return flow
+
+    def keep(self, flow: Flow) -> None:
+        """Pull a flow whole, and keep it."""
+        flow.kept = True
+        self._ask(flow, self._ports[flow.source].receiving, self._limits.relay_window_bytes)
+
+    def grant(self, link: int, grant: Grant) -> None:
+        """Take a sink's GRANT: it says how far, and at first from where."""
+        port = self._ports[link]
+        flow = port.outbound.get(grant.stream)
+        if flow is None or grant.attempt != flow.sink_attempt:
+            return
+        port.sending.grant(grant)
+        position = port.sending.position(grant.stream)
+        if not flow.placed or position > flow.begin:
+            flow.placed = True
+            if flow.begin <= position <= flow.end:
+                self._discard(flow, position)
+            else:
+                self._rewind(flow, position)
+        self._account(flow)
+        self._go_on(flow)
+
+    # -- checks ----------------------------------------------------------------------------------------------
+
+    def check(self, flows: Iterable[Flow]) -> None:
+        """Assert the invariants over all the flows that somebody else knows."""
+        flows = list(flows)
+        assert self.held_bytes == sum(flow.end - flow.begin for flow in flows if not flow.shared), "held bytes"
+        known = set(map(id, flows))
+        for flow in flows:
+            assert 0 <= flow.begin <= flow.end <= flow.size, flow
+            assert flow.shared or sum(length for _, length, _ in flow.held) >= flow.end - flow.begin, flow
+            assert not flow.source or self._ports[flow.source].inbound[flow.source_stream] is flow
+            assert not flow.sink or self._ports[flow.sink].outbound[flow.sink_stream] is flow
+        for link, port in self._ports.items():
+            port.sending.check()
+            port.receiving.check()
+            assert {id(flow) for flow in (*port.inbound.values(), *port.outbound.values())} <= known, link
+            assert port.promised == sum(flow.promised for flow in port.outbound.values()), link
+            assert len(port.sending) == len(port.outbound), link
+            assert len(port.receiving) == len(port.inbound), link
+            assert all(flow.sink == link for flow in port.thirsty), link
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _go_on(self, flow: Flow) -> None:
+        """Offer what is held to the sink, and ask the source for more."""
+        port = self._ports[flow.sink]
+        if flow.held:
+            offset, length, _ = flow.held[0]
+            port.sending.offer(flow.sink_stream, offset + length)
+            self._pump(flow.sink, port)
+        self._pull(flow)
+
+    def _pump(self, link: int, port: _Port) -> None:
+        """Send one chunk, of the stream whose turn it is."""
+        piece = port.sending.next() if port.open else None
+        if piece is None:
+            return
+        stream, attempt, offset, length = piece
+        flow = port.outbound[stream]
+        start, measure, token = flow.held[0]
+        whole = offset == start and length == measure
+        part = token if whole or token is None else memoryview(token)[offset - start : offset - start + length]
+        self._outbox.chunk(link, stream, attempt, offset, length, part)
+        port.open = False
+        self._discard(flow, offset + length)
+        self._account(flow)
+        if flow.held:
+            port.sending.offer(stream, flow.held[0][0] + flow.held[0][1])
+        self._pull(flow)
+        self._quench(link)
+
+    def _pull(self, flow: Flow) -> None:
+        """Ask the source for what the sink waits for, a window ahead."""
+        if not flow.source or not flow.placed:
+            return
+        port = self._ports[flow.sink]
+        receiving = self._ports[flow.source].receiving
+        needed = port.sending.granted(flow.sink_stream)
+        if not needed:
+            return
+        limit = min(needed, flow.begin + self._limits.relay_window_bytes)
+        room = receiving.granted(flow.source_stream) + self._limits.relay_link_bytes - port.promised
+        if limit > room:
+            port.thirsty[flow] = None
+        self._ask(flow, receiving, min(limit, room), needed)
+        self._account(flow)
+
+    def _ask(self, flow: Flow, receiving: Receiving, limit: int, needed: int | None = None) -> None:
+        """Grant the source bytes up to `limit`, in few grants: a quarter of a window at least, or all it needs."""
+        granted = receiving.granted(flow.source_stream)
+        needed = flow.size if needed is None else min(needed, flow.size)
+        limit = min(limit, flow.size)
+        step = limit - granted
+        if step <= 0 and granted < needed:
+            return
+        if 0 < step < self._limits.relay_window_bytes // 4 and limit < needed and granted > flow.end:
+            return
+        grant = receiving.grant(flow.source_stream, max(0, step))
+        if grant is not None:
+            self._outbox.send(flow.source, grant)
+
+    def _quench(self, link: int) -> None:
+        """Let thirsty flows ask, now that the link's budget has room."""
+        port = self._ports.get(link)
+        while port is not None and port.thirsty and port.promised < self._limits.relay_link_bytes:
+            flow = next(iter(port.thirsty))
+            del port.thirsty[flow]
+            before = port.promised
+            self._pull(flow)
+            if flow in port.thirsty and port.promised == before:
+                return
+
+    def _rewind(self, flow: Flow, offset: int) -> None:
+        """Have the bytes from `offset` on once more (or skip to it): the source's next attempt."""
+        self._discard(flow, flow.end)
+        flow.begin = flow.end = offset
+        flow.source_attempt += 1
+        if flow.source:
+            receiving = self._ports[flow.source].receiving
+            receiving.resume(flow.source_stream, flow.source_attempt, flow.size, offset)
+
+    def _discard(self, flow: Flow, position: int) -> None:
+        """Let go of what lies before `position`."""
+        if not flow.shared:
+            self.held_bytes -= position - flow.begin
+        flow.begin = position
+        while flow.held and flow.held[0][0] + flow.held[0][1] <= position:
+            _, _, token = flow.held.popleft()
+            if not flow.shared:
+                self._outbox.drop(token)
+
+    def _unplace(self, flow: Flow) -> None:
+        """Forget the sink. What is held for it goes: it may ask from another offset, or never."""
+        port = self._ports.get(flow.sink)
+        if port is not None:
+            port.promised -= flow.promised
+            port.thirsty.pop(flow, None)
+        flow.promised = 0
+        flow.sink, flow.placed = 0, False
+        if flow.begin and not flow.shared:
+            self._discard(flow, flow.end)
+
+    def _account(self, flow: Flow) -> None:
+        """Count against the sink's link what was granted to the source and not forwarded."""
+        port = self._ports.get(flow.sink)
+        if port is None:
+            return
+        granted = flow.end
+        if flow.source:
+            granted = self._ports[flow.source].receiving.granted(flow.source_stream)
+        promised = 0 if flow.shared else max(0, granted - flow.begin)
+        port.promised += promised - flow.promised
+        flow.promised = promised

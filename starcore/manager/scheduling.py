@@ -1,0 +1,346 @@
+"""Which task goes to which worker: fairness, priorities, batch sizes, and who gives work back. Pure.
+
+The scheduler owns two tables and answers two questions. Work waits in *lanes*, one for each capability that a job
+may need; a worker stands in every lane that it can serve::
+
+    lane (SHIPPED, "3.11")    clients with queued work ─▶ the least used one's best span
+                              workers: idle ─▶ with room ─▶ (laden)
+
+`choose` names the next lease: of the clients who wait, the one that has used the fewest slot-seconds (as the
+workers reported them; an estimate is charged at the lease and corrected by the result), of its work the highest
+priority, then the oldest. Idle slots come first, one worker after the other, and nobody gets more than his share
+of a short queue. A worker is then kept `AHEAD_SECONDS` of work ahead, or one task a slot where tasks are long.
+
+`surplus` names what to take back: unstarted work of a laden worker, when the queue is empty and others are idle.
+
+Neither looks at all workers or all tasks: workers move between ordered sets when what they hold changes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import islice
+
+from starcore.manager.state import Capability, Client, Job, Leased, Mark, Run, Span, State, Worker
+from starcore.messages import BATCH_BYTES_MAX, BATCH_TASKS_MAX, FunctionKind
+
+AHEAD_SECONDS = 0.02
+"""Work that waits at a worker for each of its slots, so that the wire is hidden."""
+UNKNOWN_SECONDS = 0.01
+"""What a task is charged before its job has had a result."""
+MEAN_SECONDS_MIN = 1e-6
+MOVE_SECONDS = 0.1
+"""Work that begins sooner than this where it is, is not moved."""
+LOOK_WORKERS_MAX = 16
+"""How many workers one decision may look at."""
+
+Entry = tuple[int, int, int, int, Span]
+"""Sorted by descending priority, age of the run, position; a serial number ends every tie."""
+
+
+@dataclass(slots=True)
+class _Line:
+    """One client's work in one lane. Bodied tasks wait apart: they may have to wait for memory."""
+
+    plain: list[Entry] = field(default_factory=list)
+    bodied: list[Entry] = field(default_factory=list)
+    tasks: int = 0
+
+    def heaps(self, connected: bool) -> list[list[Entry]]:
+        """The heaps that have work, the more urgent one first; bodies come from nowhere but a connected client."""
+        for heap in (self.plain, self.bodied):
+            while heap and not heap[0][4].skip():
+                heappop(heap)
+        heaps = (self.plain, self.bodied) if connected else (self.plain,)
+        return sorted((heap for heap in heaps if heap), key=lambda heap: heap[0][:4])
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """One capability."""
+
+    lines: dict[Client, _Line] = field(default_factory=dict)
+    tasks: int = 0
+    slots: int = 0
+    arena_bytes_max: int = 0
+    workers: dict[Worker, None] = field(default_factory=dict)
+    away: dict[Worker, None] = field(default_factory=dict)
+    """Lost a moment ago, and expected back: they count for what can be run at all."""
+    idle: OrderedDict[Worker, None] = field(default_factory=OrderedDict)
+    roomy: OrderedDict[Worker, None] = field(default_factory=OrderedDict)
+    laden: OrderedDict[Worker, None] = field(default_factory=OrderedDict)
+
+
+class Scheduler:
+    """What waits, who is free, and who comes next."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[Capability, _Lane] = {}
+        self._floor_seconds = 0.0
+        self._serial = 0
+        self._misfits: list[Span] = []
+
+    # -- work ------------------------------------------------------------------------------------------------
+
+    def queue(self, span: Span) -> None:
+        """Put tasks in line; those of an older run come before those of a younger one."""
+        job = span.run.job
+        tasks = span.run.states.count(State.QUEUED, span.start, span.stop)
+        if not tasks:
+            return
+        client = job.client
+        lane = self._lane(job.capability)
+        line = lane.lines.get(client)
+        if line is None:
+            line = lane.lines[client] = _Line()
+        if not client.queued and not client.leased:
+            client.used_seconds = max(client.used_seconds, self._floor_seconds)
+        self._serial += 1
+        entry = (-job.message.priority, span.run.order, span.start, self._serial, span)
+        heappush(line.bodied if span.bodied else line.plain, entry)
+        self._count(lane, line, job, tasks)
+
+    def unqueue(self, job: Job, tasks: int) -> None:
+        """Tasks in line were cancelled; their spans skip them."""
+        lane = self._lanes[job.capability]
+        self._count(lane, lane.lines[job.client], job, -tasks)
+
+    def remove_client(self, client: Client) -> None:
+        """Nothing of this client waits any more."""
+        for capability, lane in list(self._lanes.items()):
+            line = lane.lines.pop(client, None)
+            if line is not None:
+                lane.tasks -= line.tasks
+                self._tidy(capability, lane)
+        client.queued = 0
+
+    def finished(self, leased: Leased, tasks: int, seconds: float) -> None:
+        """Leases ended after so many slot-seconds (0 for those that never ran): correct what was charged."""
+        worker, client = leased.worker, leased.run.job.client
+        estimate = tasks * leased.estimate_seconds
+        client.used_seconds = max(0.0, client.used_seconds + seconds - estimate)
+        worker.unfinished -= tasks
+        worker.backlog_seconds = max(0.0, worker.backlog_seconds - estimate) if worker.unfinished else 0.0
+        self.place(worker)
+
+    # -- workers ---------------------------------------------------------------------------------------------
+
+    def join(self, worker: Worker) -> None:
+        """A worker can be given work."""
+        for capability in worker.capabilities:
+            lane = self._lane(capability)
+            if worker not in lane.workers:
+                lane.away.pop(worker, None)
+                lane.workers[worker] = None
+                lane.slots += worker.slots
+                lane.arena_bytes_max = max(lane.arena_bytes_max, worker.arena_bytes)
+        self.place(worker)
+
+    def leave(self, worker: Worker, *, returning: bool = False) -> None:
+        """A worker is given no more work; it may come back."""
+        for capability in worker.capabilities:
+            lane = self._lanes.get(capability)
+            if lane is None:
+                continue
+            if worker in lane.workers:
+                del lane.workers[worker]
+                lane.slots -= worker.slots
+                for group in (lane.idle, lane.roomy, lane.laden):
+                    group.pop(worker, None)
+            if returning:
+                lane.away[worker] = None
+            else:
+                lane.away.pop(worker, None)
+            lane.arena_bytes_max = max((other.arena_bytes for other in (*lane.workers, *lane.away)), default=0)
+            self._tidy(capability, lane)
+
+    def place(self, worker: Worker) -> None:
+        """Put a worker where its work says: idle, with room for more, laden (or both of these), or neither."""
+        idle = worker.unfinished < worker.slots
+        ahead = worker.backlog_seconds < worker.slots * AHEAD_SECONDS / 2
+        roomy = not idle and (worker.unfinished < 2 * worker.slots or ahead)
+        laden = worker.unfinished > worker.slots
+        for capability in worker.capabilities:
+            lane = self._lanes.get(capability)
+            if lane is not None and worker in lane.workers:
+                for group, belongs in ((lane.idle, idle), (lane.roomy, roomy), (lane.laden, laden)):
+                    if belongs:
+                        group[worker] = None
+                    else:
+                        group.pop(worker, None)
+
+    def capable(self, capability: Capability) -> bool:
+        """Whether a worker that is here could run such a job."""
+        lane = self._lanes.get(capability)
+        return lane is not None and bool(lane.workers or lane.away)
+
+    def waiting(self, capability: Capability) -> Iterator[Client]:
+        """Clients with work in this lane."""
+        lane = self._lanes.get(capability)
+        return iter(list(lane.lines) if lane else ())
+
+    def too_large(self, run: Run) -> list[int]:
+        """Positions of the tasks whose bodies fit no capable worker that is here."""
+        lane = self._lanes.get(run.job.capability)
+        if lane is None or not lane.workers or not run.body_sizes or max(run.body_sizes) <= lane.arena_bytes_max:
+            return []
+        return [position for position, size in enumerate(run.body_sizes) if size > lane.arena_bytes_max]
+
+    def arena_bytes_max(self, capability: Capability) -> int:
+        """The largest arena in this lane."""
+        lane = self._lanes.get(capability)
+        return lane.arena_bytes_max if lane else 0
+
+    def misfits(self) -> list[Span]:
+        """Take the tasks, one a span, that were found to fit no capable worker."""
+        misfits, self._misfits = self._misfits, []
+        return misfits
+
+    # -- decisions -------------------------------------------------------------------------------------------
+
+    def choose(self, full: set[Client]) -> tuple[Worker, Span] | None:
+        """Name the next lease, and take it out of the queue. Clients in `full` have unread answers enough."""
+        passed: set[tuple[int, Client]] = set()
+        while True:
+            best: tuple[float, Client, _Lane] | None = None
+            for lane in self._lanes.values():
+                if lane.lines and (lane.idle or lane.roomy):
+                    for client in lane.lines:
+                        if client not in full and (best is None or client.used_seconds < best[0]):
+                            if (id(lane), client) not in passed:
+                                best = (client.used_seconds, client, lane)
+            if best is None:
+                return None
+            used, client, lane = best
+            choice = self._match(lane, client)
+            if choice is not None:
+                self._floor_seconds = max(self._floor_seconds, used)
+                return choice
+            passed.add((id(lane), client))
+
+    def lease(self, leased: Leased) -> None:
+        """Charge a lease to its client and its worker."""
+        worker, client = leased.worker, leased.run.job.client
+        charge = leased.left * leased.estimate_seconds
+        client.used_seconds += charge
+        worker.backlog_seconds += charge
+        worker.unfinished += leased.left
+        self.place(worker)
+
+    def surplus(self, now: float) -> tuple[Worker, list[tuple[Leased, int]]] | None:
+        """Name leases to take back from a laden worker for idle ones, and mark them as asked for."""
+        for lane in self._lanes.values():
+            if lane.lines or not lane.idle or not lane.laden:
+                continue
+            free = sum(worker.free for worker in islice(lane.idle, LOOK_WORKERS_MAX))
+            for worker in list(islice(lane.laden, LOOK_WORKERS_MAX)):
+                lane.laden.move_to_end(worker)
+                found = self._movable(worker, lane, min(free, worker.unfinished - worker.slots - worker.asked), now)
+                if found:
+                    return worker, found
+        return None
+
+    def restless(self) -> bool:
+        """Whether somebody is idle while somebody else is laden, so that work may have to move soon."""
+        return any(not lane.lines and lane.idle and lane.laden for lane in self._lanes.values())
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        for lane in self._lanes.values():
+            assert lane.tasks == sum(line.tasks for line in lane.lines.values())
+            assert lane.slots == sum(worker.slots for worker in lane.workers)
+            for worker in lane.workers:
+                assert (worker in lane.idle) == (worker.unfinished < worker.slots), worker.name
+                assert (worker in lane.laden) == (worker.unfinished > worker.slots), worker.name
+                assert worker not in lane.idle or worker not in lane.roomy, worker.name
+            for client, line in lane.lines.items():
+                spans = [entry[4] for entry in (*line.plain, *line.bodied)]
+                tasks = sum(span.run.states.count(0, span.start, span.stop) for span in spans)
+                assert line.tasks == tasks > 0, (client.name, line.tasks, tasks)
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _lane(self, capability: Capability) -> _Lane:
+        lane = self._lanes.get(capability)
+        if lane is None:
+            lane = self._lanes[capability] = _Lane()
+        return lane
+
+    def _tidy(self, capability: Capability, lane: _Lane) -> None:
+        if not lane.lines and not lane.workers and not lane.away:
+            self._lanes.pop(capability, None)
+
+    def _count(self, lane: _Lane, line: _Line, job: Job, tasks: int) -> None:
+        client = job.client
+        line.tasks += tasks
+        lane.tasks += tasks
+        client.queued += tasks
+        job.queued += tasks
+        if line.tasks == 0:
+            del lane.lines[client]
+            self._tidy(job.capability, lane)
+
+    def _match(self, lane: _Lane, client: Client) -> tuple[Worker, Span] | None:
+        """Find a worker for the client's most urgent span, or for the next one that some worker can take."""
+        line = lane.lines[client]
+        for heap in line.heaps(client.link != 0):
+            span = heap[0][4]
+            job = span.run.job
+            body = span.run.body(span.start)
+            if body > lane.arena_bytes_max:
+                self._misfits.append(span.take(1, BATCH_BYTES_MAX))
+                self._count(lane, line, job, -1)
+                return None
+            for group in (lane.idle, lane.roomy):
+                for worker in islice(group, LOOK_WORKERS_MAX):
+                    count = self._room(worker, job, idle=group is lane.idle)
+                    if count > 0 and body <= worker.arena_bytes - worker.arena_used_bytes:
+                        group.move_to_end(worker)
+                        share = -(-lane.tasks * worker.slots // lane.slots)
+                        piece = span.take(1 if span.bodied else min(count, share), BATCH_BYTES_MAX)
+                        self._count(lane, line, job, piece.start - piece.stop)
+                        return worker, piece
+        return None
+
+    @staticmethod
+    def _room(worker: Worker, job: Job, *, idle: bool) -> int:
+        """How many tasks of this job the worker should get now."""
+        slots, mean = worker.slots, job.mean_seconds
+        by_count = (slots if idle else 2 * slots) - worker.unfinished
+        if mean is None:
+            return by_count
+        ahead = slots * AHEAD_SECONDS - worker.backlog_seconds
+        by_time = min(int(ahead / max(mean, MEAN_SECONDS_MIN)), slots * BATCH_TASKS_MAX - worker.unfinished)
+        return min(max(by_count, by_time), BATCH_TASKS_MAX)
+
+    def _movable(self, worker: Worker, lane: _Lane, count: int, now: float) -> list[tuple[Leased, int]]:
+        """Pick unstarted leases from the end of what a worker holds."""
+        found: list[tuple[Leased, int]] = []
+        for leased in islice(reversed(worker.leases), LOOK_WORKERS_MAX):
+            if len(found) >= count:
+                break
+            job = leased.run.job
+            waits = (job.mean_seconds or 0.0) * (worker.unfinished - worker.slots) / worker.slots
+            if leased.moved or max(waits, now - leased.at) < MOVE_SECONDS or self._lanes.get(job.capability) is not lane:
+                continue
+            for offset in reversed(range(len(leased.marks))):
+                if len(found) < count and leased.marks[offset] == Mark.HELD:
+                    leased.marks[offset] = Mark.ASKED
+                    found.append((leased, offset))
+        worker.asked += len(found)
+        return found
+
+
+def python_capability(python: str) -> Capability:
+    """Name what a job with shipped code needs: a Python of the same major and minor version."""
+    return FunctionKind.SHIPPED, ".".join(python.split(".")[:2])
+
+
+def head_bytes(span: Span) -> tuple[array[int], memoryview]:
+    """Return the columns of a span's heads."""
+    sizes = span.run.head_sizes[span.start : span.stop]
+    return sizes, span.run.heads[span.at : span.at + sum(sizes)]

@@ -1,0 +1,206 @@
+"""Links and the sessions they carry: greeting, silence, and how long an absent peer is waited for. Pure.
+
+A link is a connection; a session is a peer's identity, outliving its links::
+
+    Opened ─▶ link without owner ── HELLO ─▶ link of a session ── Lost ─▶ absent ── grace ─▶ over
+                 │ greeting_seconds              │ silence_seconds          │ HELLO of the same session
+                 ▼                               ▼                          ▼ and certificate: resumed
+               Close                           Close
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from heapq import heappop, heappush
+from typing import Any
+
+from starcore.errors import Code, RefusedError
+from starcore.events import Peer
+from starcore.manager.outbox import Outbox
+from starcore.manager.scheduling import python_capability
+from starcore.manager.state import Capability, Client, Limits, Worker
+from starcore.messages import PROTOCOL_VERSION, FunctionKind, Heartbeat, Hello, Role
+
+
+class Timer(Enum):
+    """What a time was set for."""
+
+    LINK = auto()
+    GRACE = auto()
+    NOTICE = auto()
+    SLOTS = auto()
+    DRAIN = auto()
+
+
+class Timers:
+    """Times at which something is to be looked at; whoever looks finds out whether it still matters."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Timer, Any]] = []
+        self._serial = 0
+
+    def set(self, when: float, timer: Timer, subject: Any = None) -> None:
+        """Ask to be told at a time."""
+        self._serial += 1
+        heappush(self._heap, (when, self._serial, timer, subject))
+
+    def next(self) -> float | None:
+        """Return the earliest time."""
+        return self._heap[0][0] if self._heap else None
+
+    def due(self, now: float) -> list[tuple[Timer, Any]]:
+        """Take what is due."""
+        due = []
+        while self._heap and self._heap[0][0] <= now:
+            _, _, timer, subject = heappop(self._heap)
+            due.append((timer, subject))
+        return due
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """A connection that stands."""
+
+    number: int
+    peer: Peer
+    opened_at: float
+    heard_at: float
+    owner: Client | Worker | None = None
+
+
+class Sessions:
+    """Who is connected, who is expected back."""
+
+    def __init__(self, outbox: Outbox, timers: Timers, limits: Limits) -> None:
+        self._outbox = outbox
+        self._timers = timers
+        self._limits = limits
+        self.links: dict[int, Link] = {}
+        self.clients: dict[bytes, Client] = {}
+        self.workers: dict[bytes, Worker] = {}
+        self.draining = False
+
+    def open(self, number: int, peer: Peer, now: float) -> None:
+        """A connection stands; its peer has to greet."""
+        self.links[number] = Link(number, peer, now, now)
+        self._outbox.spoken_at[number] = now
+        self._timers.set(now + self._limits.greeting_seconds, Timer.LINK, number)
+
+    def close(self, number: int) -> Link | None:
+        """Forget a link. Returns what it was."""
+        self._outbox.spoken_at.pop(number, None)
+        return self.links.pop(number, None)
+
+    def watch(self, number: int, now: float) -> tuple[Code, str] | None:
+        """Fill the silence on a link. Returns why it has to be closed, if it has."""
+        link = self.links.get(number)
+        if link is None:
+            return None
+        limits = self._limits
+        if link.owner is None:
+            if now >= link.opened_at + limits.greeting_seconds:
+                return Code.SILENT, f"no greeting within {limits.greeting_seconds:g} s"
+            self._timers.set(link.opened_at + limits.greeting_seconds, Timer.LINK, number)
+            return None
+        if now >= link.heard_at + limits.silence_seconds:
+            return Code.SILENT, f"nothing heard for {limits.silence_seconds:g} s"
+        if now >= self._outbox.spoken_at[number] + limits.heartbeat_seconds:
+            self._outbox.send(number, Heartbeat())
+        speak_at = self._outbox.spoken_at[number] + limits.heartbeat_seconds
+        self._timers.set(min(link.heard_at + limits.silence_seconds, speak_at), Timer.LINK, number)
+        return None
+
+    def greet(self, link: Link, hello: Hello, now: float) -> tuple[Client | Worker, bool]:
+        """Accept a HELLO: the session it names, and whether that goes on. Raises RefusedError."""
+        self._examine(link, hello)
+        session: Client | Worker | None
+        if hello.role == Role.CLIENT:
+            session = self.clients.get(hello.session)
+            resumed = session is not None
+            if session is None:
+                session = self.clients[hello.session] = _client(link, hello)
+            session.result_bytes = hello.result_bytes
+        else:
+            session = self.workers.get(hello.session)
+            resumed = session is not None
+            if session is None:
+                session = self.workers[hello.session] = _worker(link, hello)
+        session.address = link.peer.address
+        link.owner = session
+        self._timers.set(now + self._limits.heartbeat_seconds, Timer.LINK, link.number)
+        return session, resumed
+
+    def expired(self, session: Client | Worker, now: float) -> bool:
+        """Whether an absent session has been waited for long enough."""
+        if isinstance(session, Client):
+            known, grace = self.clients.get(session.session) is session, self._limits.session_grace_seconds
+        else:
+            known, grace = self.workers.get(session.session) is session, self._limits.worker_grace_seconds
+        return known and not session.link and now >= session.left_at + grace
+
+    def absent(self, session: Client | Worker, now: float) -> None:
+        """A session lost its link: wait for it."""
+        session.link = 0
+        session.left_at = now
+        client = isinstance(session, Client)
+        grace = self._limits.session_grace_seconds if client else self._limits.worker_grace_seconds
+        self._timers.set(now + grace, Timer.GRACE, session)
+
+    def size(self) -> tuple[int, int]:
+        """Count connected workers and their slots."""
+        here = [worker.slots for worker in self.workers.values() if worker.link and not worker.draining]
+        return len(here), sum(here)
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        for number, link in self.links.items():
+            assert link.number == number and number in self._outbox.spoken_at
+            assert link.owner is None or link.owner.link == number, number
+        assert self._outbox.spoken_at.keys() == self.links.keys()
+        for session in (*self.clients.values(), *self.workers.values()):
+            assert not session.link or self.links[session.link].owner is session
+
+    def _examine(self, link: Link, hello: Hello) -> None:
+        role = link.peer.role
+        if hello.version != PROTOCOL_VERSION:
+            raise RefusedError(
+                Code.VERSION,
+                f"this manager speaks protocol {PROTOCOL_VERSION}, the {role.name.lower()} speaks {hello.version}: "
+                f"install the same StarCore on both sides",
+            )
+        if hello.role != role or role == Role.MANAGER:
+            raise RefusedError(
+                Code.ROLE, f"a {role.name.lower()}'s certificate and port, but the peer says {hello.role.name.lower()}"
+            )
+        known = self.clients.get(hello.session) if role == Role.CLIENT else self.workers.get(hello.session)
+        if known is not None and known.fingerprint != link.peer.fingerprint:
+            raise RefusedError(Code.ROLE, "this session belongs to another certificate")
+        if known is None and self.draining:
+            raise RefusedError(Code.DRAINING, "this manager is shutting down")
+        if role == Role.WORKER and hello.slots < 1:
+            raise RefusedError(Code.UNEXPECTED, "a worker without slots")
+
+
+def _client(link: Link, hello: Hello) -> Client:
+    name = hello.name or link.peer.name
+    return Client(hello.session, link.peer.fingerprint, name, link.peer.address, hello.result_bytes)
+
+
+def _worker(link: Link, hello: Hello) -> Worker:
+    capabilities: list[Capability] = [] if hello.only_registered else [python_capability(hello.python)]
+    functions = list(dict.fromkeys(hello.functions))
+    capabilities += [(FunctionKind.REGISTERED, function) for function in functions]
+    if functions:
+        capabilities.append((FunctionKind.REGISTERED, ""))
+    return Worker(
+        hello.session,
+        link.peer.fingerprint,
+        hello.name or link.peer.name,
+        hello.host,
+        link.peer.address,
+        hello.python,
+        hello.slots,
+        hello.arena_bytes,
+        tuple(dict.fromkeys(capabilities)),
+    )
