@@ -27,7 +27,7 @@ import sys
 import sysconfig
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from cloudpickle import cloudpickle  # type: ignore[import-untyped]
 
 from starcore.errors import ArgumentTypeError, LoadError
 from starcore.layouts import Segments, Strided, contiguous
+from starcore.messages import Buffer
 
 PROTOCOL = 5
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -89,7 +90,7 @@ def ship(fn: Callable[..., Any]) -> Shipped:
     return shipped
 
 
-def load_function(blob: bytes | bytearray | memoryview) -> Callable[..., Any]:
+def load_function(blob: Buffer) -> Callable[..., Any]:
     """Return the callable of a blob.
 
     Raises
@@ -218,6 +219,40 @@ def dump(value: Any, segments: Segments | None = None, *, own: bool = True) -> b
         return file.getvalue()
 
 
+class _AnswerUnpickler(pickle.Unpickler):
+    """Unpickles without touching a class that this process knows.
+
+    A class that went out by value comes back by value, under the same number. Cloudpickle finds the class and sets
+    its methods anew, to copies that no longer share the globals of the user's module; here it stays as it is.
+    """
+
+    def __init__(self, text: Buffer, buffers: Sequence[memoryview]) -> None:
+        super().__init__(io.BytesIO(text), buffers=buffers)
+        self._known: set[type] = set()
+
+    def find_class(self, module: str, name: str) -> Any:
+        """See `pickle.Unpickler.find_class`."""
+        found = super().find_class(module, name)
+        if found is cloudpickle._make_skeleton_class or found is cloudpickle._make_skeleton_enum:
+            return partial(self._skeleton, found)
+        return self._state if found is cloudpickle._class_setstate else found
+
+    def _skeleton(self, make: Callable[..., Any], *args: Any) -> Any:
+        known = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(args[-2])
+        if known is None:
+            return make(*args)
+        self._known.add(known)
+        return known
+
+    def _state(self, cls: type, state: Any) -> Any:
+        return cls if cls in self._known else cloudpickle._class_setstate(cls, state)
+
+
+def load_answer(text: Buffer, buffers: Sequence[memoryview]) -> Any:
+    """Unpickle an answer; only what comes from a trusted worker may come here."""
+    return _AnswerUnpickler(text, buffers).load()
+
+
 def rebuild_array(buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> np.ndarray[Any, Any]:
     """Return the array over a buffer; its name stands in every pickle that holds an array."""
     if 0 in shape:
@@ -282,7 +317,7 @@ class _Frozen:
             if type(fn) is not types.FunctionType:
                 raise _NotFrozenError
             self.facts = self._read(fn)
-        self.reference: Callable[[], Any] = weakref.ref(fn, partial(_forget, id(fn)))
+        self.reference: Callable[[], Any] = _reference(fn, strong=self.facts is None)
 
     def holds(self, fn: Any) -> bool:
         """Whether nothing has changed since."""
@@ -404,6 +439,16 @@ def _freeze(fn: Callable[..., Any], shipped: Shipped) -> None:
         # A global function keeps itself alive through the facts that name it, so age ends it as well.
         _FROZEN.pop(next(iter(_FROZEN)), None)
     _FROZEN[id(fn)] = frozen
+
+
+def _reference(fn: Callable[..., Any], *, strong: bool) -> Callable[[], Any]:
+    """Return what still means the function as long as it lives; one of an installed package lives on anyway."""
+    try:
+        return weakref.ref(fn, partial(_forget, id(fn)))
+    except TypeError:
+        if not strong:
+            raise
+        return lambda: fn
 
 
 def _forget(key: int, reference: Any) -> None:

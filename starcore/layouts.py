@@ -38,7 +38,8 @@ class Strided:
     __slots__ = ("array", "nbytes")
 
     def __init__(self, array: np.ndarray[Any, Any]) -> None:
-        self.array = array
+        # numpy copies structured items field by field, and what lies between would be whatever memory held before.
+        self.array = array if array.dtype.names is None else array.view(f"V{array.itemsize}")
         self.nbytes = array.nbytes
 
     def read(self, offset: int, length: int) -> memoryview:
@@ -139,7 +140,10 @@ def _plant(tree: Any, depth: int) -> np.dtype[Any]:
     if isinstance(tree, str):
         return _parse_simple(tree.encode())
     if "base" in tree:
+        _check_types(tree["shape"], int)
         return np.dtype((_plant(tree["base"], depth - 1), tuple(tree["shape"])))
+    _check_types(tree["names"], str)
+    _check_types(tree["offsets"], int)
     spec: Any = {
         "names": tree["names"],
         "formats": [_plant(format, depth - 1) for format in tree["formats"]],
@@ -151,6 +155,12 @@ def _plant(tree: Any, depth: int) -> np.dtype[Any]:
         spec["titles"] = tree["titles"]
     dtype = np.dtype(spec)
     return np.dtype((np.record, dtype)) if tree["record"] else dtype
+
+
+def _check_types(items: Any, kind: type) -> None:
+    """Numpy reads more into other types than a header may say."""
+    if type(items) is not list or not all(type(item) is kind for item in items):
+        raise FrameError("a dtype's text with items of another type")
 
 
 class Spec:

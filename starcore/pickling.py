@@ -35,7 +35,7 @@ from starcore.errors import (
     UntrustedError,
 )
 from starcore.failures import decode_failure, encode_failure, text_failure
-from starcore.functions import PROTOCOL, Shipped, dump, load_function, ship
+from starcore.functions import PROTOCOL, Shipped, dump, load_answer, load_function, ship
 from starcore.layouts import NotPlainError, Segments, Spec, get_array, is_plain_array, put_array
 from starcore.messages import HEAD_BYTES_MAX, Buffer
 from starcore.payloads import BARE, BODY, INLINE, Packed, piece_of, read_meta, seal, tag_of, unseal
@@ -183,7 +183,8 @@ def pack_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Packed:
         if len(head) <= HEAD_BYTES_MAX:
             return Packed(head)
     segments: Segments = []
-    return seal(CALL, _dump_arguments((args, dict(kwargs)), segments), segments)
+    text = _dump_arrays((args, kwargs), segments) if type(kwargs) is dict else None
+    return seal(CALL, text or _dump_arguments((args, dict(kwargs)), segments), segments)
 
 
 def pack_array_call(array: np.ndarray[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Packed:
@@ -241,6 +242,21 @@ def load_call(head: Buffer, body: Buffer | None = None) -> Call:
     except Exception as error:
         raise LoadError(f"the arguments cannot be loaded: {type(error).__name__}: {error}") from error
     raise LoadError(f"a payload of kind {tag} is no call")
+
+
+def _dump_arrays(call: tuple[tuple[Any, ...], dict[str, Any]], segments: Segments) -> bytes | None:
+    """Pickle scalars and ordinary arrays in C alone; None where cloudpickle has to look."""
+    arrays = [value for value in (*call[0], *call[1].values()) if type(value) not in _SCALARS]
+    for array in arrays:
+        # Pickle itself would copy a strided array at once, and bring a read-only one back as such.
+        if type(array) is not np.ndarray or not (array.flags.forc and array.flags.writeable) or array.dtype.hasobject:
+            return None
+    try:
+        return pickle.dumps(call, PROTOCOL, buffer_callback=lambda buffer: segments.append(buffer.raw()))
+    except Exception:
+        # A dtype that the buffer protocol does not know.
+        segments.clear()
+        return None
 
 
 def _dump_arguments(value: Any, segments: Segments) -> bytes:
@@ -395,7 +411,7 @@ def _answer(head: Buffer, body: memoryview, trust: bool) -> Any:
     if tag == MANY:
         return _outcomes(text, segments, trust)
     if tag == PICKLE:
-        return pickle.loads(text, buffers=segments)
+        return load_answer(text, segments)
     raise FrameError(f"a payload of kind {tag} is no answer")
 
 
@@ -431,7 +447,7 @@ def _outcome(kind: int, text: memoryview, segments: list[memoryview], trust: boo
     if not trust:
         return False, UntrustedError(_UNTRUSTED)
     try:
-        return True, pickle.loads(text, buffers=segments)
+        return True, load_answer(text, segments)
     except Exception as error:
         return False, error
 

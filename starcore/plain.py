@@ -158,10 +158,11 @@ class _Encoder:
 
     def scalar(self, value: np.generic) -> None:
         kind = type(value)
-        if kind is np.str_:
-            self.sized(b"w", str(value).encode("utf-8", "surrogatepass"))
+        # Through the base classes: numpy's own str() and bytes() drop trailing NULs.
+        if isinstance(value, np.str_) and kind is np.str_:
+            self.sized(b"w", str.encode(value, "utf-8", "surrogatepass"))
         elif isinstance(value, np.bytes_) and kind is np.bytes_:
-            self.sized(b"x", bytes(value))
+            self.sized(b"x", b"".join((b"", value)))
         elif value.dtype.type is kind:
             text = describe(value.dtype)
             self.out.append(b"n" + _U32.pack(len(text)) + text + value.tobytes())
