@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run a manager, and return the exit code."""
     options = _parser().parse_args(argv)
-    logs.setup(options.log_level, json=options.json_logs)
+    logs.setup(options.log_level, options.json_logs)
     try:
         _serve(options)
     except StarCoreError as error:

@@ -207,7 +207,7 @@ _TABLE: tuple[tuple[type[Any], tuple[tuple[str, str, Any], ...], str | None], ..
     (Stopped, (("batch", "u64", None), ("started", "u32", None)), None),
 )
 
-_FIRST_KIND = 128
+_FIRST_KIND = 96
 _CODECS = [
     RecordCodec(_FIRST_KIND + at, record, fields, payload) for at, (record, fields, payload) in enumerate(_TABLE)
 ]
