@@ -116,6 +116,8 @@ def unseal(head: Buffer, body: memoryview | None) -> tuple[int, memoryview, list
         return tag, rest, []
     if place == INLINE:
         size = _U32.unpack(rest[:4])[0] if len(rest) >= 4 else len(rest)
+        if 4 + size > len(rest):
+            raise FrameError("a payload that is cut off")
         sizes, text = read_meta(rest[4 : 4 + size])
         data, starts, total = rest[4 + size :], _running(sizes), sum(sizes)
     elif place == BODY:
