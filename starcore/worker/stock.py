@@ -141,7 +141,9 @@ class Stock:
 
     def release(self, action: Release) -> None:
         """Take memory back, or let go of what a slot still looks at."""
-        self._answers.pop(action.key, None)  # one that lay in its argument
+        answer = self._answers.get(action.key)
+        if answer is not None and answer.process is None:  # it lies in this very memory
+            del self._answers[action.key]
         held = self._held.pop(action.key, None)
         if held is None or held.piece is None:
             return
