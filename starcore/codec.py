@@ -255,7 +255,10 @@ def encode(message: Message) -> bytes:
     ValueError, OverflowError, TypeError
         A field holds what no peer would accept.
     """
-    return _ENCODE[type(message)](message)
+    write = _ENCODE.get(type(message))
+    if write is None:
+        raise TypeError(f"{type(message).__name__} is no message")
+    return write(message)
 
 
 def decode(kind: int, meta: Buffer, payload: Buffer) -> Message:
