@@ -59,6 +59,7 @@ from starcore.events import (
     Writable,
 )
 from starcore.messages import (
+    BATCH_TASKS_MAX,
     BLOB_STREAM,
     Abort,
     Cancel,
@@ -209,7 +210,7 @@ class ClientCore:
         if released:
             self._outbox.ask(Released(event.job, released))
         if told and self._phase == LIVE:
-            self._outbox.send(Cancel(event.job, event.kill, told))
+            self._say_cancel(event.job, event.kill, told)
         self._rest_if_idle(entry)
 
     def _ask(self, event: Ask) -> None:
@@ -333,7 +334,7 @@ class ClientCore:
                 indices = array("I", sorted(index for index, kills in entry.kills.items() if kills == kill))
                 if indices:
                     self._tell(entry)
-                    self._outbox.send(Cancel(number, kill, indices))
+                    self._say_cancel(number, kill, indices)
             self._rest_if_idle(entry)
         if self._asking:
             self._outbox.send(StatusRequest())
@@ -353,17 +354,24 @@ class ClientCore:
     # -- to the manager --------------------------------------------------------------------------------------
 
     def _submit(self) -> None:
-        """Say as many of the waiting tasks as the credit takes."""
+        """Say as many of the waiting tasks as the credit takes, and take the acknowledgements along."""
+        spoke = False
         while (piece := self._ledger.cut()) is not None:
             run, start, stop = piece
             self._tell(run.entry)
             message = submit_of(run, start, stop)
             self._outbox.send(message)
+            spoke = True
             stream = message.job << 32 | message.first
             for at, size in enumerate(message.body_sizes):
                 if size:
                     self._sending.open(stream + at, FIRST_ATTEMPT, size, window=not message.again)
-        self._answers.flush()
+        if spoke:
+            self._answers.flush()
+
+    def _say_cancel(self, job: int, kill: bool, indices: Column) -> None:
+        for start in range(0, len(indices), BATCH_TASKS_MAX):
+            self._outbox.send(Cancel(job, kill, indices[start : start + BATCH_TASKS_MAX]))
 
     def _tell(self, entry: JobEntry) -> None:
         """The job, and before it its function, once a link."""

@@ -286,6 +286,8 @@ class Session:
             call = calls[at]
             if type(call) is tuple:
                 at = self._feed_calls(calls, at)
+            elif type(call) is orders.CancelCall:
+                at = self._feed_cancels(calls, at)
             else:
                 at += 1
                 self._driver.feed(call)
@@ -315,6 +317,18 @@ class Session:
             record.begun = True
             self._driver.feed(orders.Begin(record.job, record.blob))
         self._driver.feed(orders.Call(number, first, heads, bodies))
+        return at
+
+    def _feed_cancels(self, calls: list[Any], at: int) -> int:
+        """Feed the cancels from `at` on that speak of one job, as one; say where they end."""
+        cancel = calls[at]
+        at += 1
+        while at < len(calls) and type(calls[at]) is orders.CancelCall:
+            if (calls[at].job, calls[at].kill) != (cancel.job, cancel.kill):
+                break
+            cancel.indices += calls[at].indices
+            at += 1
+        self._driver.feed(cancel)
         return at
 
     def _tell(self, event: Any) -> None:

@@ -9,8 +9,9 @@ again. What happened to each task is one byte::
        └───rewind()─────┘              (aborted: back to SENT)
     WAITING, never sent ──cancel()──▶ DONE        SENT ──cancel()──▶ CANCELLING ──any outcome──▶ DONE
 
-SENT and CANCELLING tasks weigh on the submit credit: their heads, and `TASK_OVERHEAD_BYTES` each. What does not
-fit waits here, highest priority first and in the order of the calls.
+SENT, LANDING and CANCELLING tasks weigh on the submit credit: their heads, and `TASK_OVERHEAD_BYTES` each. (The
+manager lets go of a LANDING one sooner, but takes it back where its answer breaks off.) What does not fit waits
+here, highest priority first and in the order of the calls.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ LEGAL = frozenset(
     }
 )  # fmt: skip
 """Every transition of a task; WAITING to LANDING is an answer that came again before its task was sent again."""
-_CHARGED = frozenset({SENT, CANCELLING})
+_CHARGED = frozenset({SENT, LANDING, CANCELLING})
 
 
 @dataclass(slots=True)

@@ -269,7 +269,7 @@ class InlineStar:
                 ssl=tls.listen_context(identity, Role.CLIENT),
             )
         )
-        self.address = "127.0.0.1:%d" % self.server.sockets[0].getsockname()[1]
+        self.address = f"127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
 
@@ -293,8 +293,13 @@ class InlineStar:
 
     def cut(self) -> None:
         """Lose the connection without a word."""
-        self.call(lambda: self.driver._links[self.core.link].abort())
-        self.call(lambda: self.driver.lost(self.driver._links[self.core.link], "cut"))
+
+        def lose() -> None:
+            connection = self.driver._links[self.core.link]
+            connection.abort()
+            self.driver.lost(connection, "cut")
+
+        self.call(lose)
 
     def close(self) -> None:
         def stop() -> None:
