@@ -292,7 +292,7 @@ _MISSING: Any = object()
 _ATOMS = frozenset(
     {type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range, np.ufunc}
 )
-_GLOBAL_OPS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"})
+_GLOBAL_OPS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 
 
 class _NotFrozenError(Exception):
@@ -325,9 +325,12 @@ class _Frozen:
             return True
         if not _same(fn, self.facts) or (self.modules and self.modules != len(sys.modules)):
             return False
-        for cell, value in self.cells:
-            if cell.cell_contents is not value:
-                return False
+        try:
+            for cell, value in self.cells:
+                if cell.cell_contents is not value:
+                    return False
+        except ValueError:  # emptied by `del`
+            return False
         for namespace, name, value in self.names:
             if namespace.get(name, _MISSING) is not value:
                 return False

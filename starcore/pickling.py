@@ -305,6 +305,8 @@ def unpack_answer(head: Buffer, *, trust: bool = True) -> Any:
     FrameError
         It cannot be read.
     """
+    if head == _NOTHING:
+        return None
     if head[:2] == _BARE_PLAIN:
         return decode(memoryview(head)[2:], ())
     return landing(head, 0, trust=trust).finish()

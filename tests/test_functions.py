@@ -198,6 +198,8 @@ def test_a_closure_cell_that_changed_is_seen() -> None:
         def write(value: int) -> None:
             nonlocal count
             count = value
+            if not value:
+                del count
 
         return read, write
 
@@ -205,6 +207,9 @@ def test_a_closure_cell_that_changed_is_seen() -> None:
     assert is_cached(read)
     write(7)
     assert load_function(ship(read).blob)() == 7
+    write(0)
+    with pytest.raises(NameError):
+        load_function(ship(read).blob)()
 
 
 def change_default(fn: Any) -> None:

@@ -130,6 +130,17 @@ def test_an_array_arrives_writable_and_the_same_in_both_ways_of_calling(array: n
             )
 
 
+@every_array
+def test_an_ordinary_array_among_scalars_arrives_the_same(array: np.ndarray[Any, Any]) -> None:
+    """The road of pickle alone, where the layout allows it."""
+    own = array.copy("K")
+    call = called(pack_call((1, own), {"k": own}))
+    found = call.args[1]
+    assert found is call.kwargs["k"]
+    assert (found.dtype, found.shape, raw(found)) == (own.dtype, own.shape, raw(own))
+    assert found.flags.writeable
+
+
 def test_a_large_array_is_borrowed_and_a_small_one_copied() -> None:
     large, small = np.zeros(LARGE), np.zeros(10)
     for packed in (pack_array_call(large, (), {}), pack_call((large,), {})):
