@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reference_framing as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,7 +45,6 @@ from starcore.messages import (
     StatusReply,
     Submit,
 )
-from tests import reference_framing as reference
 
 ROWS = {row[1]: row for row in codec.TABLE}
 PROTOCOL = (Path(__file__).parent.parent / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")

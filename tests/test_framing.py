@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference_framing as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +26,6 @@ from starcore.messages import (
     GREETING_BYTES_MAX,
     KIND_MAX,
 )
-from tests import reference_framing as reference
 
 SCRATCH_BYTES = 64 << 10
 
