@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from starcore.errors import OverrunError, Status, UnexpectedError
 from starcore.manager.blobs import Blobs
 from starcore.manager.delivery import Deliveries, Piece
+from starcore.manager.leases import Leases
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Flow, Relay
-from starcore.manager.scheduling import Scheduler, python_capability
+from starcore.manager.results import Results
+from starcore.manager.scheduling import Scheduler
 from starcore.manager.state import (
     FIRST_ATTEMPT,
     TASK_OVERHEAD_BYTES,
@@ -28,6 +30,7 @@ from starcore.manager.state import (
     State,
     Step,
     contiguous,
+    python_capability,
 )
 from starcore.manager.workers import Workforce
 from starcore.messages import JOB_MAX, Ack, Cancel, FunctionKind, Submit
@@ -47,6 +50,8 @@ class Clientele:
         blobs: Blobs,
         scheduler: Scheduler,
         deliveries: Deliveries,
+        leases: Leases,
+        results: Results,
         workforce: Workforce,
         limits: Limits,
     ) -> None:
@@ -55,6 +60,8 @@ class Clientele:
         self._blobs = blobs
         self._scheduler = scheduler
         self._deliveries = deliveries
+        self._leases = leases
+        self._results = results
         self._workforce = workforce
         self._limits = limits
         self._jobs = 0
@@ -153,7 +160,7 @@ class Clientele:
             if delivery is None:
                 continue
             if delivery.flow is not None:
-                self._workforce.acknowledged(delivery)
+                self._results.acknowledged(delivery)
             self._close_if_done(client.jobs.get(delivery.outcome.job))
 
     def aborted(self, client: Client, stream: int, reason: str) -> None:
@@ -174,7 +181,7 @@ class Clientele:
         """A client is back: it hears of what it has not acknowledged."""
         for delivery in list(client.unread.values()):
             if delivery.flow is not None and delivery.leased is None:
-                self._workforce.recalled(delivery)
+                self._results.recalled(delivery)
         self._deliveries.resend(client)
 
     def absent(self, client: Client) -> None:
@@ -187,7 +194,7 @@ class Clientele:
         unfinished = 0
         self._scheduler.remove_client(client)
         for delivery in client.unread.values():
-            self._workforce.dropped(delivery)
+            self._results.dropped(delivery)
         self._deliveries.forget(client)
         for job in client.jobs.values():
             job.queued = 0
@@ -201,7 +208,7 @@ class Clientele:
                     self._relay.end(flow)
                 run.flows.clear()
                 run.release()
-            self._workforce.cancelled(job, job.leased)
+            self._leases.unlease(job, job.leased)
             self._close(job)
         client.jobs.clear()
         return unfinished
@@ -312,7 +319,7 @@ class Clientele:
         for position in leased:
             self._recall(run, position)
         self._workforce.retract(run, leased, kill=kill)
-        self._workforce.cancelled(job, len(leased))
+        self._leases.unlease(job, len(leased))
         for position in cancelled:
             run.step(position, position + 1, Step.CANCEL)
         job.cancelled += len(cancelled)
@@ -323,7 +330,7 @@ class Clientele:
         """If the answer's body is on its way, stop it."""
         delivery = run.answers.get(position)
         if delivery is not None:
-            self._workforce.dropped(delivery)
+            self._results.dropped(delivery)
             self._deliveries.recall(delivery)
 
     def _fail(self, run: Run, position: int, status: Status, text: str) -> None:
@@ -335,7 +342,7 @@ class Clientele:
         elif state == State.LEASED:
             self._recall(run, position)
             self._workforce.retract(run, (position,), kill=True)
-            self._workforce.cancelled(job, 1)
+            self._leases.unlease(job, 1)
         else:
             return
         self._end(run, position, status, text)

@@ -23,8 +23,10 @@ from starcore.events import Action, Blocked, ChunkReceived, Event, Lost, Opened,
 from starcore.manager.blobs import Blobs
 from starcore.manager.clients import Clientele
 from starcore.manager.delivery import Deliveries
+from starcore.manager.leases import Leases
 from starcore.manager.outbox import Drain, Finished, Log, Outbox
 from starcore.manager.relay import Relay
+from starcore.manager.results import Results
 from starcore.manager.scheduling import Scheduler
 from starcore.manager.sessions import Link, Sessions, Timer, Timers
 from starcore.manager.state import Capability, Client, Job, Limits, Worker
@@ -83,11 +85,21 @@ class ManagerCore:
         self._blobs = Blobs(self._outbox, self._relay, limits)
         self._scheduler = Scheduler()
         self._deliveries = Deliveries(self._outbox, self._relay, limits)
+        self._leases = Leases(epoch, self._outbox, self._relay, self._scheduler, self._deliveries, limits)
+        self._results = Results(self._outbox, self._relay, self._deliveries, self._leases)
         self._workforce = Workforce(
-            epoch, self._outbox, self._relay, self._blobs, self._scheduler, self._deliveries, limits
+            self._outbox, self._relay, self._blobs, self._scheduler, self._deliveries, self._leases, self._results
         )
         self._clientele = Clientele(
-            self._outbox, self._relay, self._blobs, self._scheduler, self._deliveries, self._workforce, limits
+            self._outbox,
+            self._relay,
+            self._blobs,
+            self._scheduler,
+            self._deliveries,
+            self._leases,
+            self._results,
+            self._workforce,
+            limits,
         )
         self._slots_timer = False
         self._slots_said = (0, 0)
@@ -134,7 +146,7 @@ class ManagerCore:
 
     def status(self, now: float) -> dict[str, Any]:
         """Describe the star, for `starcore status`."""
-        clients, counters = self._sessions.clients.values(), self._workforce.counters
+        clients, counters = self._sessions.clients.values(), self._leases.counters
         return {
             "epoch": self._epoch,
             "draining": self._sessions.draining,
@@ -172,7 +184,7 @@ class ManagerCore:
             self._deliveries.check(client)
             flows += [*self._clientele.flows(client), *self._deliveries.flows(client)]
         for worker in workers:
-            self._workforce.check(worker)
+            self._leases.check(worker)
             flows += self._workforce.flows(worker)
             assert worker.link or worker.left_at <= self._outbox.now
         self._relay.check(flows)
@@ -499,7 +511,7 @@ _FROM_WORKER: dict[type, Callable[[ManagerCore, Worker, Any], None]] = {
     Goodbye: ManagerCore._goodbye,
     Grant: ManagerCore._grant,
     Heartbeat: ManagerCore._heartbeat,
-    Result: lambda core, worker, message: core._workforce.results(worker, message),
+    Result: lambda core, worker, message: core._results.take(worker, message),
     Retracted: lambda core, worker, message: core._workforce.retracted(worker, message),
     Started: lambda core, worker, message: core._workforce.started(worker, message),
     Want: lambda core, worker, message: core._blobs.wanted(worker, message.digest),

@@ -284,6 +284,9 @@ class Relay:
         self._account(flow)
         if flow.held:
             port.sending.offer(stream, flow.held[0][0] + flow.held[0][1])
+        if flow.shared and flow.forwarded:
+            self.unaim(flow)
+            return
         self._pull(flow)
         self._quench(link)
 

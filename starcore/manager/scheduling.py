@@ -11,6 +11,9 @@ workers reported them; an estimate is charged at the lease and corrected by the 
 priority, then the oldest. Idle slots come first, one worker after the other, and nobody gets more than his share
 of a short queue. A worker is then kept `AHEAD_SECONDS` of work ahead, or one task a slot where tasks are long.
 
+A task that saw two deaths is a suspect, and runs alone: a worker is *reserved*, empties, and gets nothing else until
+the suspect has ended. So the innocent who died with it are cleared, and it can only fail alone.
+
 `surplus` names what to take back: unstarted work of a laden worker, when the queue is empty and others are idle.
 
 Neither looks at all workers or all tasks: workers move between ordered sets when what they hold changes.
@@ -24,9 +27,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import islice
+from operator import itemgetter
 
 from starcore.manager.state import Capability, Client, Job, Leased, Mark, Run, Span, State, Worker
-from starcore.messages import BATCH_BYTES_MAX, BATCH_TASKS_MAX, FunctionKind
+from starcore.messages import BATCH_BYTES_MAX, BATCH_TASKS_MAX
 
 AHEAD_SECONDS = 0.02
 """Work that waits at a worker for each of its slots, so that the wire is hidden."""
@@ -44,19 +48,24 @@ Entry = tuple[int, int, int, int, Span]
 
 @dataclass(slots=True)
 class _Line:
-    """One client's work in one lane. Bodied tasks wait apart: they may have to wait for memory."""
+    """One client's work in one lane. Bodied tasks and suspects wait apart: they need memory, or an empty worker."""
 
+    suspect: list[Entry] = field(default_factory=list)
     plain: list[Entry] = field(default_factory=list)
     bodied: list[Entry] = field(default_factory=list)
     tasks: int = 0
 
+    def heap(self, span: Span) -> list[Entry]:
+        """Where a span waits."""
+        return self.suspect if span.suspect else self.bodied if span.bodied else self.plain
+
     def heaps(self, connected: bool) -> list[list[Entry]]:
         """The heaps that have work, the more urgent one first; bodies come from nowhere but a connected client."""
-        for heap in (self.plain, self.bodied):
+        heaps = [self.suspect, self.plain, self.bodied] if connected else [self.suspect, self.plain]
+        for heap in heaps:
             while heap and not heap[0][4].skip():
                 heappop(heap)
-        heaps = (self.plain, self.bodied) if connected else (self.plain,)
-        return sorted((heap for heap in heaps if heap), key=lambda heap: heap[0][:4])
+        return sorted((heap for heap in heaps if heap), key=_urgency)
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +82,10 @@ class _Lane:
     idle: OrderedDict[Worker, None] = field(default_factory=OrderedDict)
     roomy: OrderedDict[Worker, None] = field(default_factory=OrderedDict)
     laden: OrderedDict[Worker, None] = field(default_factory=OrderedDict)
+
+
+def _urgency(heap: list[Entry]) -> tuple[int, int, int, int]:
+    return heap[0][:4]
 
 
 class Scheduler:
@@ -101,7 +114,7 @@ class Scheduler:
             client.used_seconds = max(client.used_seconds, self._floor_seconds)
         self._serial += 1
         entry = (-job.message.priority, span.run.order, span.start, self._serial, span)
-        heappush(line.bodied if span.bodied else line.plain, entry)
+        heappush(line.heap(span), entry)
         self._count(lane, line, job, tasks)
 
     def unqueue(self, job: Job, tasks: int) -> None:
@@ -160,9 +173,12 @@ class Scheduler:
 
     def place(self, worker: Worker) -> None:
         """Put a worker where its work says: idle, with room for more, laden (or both of these), or neither."""
-        idle = worker.unfinished < worker.slots
+        if not worker.unfinished:
+            worker.alone = False
+        taken = worker.alone or (worker.reserved and worker.unfinished > 0)
+        idle = worker.unfinished < worker.slots and not taken
         ahead = worker.backlog_seconds < worker.slots * AHEAD_SECONDS / 2
-        roomy = not idle and (worker.unfinished < 2 * worker.slots or ahead)
+        roomy = not idle and not taken and (worker.unfinished < 2 * worker.slots or ahead)
         laden = worker.unfinished > worker.slots
         for capability in worker.capabilities:
             lane = self._lanes.get(capability)
@@ -204,23 +220,24 @@ class Scheduler:
 
     def choose(self, full: set[Client]) -> tuple[Worker, Span] | None:
         """Name the next lease, and take it out of the queue. Clients in `full` have unread answers enough."""
-        passed: set[tuple[int, Client]] = set()
+        passed: set[tuple[_Lane, Client]] = set()
         while True:
-            best: tuple[float, Client, _Lane] | None = None
-            for lane in self._lanes.values():
-                if lane.lines and (lane.idle or lane.roomy):
-                    for client in lane.lines:
-                        if client not in full and (best is None or client.used_seconds < best[0]):
-                            if (id(lane), client) not in passed:
-                                best = (client.used_seconds, client, lane)
+            candidates = (
+                (client.used_seconds, client, lane)
+                for lane in self._lanes.values()
+                if lane.lines and (lane.idle or lane.roomy)
+                for client in lane.lines
+                if client not in full and (lane, client) not in passed
+            )
+            best = min(candidates, key=itemgetter(0), default=None)
             if best is None:
                 return None
             used, client, lane = best
-            choice = self._match(lane, client)
+            choice = self._match(lane, client, full)
             if choice is not None:
                 self._floor_seconds = max(self._floor_seconds, used)
                 return choice
-            passed.add((id(lane), client))
+            passed.add((lane, client))
 
     def lease(self, leased: Leased) -> None:
         """Charge a lease to its client and its worker."""
@@ -237,6 +254,7 @@ class Scheduler:
             if lane.lines or not lane.idle or not lane.laden:
                 continue
             free = sum(worker.free for worker in islice(lane.idle, LOOK_WORKERS_MAX))
+            free -= sum(worker.asked for worker in islice(lane.laden, LOOK_WORKERS_MAX))  # on its way already
             for worker in list(islice(lane.laden, LOOK_WORKERS_MAX)):
                 lane.laden.move_to_end(worker)
                 found = self._movable(worker, lane, min(free, worker.unfinished - worker.slots - worker.asked), now)
@@ -254,11 +272,13 @@ class Scheduler:
             assert lane.tasks == sum(line.tasks for line in lane.lines.values())
             assert lane.slots == sum(worker.slots for worker in lane.workers)
             for worker in lane.workers:
-                assert (worker in lane.idle) == (worker.unfinished < worker.slots), worker.name
+                taken = worker.alone or (worker.reserved and worker.unfinished > 0)
+                assert (worker in lane.idle) == (worker.unfinished < worker.slots and not taken), worker.name
                 assert (worker in lane.laden) == (worker.unfinished > worker.slots), worker.name
                 assert worker not in lane.idle or worker not in lane.roomy, worker.name
+                assert not worker.alone or worker.unfinished <= 1, worker.name
             for client, line in lane.lines.items():
-                spans = [entry[4] for entry in (*line.plain, *line.bodied)]
+                spans = [entry[4] for entry in (*line.suspect, *line.plain, *line.bodied)]
                 tasks = sum(span.run.states.count(0, span.start, span.stop) for span in spans)
                 assert line.tasks == tasks > 0, (client.name, line.tasks, tasks)
 
@@ -284,27 +304,66 @@ class Scheduler:
             del lane.lines[client]
             self._tidy(job.capability, lane)
 
-    def _match(self, lane: _Lane, client: Client) -> tuple[Worker, Span] | None:
+    def _match(self, lane: _Lane, client: Client, full: set[Client]) -> tuple[Worker, Span] | None:
         """Find a worker for the client's most urgent span, or for the next one that some worker can take."""
         line = lane.lines[client]
         for heap in line.heaps(client.link != 0):
             span = heap[0][4]
-            job = span.run.job
-            body = span.run.body(span.start)
+            job, body = span.run.job, span.run.body(span.start)
             if body > lane.arena_bytes_max:
                 self._misfits.append(span.take(1, BATCH_BYTES_MAX))
                 self._count(lane, line, job, -1)
                 return None
-            for group in (lane.idle, lane.roomy):
-                for worker in islice(group, LOOK_WORKERS_MAX):
-                    count = self._room(worker, job, idle=group is lane.idle)
-                    if count > 0 and body <= worker.arena_bytes - worker.arena_used_bytes:
-                        group.move_to_end(worker)
-                        share = -(-lane.tasks * worker.slots // lane.slots)
-                        piece = span.take(1 if span.bodied else min(count, share), BATCH_BYTES_MAX)
-                        self._count(lane, line, job, piece.start - piece.stop)
-                        return worker, piece
+            if heap is line.suspect:
+                worker, count = self._alone(lane, body), 1
+            else:
+                worker, count = self._roomiest(lane, job, body, full)
+            if worker is not None:
+                share = -(-lane.tasks * worker.slots // lane.slots)
+                piece = span.take(1 if span.bodied else min(count, share), BATCH_BYTES_MAX)
+                self._count(lane, line, job, piece.start - piece.stop)
+                return worker, piece
         return None
+
+    def _roomiest(self, lane: _Lane, job: Job, body: int, full: set[Client]) -> tuple[Worker | None, int]:
+        """Find a worker with room for tasks of this job, an idle one first; they take turns."""
+        for group in (lane.idle, lane.roomy):
+            for worker in islice(group, LOOK_WORKERS_MAX):
+                if worker.reserved:
+                    if self._suspects_wait(worker, full):
+                        continue
+                    worker.reserved = False
+                count = self._room(worker, job, idle=group is lane.idle)
+                if count > 0 and body <= worker.arena_bytes - worker.arena_used_bytes:
+                    group.move_to_end(worker)
+                    return worker, count
+        return None, 0
+
+    def _alone(self, lane: _Lane, body: int) -> Worker | None:
+        """Find an empty worker for a suspect, or reserve one that will be empty."""
+        candidates = [
+            worker
+            for group in (lane.idle, lane.roomy)
+            for worker in islice(group, LOOK_WORKERS_MAX)
+            if body <= worker.arena_bytes
+        ]
+        for worker in candidates:
+            if not worker.unfinished:
+                worker.reserved, worker.alone = False, True
+                return worker
+        if candidates and not any(worker.reserved for worker in lane.workers):
+            candidates[0].reserved = True
+            self.place(candidates[0])
+        return None
+
+    def _suspects_wait(self, worker: Worker, full: set[Client]) -> bool:
+        """Whether a suspect that could run now waits for this worker."""
+        for capability in worker.capabilities:
+            lane = self._lanes.get(capability)
+            for client, line in lane.lines.items() if lane is not None else ():
+                if line.suspect and client not in full and any(heap is line.suspect for heap in line.heaps(True)):
+                    return True
+        return False
 
     @staticmethod
     def _room(worker: Worker, job: Job, *, idle: bool) -> int:
@@ -333,11 +392,6 @@ class Scheduler:
                     found.append((leased, offset))
         worker.asked += len(found)
         return found
-
-
-def python_capability(python: str) -> Capability:
-    """Name what a job with shipped code needs: a Python of the same major and minor version."""
-    return FunctionKind.SHIPPED, ".".join(python.split(".")[:2])
 
 
 def head_bytes(span: Span) -> tuple[array[int], memoryview]:

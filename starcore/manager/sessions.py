@@ -18,8 +18,7 @@ from typing import Any
 from starcore.errors import Code, RefusedError
 from starcore.events import Peer
 from starcore.manager.outbox import Outbox
-from starcore.manager.scheduling import python_capability
-from starcore.manager.state import Capability, Client, Limits, Worker
+from starcore.manager.state import Capability, Client, Limits, Worker, python_capability
 from starcore.messages import PROTOCOL_VERSION, FunctionKind, Heartbeat, Hello, Role
 
 
@@ -66,6 +65,8 @@ class Link:
     peer: Peer
     opened_at: float
     heard_at: float
+    watch_at: float
+    """The one time that is set for it; earlier ones were overtaken."""
     owner: Client | Worker | None = None
 
 
@@ -83,9 +84,9 @@ class Sessions:
 
     def open(self, number: int, peer: Peer, now: float) -> None:
         """A connection stands; its peer has to greet."""
-        self.links[number] = Link(number, peer, now, now)
+        link = self.links[number] = Link(number, peer, now, now, now)
         self._outbox.spoken_at[number] = now
-        self._timers.set(now + self._limits.greeting_seconds, Timer.LINK, number)
+        self._watch_at(link, now + self._limits.greeting_seconds)
 
     def close(self, number: int) -> Link | None:
         """Forget a link. Returns what it was."""
@@ -95,20 +96,17 @@ class Sessions:
     def watch(self, number: int, now: float) -> tuple[Code, str] | None:
         """Fill the silence on a link. Returns why it has to be closed, if it has."""
         link = self.links.get(number)
-        if link is None:
+        if link is None or now < link.watch_at:
             return None
         limits = self._limits
         if link.owner is None:
-            if now >= link.opened_at + limits.greeting_seconds:
-                return Code.SILENT, f"no greeting within {limits.greeting_seconds:g} s"
-            self._timers.set(link.opened_at + limits.greeting_seconds, Timer.LINK, number)
-            return None
+            return Code.SILENT, f"no greeting within {limits.greeting_seconds:g} s"
         if now >= link.heard_at + limits.silence_seconds:
             return Code.SILENT, f"nothing heard for {limits.silence_seconds:g} s"
         if now >= self._outbox.spoken_at[number] + limits.heartbeat_seconds:
             self._outbox.send(number, Heartbeat())
         speak_at = self._outbox.spoken_at[number] + limits.heartbeat_seconds
-        self._timers.set(min(link.heard_at + limits.silence_seconds, speak_at), Timer.LINK, number)
+        self._watch_at(link, min(link.heard_at + limits.silence_seconds, speak_at))
         return None
 
     def greet(self, link: Link, hello: Hello, now: float) -> tuple[Client | Worker, bool]:
@@ -128,7 +126,7 @@ class Sessions:
                 session = self.workers[hello.session] = _worker(link, hello)
         session.address = link.peer.address
         link.owner = session
-        self._timers.set(now + self._limits.heartbeat_seconds, Timer.LINK, link.number)
+        self._watch_at(link, now + self._limits.heartbeat_seconds)
         return session, resumed
 
     def expired(self, session: Client | Worker, now: float) -> bool:
@@ -160,6 +158,10 @@ class Sessions:
         assert self._outbox.spoken_at.keys() == self.links.keys()
         for session in (*self.clients.values(), *self.workers.values()):
             assert not session.link or self.links[session.link].owner is session
+
+    def _watch_at(self, link: Link, when: float) -> None:
+        link.watch_at = when
+        self._timers.set(when, Timer.LINK, link.number)
 
     def _examine(self, link: Link, hello: Hello) -> None:
         role = link.peer.role

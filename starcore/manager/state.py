@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 TASK_OVERHEAD_BYTES = 64
 """What a task costs in every credit beyond its head."""
 FIRST_ATTEMPT = 1
+SUSPECT_LOSSES = 2
+"""A task under which so many slots or workers died runs alone, so that nobody is blamed with it."""
 
 Capability: TypeAlias = tuple[FunctionKind, str]
 """What a job needs and a worker has: (SHIPPED, "3.11") or (REGISTERED, "package.module:name")."""
@@ -64,7 +66,6 @@ class Limits:
     blob_bytes: int = 1 << 30
     blob_idle_bytes: int = 64 << 20
     crash_tasks_max: int = 3
-    suspect_losses: int = 2
 
 
 class State(IntEnum):
@@ -211,6 +212,12 @@ class Span:
     attempt: int
     at: int
     moved: bool = False
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it is one task that saw so many deaths that it has to run alone."""
+        tasks = self.run.tasks
+        return bool(tasks) and self.start in tasks and tasks[self.start].losses >= SUSPECT_LOSSES
 
     @property
     def bodied(self) -> bool:
@@ -407,6 +414,10 @@ class Worker:
     link: int = 0
     left_at: float = 0.0
     draining: bool = False
+    reserved: bool = False
+    """It gets nothing new until it is empty: a suspect is to run on it alone."""
+    alone: bool = False
+    """It runs a suspect."""
     leases: list[Leased] = field(default_factory=list)
     """Sorted by lease number; one leaves when nothing of it is left, neither running nor answering."""
     unfinished: int = 0
@@ -449,6 +460,11 @@ class Counters:
 
 def _first(record: Run | Leased) -> int:
     return record.first
+
+
+def python_capability(python: str) -> Capability:
+    """Name what a job with shipped code needs: a Python of the same major and minor version."""
+    return FunctionKind.SHIPPED, ".".join(python.split(".")[:2])
 
 
 def contiguous(numbers: Column) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,148 @@
+"""Leases: how they begin, and every way in which they end without an answer. Pure.
+
+queue ── begin ──▶ Leased ──┬── close ─▶ ended, by a result (see results.py)
+▲                         ├── give_back ─────────────┐ attempt + 1
+│                         └── count_loss ─▶ suspects ┤
+└────────────────────────────────────────────────────┘ or CRASHED at the crash limit
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from starcore.errors import Status
+from starcore.manager.delivery import Deliveries
+from starcore.manager.outbox import Outbox
+from starcore.manager.relay import Relay
+from starcore.manager.scheduling import UNKNOWN_SECONDS, Scheduler
+from starcore.manager.state import Counters, Job, Leased, Limits, Mark, Run, Span, State, Step, Worker, contiguous
+
+
+class Leases:
+    """The books of what is leased."""
+
+    def __init__(
+        self, epoch: int, outbox: Outbox, relay: Relay, scheduler: Scheduler, deliveries: Deliveries, limits: Limits
+    ) -> None:
+        self._outbox = outbox
+        self._relay = relay
+        self._scheduler = scheduler
+        self._deliveries = deliveries
+        self._limits = limits
+        self._next = epoch << 32
+        self.counters = Counters()
+
+    def begin(self, worker: Worker, span: Span, now: float) -> Leased:
+        """Lease queued tasks to a worker."""
+        run, count = span.run, span.stop - span.start
+        job = run.job
+        mean = job.mean_seconds
+        estimate = UNKNOWN_SECONDS if mean is None else mean
+        marks = bytearray(count)
+        leased = Leased(self._next, run, span.start, span.attempt, worker, marks, count, now, estimate, span.moved)
+        self._next += count
+        run.step(span.start, span.stop, Step.LEASE)
+        job.leased += count
+        job.client.leased += count
+        job.leased_runs[leased] = None
+        worker.leases.append(leased)
+        worker.arena_used_bytes += run.body(span.start)
+        self._scheduler.lease(leased)
+        return leased
+
+    def close(self, leased: Leased, low: int, high: int, mark: Mark, seconds: float = 0.0) -> None:
+        """The worker is through with these leases."""
+        worker, run, count = leased.worker, leased.run, high - low
+        if worker.asked:
+            worker.asked -= leased.marks.count(Mark.ASKED, low, high)
+        leased.marks[low:high] = bytes((mark,)) * count
+        leased.left -= count
+        if run.body_sizes:
+            worker.arena_used_bytes -= run.body(leased.start)
+            flow = run.flows.get(leased.start)
+            if flow is not None:
+                self._relay.unaim(flow)
+        if not leased.left and mark == Mark.ENDED and not leased.answering:
+            self._remove(leased)
+        self._scheduler.finished(leased, count, seconds)
+
+    def give_back(self, leased: Leased, low: int, high: int, *, moved: bool = False) -> None:
+        """Leases end without a result: their tasks are queued for the next attempt."""
+        self.close(leased, low, high, Mark.ENDED)
+        run = leased.run
+        start, stop = leased.start + low, leased.start + high
+        for first, last in _leased_ranges(run, start, stop):
+            self.requeue(run, first, last, leased.attempt, moved=moved)
+
+    def count_loss(self, leased: Leased, offset: int, cause: str, seconds: float = 0.0) -> None:
+        """A slot or worker died while this task ran, or may have: try again, but not for ever."""
+        run, position = leased.run, leased.start + offset
+        self.close(leased, offset, offset + 1, Mark.ENDED, seconds)
+        if run.states[position] != State.LEASED:
+            return
+        task = run.task(position)
+        task.losses += 1
+        task.cause = cause
+        if task.losses < self._limits.crash_tasks_max:
+            self.requeue(run, position, position + 1, leased.attempt)
+            return
+        job = run.job
+        run.step(position, position + 1, Step.FAIL)
+        job.failed += 1
+        self.unlease(job, 1)
+        text = (
+            f"{cause}; last run by worker {leased.worker.name} ({leased.worker.host}), attempt {leased.attempt}: "
+            f"given up after {task.losses} deaths under this task"
+        )
+        self._outbox.log("warning", f"job {job.number} task {run.first + position}: {text}")
+        self._deliveries.settle(job, [(run, position, position + 1)], leased.attempt, Status.CRASHED, text)
+
+    def requeue(self, run: Run, start: int, stop: int, attempt: int, *, moved: bool = False) -> None:
+        """Leased tasks wait again, for their next attempt."""
+        run.step(start, stop, Step.REQUEUE)
+        self.counters.requeued += stop - start
+        self.unlease(run.job, stop - start)
+        span = run.span(start, stop, attempt + 1)
+        span.moved = moved
+        self._scheduler.queue(span)
+
+    def end_answer(self, leased: Leased, offset: int) -> None:
+        """A worker holds this answer's body no more, or in vain."""
+        leased.marks[offset] = Mark.ENDED
+        del leased.answering[offset]
+        if not leased.left and not leased.answering:
+            self._remove(leased)
+
+    @staticmethod
+    def unlease(job: Job, tasks: int) -> None:
+        """Leased tasks ended, or count for nobody though a slot may still run them."""
+        job.leased -= tasks
+        job.client.leased -= tasks
+
+    def check(self, worker: Worker) -> None:
+        """Assert the invariants of one worker's account."""
+        assert worker.free + worker.running == worker.slots
+        assert worker.unfinished == sum(leased.left for leased in worker.leases), worker.name
+        assert worker.asked == sum(leased.marks.count(Mark.ASKED) for leased in worker.leases), worker.name
+        bodies = sum(leased.run.body(leased.start) for leased in worker.leases if leased.left)
+        assert worker.arena_used_bytes == bodies <= worker.arena_bytes, worker.name
+        assert [leased.first for leased in worker.leases] == sorted(leased.first for leased in worker.leases)
+        for leased in worker.leases:
+            assert leased.left == sum(1 for _ in leased.live())
+            assert leased.left or leased.answering
+            assert leased.marks.count(Mark.ANSWERING) == len(leased.answering)
+            assert leased in leased.run.job.leased_runs
+        assert all(worker in job.workers for job in worker.jobs.values())
+
+    @staticmethod
+    def _remove(leased: Leased) -> None:
+        leased.worker.remove(leased)
+        del leased.run.job.leased_runs[leased]
+
+
+def _leased_ranges(run: Run, start: int, stop: int) -> list[tuple[int, int]]:
+    """Cut out what was cancelled."""
+    if run.all(State.LEASED, start, stop):
+        return [(start, stop)]
+    positions = array("Q", (position for position in range(start, stop) if run.states[position] == State.LEASED))
+    return [(positions[low], positions[high - 1] + 1) for low, high in contiguous(positions)]
