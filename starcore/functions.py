@@ -126,6 +126,38 @@ def _article(name: str) -> str:
 # -- pickling by value ---------------------------------------------------------------------------------------
 
 
+class _Keeper:
+    """Takes the buffers of one dump out of band.
+
+    An object of its own: a pickler whose callback is its own method is a circle, and would hold on to the caller's
+    arrays until the next garbage collection.
+    """
+
+    __slots__ = ("_standing", "segments")
+
+    def __init__(self, segments: Segments) -> None:
+        self.segments = segments
+        self._standing: dict[int, tuple[pickle.PickleBuffer, memoryview | Strided]] = {}
+
+    def reduce(self, array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
+        """Let an empty, writable buffer stand for the array's memory until it is called with it."""
+        order, segment = contiguous(array)
+        buffer = pickle.PickleBuffer(bytearray())
+        self._standing[id(buffer)] = buffer, segment
+        return rebuild_array, (buffer, array.dtype, array.shape, order)
+
+    def __call__(self, buffer: pickle.PickleBuffer) -> bool:
+        """Take a buffer out of band (False, by pickle's rule), or leave it to pickle."""
+        _, segment = self._standing.get(id(buffer), (None, None))
+        if segment is None:
+            try:
+                segment = buffer.raw()
+            except BufferError:
+                return True
+        self.segments.append(segment)
+        return False
+
+
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Cloudpickle's, with two additions: arrays out of band, and (`own`) the user's own modules by value.
 
@@ -135,17 +167,16 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """
 
     def __init__(self, file: io.BytesIO, segments: Segments | None, *, own: bool, picky: bool = False) -> None:
-        super().__init__(file, PROTOCOL, None if segments is None else self._keep)
-        self._segments = segments
+        self._keeper = None if segments is None else _Keeper(segments)
+        super().__init__(file, PROTOCOL, self._keeper)
         self._own = own
         self._picky = picky
         self._probing: frozenset[int] = frozenset()
-        self._arrays: dict[int, tuple[pickle.PickleBuffer, memoryview | Strided]] = {}
 
     def reducer_override(self, obj: Any) -> Any:
         """See `pickle.Pickler.reducer_override`: called for everything but the builtin containers and scalars."""
-        if type(obj) is np.ndarray and self._segments is not None and not obj.dtype.hasobject and obj.itemsize:
-            return self._array(obj)
+        if type(obj) is np.ndarray and self._keeper is not None and not obj.dtype.hasobject and obj.itemsize:
+            return self._keeper.reduce(obj)
         if self._own:
             if isinstance(obj, types.FunctionType):
                 if _is_own(obj.__module__):
@@ -156,25 +187,6 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             elif isinstance(obj, types.ModuleType) and _is_own(obj.__name__):
                 return types.ModuleType, (obj.__name__,), self._contents(obj)
         return super().reducer_override(obj)
-
-    def _array(self, array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
-        """Let an empty, writable buffer stand for the array's memory until `_keep` is given it."""
-        order, segment = contiguous(array)
-        buffer = pickle.PickleBuffer(bytearray())
-        self._arrays[id(buffer)] = buffer, segment
-        return rebuild_array, (buffer, array.dtype, array.shape, order)
-
-    def _keep(self, buffer: pickle.PickleBuffer) -> bool:
-        """Take a buffer out of band (False, by pickle's rule), or leave it to pickle."""
-        assert self._segments is not None
-        _, segment = self._arrays.get(id(buffer), (None, None))
-        if segment is None:
-            try:
-                segment = buffer.raw()
-            except BufferError:
-                return True
-        self._segments.append(segment)
-        return False
 
     def _contents(self, module: types.ModuleType) -> dict[str, Any]:
         """Return what travels of a module: all of it, or (`picky`) what can be pickled."""
@@ -228,23 +240,30 @@ class _AnswerUnpickler(pickle.Unpickler):
 
     def __init__(self, text: Buffer, buffers: Sequence[memoryview]) -> None:
         super().__init__(io.BytesIO(text), buffers=buffers)
-        self._known: set[type] = set()
+        self._classes = _Classes()
 
     def find_class(self, module: str, name: str) -> Any:
         """See `pickle.Unpickler.find_class`."""
         found = super().find_class(module, name)
         if found is cloudpickle._make_skeleton_class or found is cloudpickle._make_skeleton_enum:
-            return partial(self._skeleton, found)
-        return self._state if found is cloudpickle._class_setstate else found
+            return partial(self._classes.make, found)
+        return self._classes.fill if found is cloudpickle._class_setstate else found
 
-    def _skeleton(self, make: Callable[..., Any], *args: Any) -> Any:
+
+class _Classes:
+    """The classes of one answer that were here before (apart from the unpickler: it would be a circle)."""
+
+    def __init__(self) -> None:
+        self._known: set[type] = set()
+
+    def make(self, make: Callable[..., Any], *args: Any) -> Any:
         known = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(args[-2])
         if known is None:
             return make(*args)
         self._known.add(known)
         return known
 
-    def _state(self, cls: type, state: Any) -> Any:
+    def fill(self, cls: type, state: Any) -> Any:
         return cls if cls in self._known else cloudpickle._class_setstate(cls, state)
 
 

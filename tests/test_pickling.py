@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import operator
 import pickle
 import random
-from collections.abc import Callable
+import sys
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from starcore.errors import (
 from starcore.messages import HEAD_BYTES_MAX
 from starcore.pickling import (
     ARRAY,
+    CALL,
     PICKLE,
     Call,
     Packed,
@@ -223,6 +227,39 @@ def test_an_argument_that_cannot_be_pickled_is_refused() -> None:
 def test_a_call_that_cannot_be_loaded_is_a_load_error(head: bytes) -> None:
     with pytest.raises(LoadError):
         load_call(head, None)
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_nothing_holds_on_to_an_array_once_its_payload_is_gone() -> None:
+    """A slot counts who still looks at a segment, and a client gives back what it borrowed."""
+    value = {"array": np.zeros((LARGE, 2))[::2], "shape": Shape(1)}
+    for pack in (
+        lambda: pack_call((value,), {}),
+        lambda: pack_answer([{1}, value]),
+        lambda: pack_answer(value["array"]),
+    ):
+        before = sys.getrefcount(value["array"].base)
+        packed = pack()
+        body = body_of(packed)
+        found = load_call(packed.head, body) if packed.head[0] == CALL else None  # type: ignore[arg-type]
+        del packed, found
+        after, looking = sys.getrefcount(value["array"].base), sys.getrefcount(body)
+        assert (after, looking) == (before, 2 if body is not None else looking)
+    packed = pack_answer([{1}, value])
+    place = landing(packed.head, packed.body_bytes)
+    fill(place.buffer, packed)
+    answer = place.finish()
+    reference = weakref.ref(answer[1]["array"])
+    del answer, place
+    assert reference() is None
 
 
 # -- batches -----------------------------------------------------------------------------------------------------
