@@ -10,8 +10,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 
-from starcore.client.orders import Discard, Landed, Receive, Released, Resolve
-from starcore.client.outbox import Outbox
+from starcore.client.orders import Discard, Landed, Outbox, Receive, Released, Resolve
 from starcore.client.state import CANCELLING, DONE, LANDING, SENT, JobEntry, Ledger, Run
 from starcore.events import ChunkReceived
 from starcore.messages import Abort, Ack, Column, Outcome

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from starcore.client.outbox import Outbox
+from starcore.client.orders import Outbox
 from starcore.messages import BLOB_STREAM, HEAD_BYTES_MAX, Blob
 from starcore.streams import Sending
 

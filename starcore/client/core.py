@@ -35,6 +35,7 @@ from starcore.client.orders import (
     Forgotten,
     Log,
     MarkRunning,
+    Outbox,
     Refused,
     Released,
     Resized,
@@ -42,7 +43,6 @@ from starcore.client.orders import (
     Shutdown,
     Told,
 )
-from starcore.client.outbox import Outbox
 from starcore.client.state import CANCELLING, DONE, JobEntry, Ledger, submit_of
 from starcore.errors import Code, UnexpectedError
 from starcore.events import (

@@ -259,6 +259,7 @@ def test_forked_child_fails_what_it_inherited_and_begins_anew(star: InlineStar, 
             os._exit(2)
     star.core.held = False
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert future.cancel()
 
 
 def test_interpreter_ends_cleanly_with_work_outstanding(star: InlineStar) -> None:
