@@ -22,12 +22,46 @@ from itertools import count
 from typing import Any, TypeVar
 
 from starcore.errors import Status
-from starcore.events import Action, Blocked, ChunkReceived, Close, Drop, Event, Lost, Opened, Peer, Received, Send
-from starcore.events import SendChunk, Tick, Writable
+from starcore.events import (
+    Action,
+    Blocked,
+    ChunkReceived,
+    Close,
+    Drop,
+    Event,
+    Lost,
+    Opened,
+    Peer,
+    Received,
+    Send,
+    SendChunk,
+    Tick,
+    Writable,
+)
 from starcore.manager.core import Limits, Log, ManagerCore
-from starcore.messages import PROTOCOL_VERSION, Ack, Assign, Blob, Cancel, Confirm, FunctionKind, Goodbye, Grant, Hello
+from starcore.messages import (
+    PROTOCOL_VERSION,
+    Ack,
+    Assign,
+    Blob,
+    Cancel,
+    Confirm,
+    FunctionKind,
+    Goodbye,
+    Grant,
+    Hello,
+    Message,
+    Outcome,
+    Result,
+    Retract,
+    Retracted,
+    Role,
+    Slots,
+    Started,
+    Submit,
+    Welcome,
+)
 from starcore.messages import Job as JobMessage
-from starcore.messages import Message, Outcome, Result, Retract, Retracted, Role, Slots, Started, Submit, Welcome
 
 EPOCH = 7
 FUNCTION = b"a function"
@@ -155,7 +189,7 @@ class Side:
         self.star = star
         self.name = name or f"{self.role.name.lower()}{next(star._names)}"
         self.fingerprint = fingerprint or self.name
-        self.session = session or hashlib.md5(self.name.encode()).digest()  # noqa: S324 - a name, not a secret
+        self.session = session or hashlib.md5(self.name.encode()).digest()
         self.hello = hello
         self.link = 0
         self.welcome = self.connect()
@@ -198,7 +232,9 @@ class WorkerSide(Side):
 
     role = Role.WORKER
 
-    def __init__(self, star: Star, slots: int = 1, python: str = "3.11", arena_bytes: int = 1 << 30, **rest: Any) -> None:
+    def __init__(
+        self, star: Star, slots: int = 1, python: str = "3.11", arena_bytes: int = 1 << 30, **rest: Any
+    ) -> None:
         super().__init__(star, slots=slots, python=python, arena_bytes=arena_bytes, **rest)
 
     def leased(
@@ -298,13 +334,15 @@ class ClientSide(Side):
 class JobSide:
     """A job as its client sees it."""
 
-    def __init__(self, client: ClientSide, number: int, *, blob: bool = True, function: bytes = FUNCTION, **options: Any) -> None:
+    def __init__(
+        self, client: ClientSide, number: int, *, blob: bool = True, code: bytes = FUNCTION, **options: Any
+    ) -> None:
         self.client = client
         self.number = number
         shipped = options.get("kind", FunctionKind.SHIPPED) == FunctionKind.SHIPPED
-        self.digest = hashlib.sha256(function).digest() if shipped else bytes(32)
+        self.digest = hashlib.sha256(code).digest() if shipped else bytes(32)
         if blob and shipped:
-            client.say(Blob(self.digest, 1 << 63 | number, 0, function))
+            client.say(Blob(self.digest, 1 << 63 | number, 0, code))
         defaults: dict[str, Any] = {"kind": FunctionKind.SHIPPED, "function": "f", "python": "3.11"}
         self.message = JobMessage(job=number, digest=self.digest, **(defaults | options))
         client.say(self.message)
@@ -335,7 +373,9 @@ class JobSide:
 def settle(star: Star) -> None:
     """Let the news of the star's size pass, and forget it."""
     star.wait(star.limits.slots_said_seconds)
-    star.actions = [action for action in star.actions if not (isinstance(action, Send) and isinstance(action.message, Slots))]
+    star.actions = [
+        action for action in star.actions if not (isinstance(action, Send) and isinstance(action.message, Slots))
+    ]
 
 
 __all__ = ["EPOCH", "ClientSide", "Grant", "JobSide", "Star", "WorkerSide", "settle"]

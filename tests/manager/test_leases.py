@@ -1,0 +1,69 @@
+"""Leases that end without an answer: given back, lost, and who is blamed for a death."""
+
+from __future__ import annotations
+
+from starcore.errors import Code, Status
+from starcore.messages import (
+    Assign,
+    Outcome,
+)
+
+from .star import Star, settle
+
+
+def test_task_that_kills_its_slot_three_times_fails_with_signal_worker_and_attempts():
+    star = Star()
+    worker, client = star.worker(name="node7", host="rack3"), star.client()
+    job = client.job()
+    job.submit(1)
+    for attempt in (1, 2, 3):
+        worker.finish(worker.leased(job, 0, 1, attempt=attempt), Status.CRASHED, head=b"killed by SIGSEGV")
+    outcome = client.outcome(job, [0], Status.CRASHED, head=None)
+    text = bytes(outcome.heads).decode()
+    assert all(word in text for word in ("SIGSEGV", "node7", "rack3", "3"))
+    assert star.status()["crashes"] == 3
+    star.quiet()
+
+
+def test_lost_worker_blames_only_what_may_have_been_running():
+    star = Star()
+    client = star.client()
+    job = client.job()
+    worker = star.worker(slots=2)
+    job.submit(2)
+    worker.finish(worker.leased(job, 0, 2), seconds=1e-6)
+    client.outcome(job, [0, 1])
+    job.submit(1000)
+    worker.leased(job, 2, 1000)
+    for _ in range(3):
+        worker.goodbye(Code.INTERNAL)
+        star.wait(1.0)
+        worker.connect()
+        singles = [assign.first for assign in star.all(Assign, worker) if len(assign.head_sizes) == 1]
+        assert set(singles) <= {2, 3}
+    assert len(star.all(Outcome, client)) <= 2
+
+
+def test_suspect_runs_alone_and_the_innocent_beside_it_survive():
+    star = Star()
+    client = star.client()
+    job = client.job()
+    job.submit(2)
+    for attempt in (1, 2):
+        worker = star.worker(slots=2)
+        assigns = sorted([*star.all(Assign, worker)], key=lambda assign: assign.first)
+        assert sum(len(assign.head_sizes) for assign in assigns) == 2
+        assert all(assign.attempt == attempt for assign in assigns)
+        worker.lose()
+        star.wait(1.0)
+        star.actions.clear()
+    worker = star.worker(slots=2)
+    alone = worker.leased(job, 0, 1, attempt=3)
+    assert not star.all(Assign, worker)
+    worker.finish(alone)
+    client.outcome(job, [0])
+    killer = worker.leased(job, 1, 1, attempt=3)
+    worker.finish(killer, Status.CRASHED, head=b"killed by SIGKILL")
+    client.outcome(job, [1], Status.CRASHED, head=None)
+    settle(star)
+    star.quiet()

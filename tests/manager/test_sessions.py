@@ -1,0 +1,135 @@
+"""Greetings, signs of life, and sessions that outlive their links."""
+
+from __future__ import annotations
+
+from array import array
+
+import pytest
+
+from starcore.errors import Code
+from starcore.events import Received
+from starcore.messages import (
+    Heartbeat,
+    Hello,
+    Role,
+    StatusReply,
+    StatusRequest,
+)
+
+from .star import EPOCH, Star, settle
+
+
+def test_peers_are_welcomed_with_the_limits_and_the_size_of_the_star():
+    star = Star()
+    worker = star.worker(slots=3)
+    client = star.client()
+    assert (worker.welcome.resumed, worker.welcome.epoch) == (False, EPOCH)
+    assert (client.welcome.workers, client.welcome.slots) == (1, 3)
+    assert client.welcome.submit_bytes == star.limits.submit_bytes
+    star.quiet()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"version": 2}, Code.VERSION, ["1", "2"]),
+        ({"role": Role.CLIENT}, Code.ROLE, ["worker", "client"]),
+        ({"slots": 0}, Code.UNEXPECTED, ["slots"]),
+    ],
+)
+def test_greeting_that_cannot_be_accepted_is_refused_with_a_reason(changes, code, words):
+    star = Star()
+    link = star.open(Role.WORKER)
+    hello = {"version": 1, "role": Role.WORKER, "session": bytes(16), "slots": 1, "python": "3.11"}
+    star.feed(Received(link, Hello(**(hello | changes))))
+    reason = star.closed(link, code)
+    assert all(word in reason for word in words)
+    star.quiet()
+
+
+def test_first_message_that_is_no_greeting_closes_the_link():
+    star = Star()
+    link = star.open(Role.CLIENT)
+    star.feed(Received(link, Heartbeat()))
+    assert "HEARTBEAT" in star.closed(link, Code.UNEXPECTED)
+    star.feed(Received(link, Heartbeat()))
+    star.quiet()
+
+
+def test_second_greeting_closes_the_link():
+    star = Star()
+    client = star.client()
+    client.say(Hello(1, Role.CLIENT, client.session))
+    star.closed(client, Code.UNEXPECTED)
+    star.quiet()
+
+
+def test_link_that_never_greets_is_closed():
+    star = Star()
+    link = star.open(Role.WORKER)
+    star.wait(9.9)
+    star.quiet()
+    star.wait(0.2)
+    star.closed(link, Code.SILENT)
+    star.quiet()
+
+
+def test_session_of_another_certificate_is_refused():
+    star = Star()
+    owner = star.client()
+    thief = star.open(Role.CLIENT, fingerprint="another")
+    star.feed(Received(thief, Hello(1, Role.CLIENT, owner.session)))
+    star.closed(thief, Code.ROLE)
+    star.quiet()
+
+
+def test_new_link_of_a_session_supersedes_the_old_one():
+    star = Star()
+    worker, client = star.worker(), star.client()
+    old_worker, old_client = worker.link, client.link
+    job = client.job()
+    job.submit(1)
+    lease = worker.leased(job, 0, 1)
+    assert worker.connect(leases=array("Q", [lease.lease])).resumed
+    assert client.connect().resumed
+    star.closed(old_worker, Code.SUPERSEDED)
+    star.closed(old_client, Code.SUPERSEDED)
+    worker.finish(lease)
+    client.outcome(job, [0])
+    settle(star)
+    star.quiet()
+
+
+def test_silence_is_filled_with_heartbeats_and_a_silent_peer_is_closed():
+    star = Star()
+    client = star.client()
+    for _ in range(3):
+        star.wait(2.0)
+        star.expect(Heartbeat(), client)
+    star.quiet()
+    star.wait(2.0)
+    star.closed(client, Code.SILENT)
+    star.all(Heartbeat, client)
+    star.quiet()
+
+
+def test_peer_that_speaks_is_not_closed():
+    star = Star()
+    client = star.client()
+    for _ in range(20):
+        star.wait(1.0)
+        client.say(Heartbeat())
+    assert len(star.all(Heartbeat, client)) == 10
+    star.quiet()
+
+
+def test_what_was_sent_fills_the_silence():
+    star = Star()
+    client = star.client()
+    star.wait(1.0)
+    client.say(StatusRequest())
+    star.take(StatusReply, client)
+    star.wait(1.5)
+    star.quiet()
+    star.wait(0.6)
+    star.expect(Heartbeat(), client)

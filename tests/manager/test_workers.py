@@ -1,0 +1,151 @@
+"""Workers that come, go, come back, and drain."""
+
+from __future__ import annotations
+
+from array import array
+
+from starcore.messages import (
+    Assign,
+    Confirm,
+    Draining,
+    Outcome,
+    Running,
+    Slots,
+)
+
+from .star import Star, settle
+
+
+def test_task_of_a_lost_worker_goes_to_another_one():
+    star = Star()
+    first, second = star.worker(), star.worker()
+    client = star.client()
+    job = client.job()
+    job.submit(1)
+    first.leased(job, 0, 1)
+    settle(star)
+    first.lose()
+    star.wait(0.7)
+    star.all(Slots, client)
+    star.quiet()
+    star.wait(0.1)
+    lease = second.leased(job, 0, 1, attempt=2)
+    second.finish(lease)
+    assert client.outcome(job, [0]).attempt == 2
+    star.quiet()
+
+
+def test_worker_that_comes_back_within_its_grace_keeps_its_leases():
+    star = Star()
+    worker, client = star.worker(slots=2), star.client()
+    job = client.job()
+    job.submit(2)
+    lease = worker.leased(job, 0, 2)
+    worker.lose()
+    star.wait(0.5)
+    assert worker.connect(leases=array("Q", [lease.lease, lease.lease + 1])).resumed
+    star.wait(1.0)
+    worker.finish(lease)
+    client.outcome(job, [0, 1])
+    star.all(Slots, client)
+    star.quiet()
+
+
+def test_lease_that_a_returning_worker_never_got_is_queued_again():
+    star = Star()
+    worker, client = star.worker(slots=2), star.client()
+    job = client.job()
+    job.submit(1)
+    job.submit(1)
+    first = worker.leased(job, 0, 1)
+    worker.leased(job, 1, 1)
+    worker.lose()
+    worker.connect(leases=array("Q", [first.lease]))
+    again = worker.leased(job, 1, 1, attempt=2)
+    worker.finish(first)
+    worker.finish(again)
+    client.outcome(job, [0])
+    client.outcome(job, [1])
+    settle(star)
+    star.quiet()
+
+
+def test_worker_that_comes_back_too_late_begins_anew_and_its_results_are_stale():
+    star = Star()
+    worker, client = star.worker(), star.client()
+    job = client.job()
+    job.submit(1)
+    old = worker.leased(job, 0, 1)
+    worker.lose()
+    star.wait(1.0)
+    assert not worker.connect(leases=array("Q", [old.lease])).resumed
+    new = worker.leased(job, 0, 1, attempt=2)
+    worker.result([old.lease])
+    star.expect(Confirm(array("Q", [old.lease])), worker)
+    assert star.status()["stale"] == 1
+    worker.finish(new)
+    client.outcome(job, [0])
+    settle(star)
+    star.quiet()
+
+
+def test_tables_of_workers_are_empty_after_many_joins_and_leaves():
+    star = Star()
+    client = star.client(result_bytes=1 << 30)
+    job = client.job()
+    job.submit(1)
+    for number in range(300):
+        worker = star.worker(name=f"w{number}")
+        assign = star.take(Assign, worker)
+        if number % 3:
+            worker.goodbye()
+        else:
+            worker.finish(assign)
+            star.all(Outcome, client)
+            job.submit(1)
+            worker.goodbye()
+        star.actions.clear()
+    assert star.status()["workers"] == []
+    worker = star.worker()
+    star.take(Assign, worker)
+
+
+def test_goodbye_of_a_worker_gives_its_work_back_at_once():
+    star = Star()
+    worker, client = star.worker(), star.client()
+    job = client.job()
+    job.submit(1)
+    worker.leased(job, 0, 1)
+    worker.goodbye()
+    star.worker().leased(job, 0, 1, attempt=2)
+    settle(star)
+    star.quiet()
+
+
+def test_draining_worker_gets_nothing_more_and_gives_back_what_waits():
+    star = Star()
+    worker, client = star.worker(), star.client()
+    job = client.job()
+    job.submit(2)
+    running, waiting = worker.leased(job, 0, 1), worker.leased(job, 1, 1)
+    worker.say(Draining())
+    job.submit(1)
+    worker.give_back([waiting.lease])
+    worker.finish(running)
+    client.outcome(job, [0])
+    settle(star)
+    star.quiet()
+    other = star.worker()
+    other.finish(other.leased(job, 1, 1, attempt=2))
+    other.leased(job, 2, 1)
+
+
+def test_started_tasks_are_told_to_their_client():
+    star = Star()
+    worker, client = star.worker(slots=2), star.client()
+    job = client.job()
+    job.submit(2)
+    lease = worker.leased(job, 0, 2).lease
+    worker.started([lease + 1])
+    star.expect(Running(job.number, array("I", [1])), client)
+    star.quiet()
