@@ -121,6 +121,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the owner, unless it closed the link itself."""
+        self._reader.close()
         if not self._closed:
             self._closed = True
             self._owner.lost(self, _reason(exc))
@@ -165,6 +166,7 @@ class Connection(asyncio.BufferedProtocol):
             self.send(last)
         self._flush()
         self._closed = True
+        self._reader.close()
         if self._transport is not None:
             self._transport.close()
             self._loop.call_later(CLOSING_SECONDS, self._transport.abort)
@@ -172,6 +174,7 @@ class Connection(asyncio.BufferedProtocol):
     def abort(self) -> None:
         """Close at once, sending nothing more."""
         self._closed = True
+        self._reader.close()
         self._queue.clear()
         if self._transport is not None:
             self._transport.abort()

@@ -72,10 +72,8 @@ class BufferPool:
         self._free: list[bytearray] = []
 
     def take(self, length: int) -> bytearray:
-        """Give a buffer of at least `length` bytes."""
-        while length > CHUNK_BYTES_MAX // 2:
-            if not self._free:
-                return bytearray(CHUNK_BYTES_MAX)
+        """Give a buffer of `length` bytes; those of whole chunks are reused."""
+        while length == CHUNK_BYTES_MAX and self._free:
             buffer = self._free.pop()
             # A transport that could not encrypt at once may still hold a view: such a buffer is not reused.
             if sys.getrefcount(buffer) == 2:
