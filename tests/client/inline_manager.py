@@ -313,8 +313,8 @@ class InlineStar:
 
 
 @contextmanager
-def inline_star(directory: Path, **registered: Callable[..., Any]) -> Iterator[InlineStar]:
-    star = InlineStar(directory, {name.replace("__", ":"): fn for name, fn in registered.items()})
+def inline_star(directory: Path, registered: dict[str, Callable[..., Any]] | None = None) -> Iterator[InlineStar]:
+    star = InlineStar(directory, registered or {})
     try:
         yield star
     finally:

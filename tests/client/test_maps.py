@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from itertools import count
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_exception_comes_in_its_turn() -> None:
 def test_timeout_counts_from_the_call() -> None:
     star = Star()
     results = star.batches_of(singles(3)).results(time.monotonic())
-    with pytest.raises(TimeoutError):
+    with pytest.raises(FutureTimeoutError):
         next(results)
     assert all(future.cancelled() for _, future in star.batches)
 
