@@ -11,14 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from starcore.client.arrays import Joiner
 from starcore.messages import Buffer
 from starcore.pickling import Landing, landing, unpack_answer
-
-if TYPE_CHECKING:
-    from starcore.client.session import JobRecord, Session
 
 _OPEN = frozenset({PENDING, RUNNING})
 
@@ -65,13 +62,20 @@ class StarFuture(Future[Any]):
 _ONLY_PENDING = frozenset({PENDING})
 
 
+class Abandons(Protocol):
+    """Whoever sent the task, and can call it back."""
+
+    def abandon(self, record: Any, index: int, *, kill: bool) -> None:
+        """Nobody waits for this task of the record any more."""
+
+
 class TaskFuture(StarFuture):
     """The future of one task.
 
     `cancel()` is decided here and is False once the task is known to run; `Client.cancel` ends a running one.
     """
 
-    def __init__(self, session: Session, record: JobRecord) -> None:
+    def __init__(self, session: Abandons, record: Any) -> None:
         super().__init__()
         self._session = session
         self._record = record

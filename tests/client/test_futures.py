@@ -23,7 +23,7 @@ class Session:
 
 
 def task(index: int = 0, session: Session | None = None) -> TaskFuture:
-    future = TaskFuture(session or Session(), None)  # type: ignore[arg-type]
+    future = TaskFuture(session or Session(), None)
     future.index = index
     return future
 
