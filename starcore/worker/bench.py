@@ -114,7 +114,8 @@ class Bench:
         slot.failures = slot.failures + 1 if end is None else 0
         if was is SlotState.STARTING and not self._ever_ready and slot.failures >= START_FAILURES_MAX:
             self.hopeless = f"no slot can be started: {event.cause}"
-        actions: list[Action] = [_obituary(slot, pid, event, was, end, remains)]
+        name = f"slot {slot.number}" + (f" (pid {pid})" if pid else "")
+        actions: list[Action] = [_obituary(name, event.cause, was, end, remains)]
         if not self._closing:
             pause = 0.0
             if slot.failures > 1:
@@ -242,7 +243,7 @@ class Bench:
             self._answer_wanted(slot, lease, found)
         slot.inspect_at = None
         if batch is not None and lease and slot.state is SlotState.READY:
-            self._watch(slot, batch, lease, event.since, now, found)
+            self._watch(slot, batch, event, now, found)
         elif slot.batches:
             self._look_later(slot, now)
         return found
@@ -259,9 +260,9 @@ class Bench:
             else:
                 found.declined.append(lease)
 
-    def _watch(self, slot: Slot, batch: Batch, lease: int, since: float, now: float, found: Inspection) -> None:
+    def _watch(self, slot: Slot, batch: Batch, event: Inspected, now: float, found: Inspection) -> None:
+        lease, since, elapsed = batch.run.lease + event.started - 1, event.since, now - event.since
         entry = self._library.jobs.get(batch.run.job)
-        elapsed = now - since
         timeout = entry.job.timeout_seconds if entry is not None else 0.0
         if timeout and elapsed >= timeout:
             text = f"it ran longer than its timeout of {timeout:g} s"
@@ -351,13 +352,12 @@ def _share(ready: deque[Run], slots: int) -> int:
     return -(-waiting // slots)
 
 
-def _obituary(slot: Slot, pid: int, event: SlotDied, was: SlotState, end: End | None, remains: Remains) -> Log:
-    name = f"slot {slot.number}" + (f" (pid {pid})" if pid else "")
+def _obituary(name: str, cause: str, was: SlotState, end: End | None, remains: Remains) -> Log:
     if end is not None:
         return Log("info", f"{name} was ended: {end.text}")
     if was is SlotState.STARTING:
-        return Log("error", f"{name} did not start: {event.cause}")
+        return Log("error", f"{name} did not start: {cause}")
     doing = ""
     if remains.running is not None:
         doing = f" while it ran task {remains.running.job}/{remains.running.first}"
-    return Log("warning", f"{name} ended by {event.cause}{doing}; another one starts")
+    return Log("warning", f"{name} ended by {cause}{doing}; another one starts")

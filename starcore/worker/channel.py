@@ -14,9 +14,9 @@ sent once (SCM_RIGHTS), and its number from then on. The supervisor's segments a
 
 from __future__ import annotations
 
-import array
 import os
 import socket
+from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -250,7 +250,7 @@ class Inlet:
         count, ancillary, _, _ = self._socket.recvmsg_into([self._reader.get_buffer()], space, _CLOEXEC)
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                descriptors = array.array("i")
+                descriptors = array("i")
                 descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
                 for descriptor in descriptors:
                     os.set_inheritable(descriptor, False)
@@ -279,7 +279,7 @@ def send_some(sock: socket.socket, data: Buffer, descriptor: int | None) -> int:
     """Send what the socket takes, the descriptor with the first byte."""
     if descriptor is None:
         return sock.send(data)
-    rights = array.array("i", [descriptor])
+    rights = array("i", [descriptor])
     return sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
 
 

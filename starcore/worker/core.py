@@ -16,7 +16,6 @@ the one that ran is blamed, those behind it run elsewhere, and a lost answer's t
 from __future__ import annotations
 
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -45,6 +44,7 @@ from starcore.messages import (
 from starcore.messages import Draining as DrainingMessage
 from starcore.streams import Receiving, Sending
 from starcore.worker.bench import Bench
+from starcore.worker.inbox import Inbox
 from starcore.worker.library import Library, Volume
 from starcore.worker.memory import Demand, Memory
 from starcore.worker.orders import (
@@ -92,8 +92,7 @@ class WorkerCore:
         self._bench = Bench(hello.slots, self._library)
         self._shelf = Shelf()
         self._unsent: list[Answers] = []
-        self._ready: deque[Run] = deque()
-        self._arriving: dict[int, Run] = {}
+        self._inbox = Inbox(self._library)
         self._receiving = Receiving()
         self._sending = Sending()
         self._blocked = False
@@ -163,11 +162,6 @@ class WorkerCore:
         times = (self._uplink.deadline(), self._bench.deadline(), self._stop_at)
         return min((at for at in times if at is not None), default=None)
 
-    @property
-    def holding(self) -> int:
-        """How many leases are here, in whatever place."""
-        return len(self._leases())
-
     # -- the link --------------------------------------------------------------------------------------------
 
     def _on_opened(self, event: Opened) -> None:
@@ -190,8 +184,8 @@ class WorkerCore:
 
     def _welcome(self, welcome: Any) -> None:
         self._uplink.welcomed(welcome)
-        again = "again" if welcome.resumed else "with"
-        self._say("info", f"connected: the star has {welcome.workers} workers {again} this one, {welcome.slots} slots")
+        again = "again " if welcome.resumed else ""
+        self._say("info", f"connected {again}to a star of now {welcome.slots} slots at {welcome.workers} worker(s)")
         if not welcome.resumed:
             self._forget_everything()
         self._sending = Sending(welcome.first_window_bytes)
@@ -201,7 +195,7 @@ class WorkerCore:
         for answers in self._shelf:
             self._announce(answers, again=True)
         receiving, self._receiving = self._receiving, Receiving()
-        for key, run in self._arriving.items():
+        for key, run in self._inbox.arriving.items():
             if key in receiving:
                 self._receiving.resume(key, run.attempt, run.body_bytes, receiving.position(key))
                 self._grant(key, run.body_bytes)
@@ -250,12 +244,9 @@ class WorkerCore:
             self._send(Want(message.digest))
 
     def _on_forget(self, message: Forget) -> None:
-        entry = self._library.forget(message.job)
-        if entry is None:
+        self._give_back(self._pick(self._inbox.of_job(message.job)))
+        if self._library.forget(message.job) is None:
             return
-        held = (run for run in (*self._ready, *self._arriving.values()) if run.job == message.job)
-        orphans = {lease for run in held for lease in run.leases}
-        self._give_back([*self._pick(orphans), *entry.waiting])
         self._out += self._bench.unteach(job=message.job)
         for volume in self._library.evict():
             self._out += self._bench.unteach(digest=volume.digest)
@@ -272,15 +263,11 @@ class WorkerCore:
             self._drop_key(known.key)
         if not message.body_bytes:
             self._library.add_volume(Volume(message.digest, len(message.head), bytes(message.head)))
-            self._volume_complete(message.digest)
+            self._inbox.ready.extend(self._library.complete(message.digest))
             return
         self._library.add_volume(Volume(message.digest, message.body_bytes, key=message.stream))
         self._receiving.open(message.stream, BLOB_ATTEMPT, message.body_bytes)
         self._memory.demand(Demand(message.stream, BLOB_ATTEMPT, message.body_bytes), first=True)
-
-    def _volume_complete(self, digest: bytes) -> None:
-        for run in self._library.complete(digest):
-            self._ready.append(run)
 
     # -- leases in -------------------------------------------------------------------------------------------
 
@@ -292,33 +279,26 @@ class WorkerCore:
             if self._leaving:
                 self._send(Retracted(array("Q", run.leases)))
             elif not run.body_bytes:
-                self._make_ready(run)
+                self._inbox.add(run)
             elif run.body_bytes > self._memory.capacity:
                 self._refuse(run, f"its argument of {run.body_bytes} bytes is larger than this worker's arena")
             else:
-                self._arriving[run.lease] = run
+                self._inbox.arriving[run.lease] = run
                 self._receiving.open(run.lease, run.attempt, run.body_bytes)
                 self._memory.demand(Demand(run.lease, run.attempt, run.body_bytes))
-
-    def _make_ready(self, run: Run) -> None:
-        entry = self._library.jobs[run.job]
-        if self._library.lacks(entry):
-            entry.waiting.append(run)
-        else:
-            self._ready.append(run)
 
     def _on_allocated(self, event: Allocated) -> None:
         key = event.key
         if not self._memory.allocated(key, failed=bool(event.reason)):
             return  # nobody wants it any more, or it is asked for again later
         if event.reason:
-            run = self._arriving.pop(key, None)
+            run = self._inbox.arriving.pop(key, None)
             self._receiving.close(key)
             if run is not None:
                 self._refuse(run, f"no memory for its argument of {run.body_bytes} bytes: {event.reason}")
             return
         if self._uplink.up and key in self._receiving:
-            size = self._arriving[key].body_bytes if key in self._arriving else self._memory.size(key)
+            size = self._inbox.arriving[key].body_bytes if key in self._inbox.arriving else self._memory.size(key)
             self._grant(key, size)
 
     def _grant(self, key: int, size: int) -> None:
@@ -336,15 +316,15 @@ class WorkerCore:
         self._receiving.close(key)
         if key & BLOB_STREAM:
             volume = next(v for v in self._library.volumes.values() if v.key == key)
-            self._volume_complete(volume.digest)
+            self._inbox.ready.extend(self._library.complete(volume.digest))
         else:
-            self._make_ready(self._arriving.pop(key))
+            self._inbox.add(self._inbox.arriving.pop(key))
 
     def _on_abort(self, message: Abort) -> None:
         self._sending.close(message.stream)
-        run = self._arriving.get(message.stream)
+        run = self._inbox.arriving.get(message.stream)
         if run is not None and run.attempt == message.attempt:
-            self._give_back([*self._pick({run.lease})])
+            self._give_back(self._pick({run.lease}))
 
     # -- leases back -----------------------------------------------------------------------------------------
 
@@ -361,35 +341,18 @@ class WorkerCore:
             self._out += self._bench.want(slot, mine, message.kill)
         self._send_retracted(given, wanted)
 
-    def _pick(self, wanted: set[int]) -> Iterable[Run]:
-        """Take leases that are in no slot out of their places."""
-        for lease in wanted & self._arriving.keys():
-            self._receiving.close(lease)
-            yield self._arriving.pop(lease)
-        queues = [self._ready, *(entry.waiting for entry in self._library.jobs.values() if entry.waiting)]
-        for queue in queues:
-            for run in list(queue):
-                hit = wanted.intersection(run.leases)
-                if not hit:
-                    continue
-                at = queue.index(run)
-                del queue[at]
-                for rest in reversed(list(run.without(hit))):
-                    queue.insert(at, rest)
-                for lease in sorted(hit):
-                    yield run.cut(lease - run.lease, lease - run.lease + 1)
+    def _pick(self, wanted: set[int]) -> list[Run]:
+        """Take leases that are in no slot out of their places, and their streams out of the books."""
+        runs = self._inbox.pick(wanted)
+        for run in runs:
+            self._receiving.close(run.lease)
+        return runs
 
     def _unstarted(self) -> list[Run]:
         """Take everything that is in no slot out of its place."""
-        runs = [*self._ready, *self._arriving.values()]
-        for entry in self._library.jobs.values():
-            runs += entry.waiting
-            entry.waiting = []
-        for key in self._arriving:
+        for key in self._inbox.arriving:
             self._receiving.close(key)
-        self._ready.clear()
-        self._arriving.clear()
-        return runs
+        return self._inbox.take_all()
 
     def _give_back(self, runs: Iterable[Run]) -> None:
         leases: list[int] = []
@@ -414,7 +377,7 @@ class WorkerCore:
                 self._free(run)
                 given += asked
             again += run.without(asked)
-        self._ready.extendleft(reversed(again))
+        self._inbox.put_back(again)
         self._send_retracted(given, declined)
 
     # -- slots -----------------------------------------------------------------------------------------------
@@ -468,31 +431,18 @@ class WorkerCore:
         if self._bench.hopeless:
             self._finish(2, self._bench.hopeless)
             return
-        given: list[Run] = []
-        back: list[Run] = []
-        for run in remains.touched:  # it may have written to its argument, and its answer is lost
-            (given if run.body_bytes else back).append(run)
-        running = remains.running
-        if running is not None:
-            aimed = end is not None and end.lease in (0, running.lease)
-            if end is not None and end.why is Why.TIMEOUT and aimed:
-                self._free(running)
-                self._refuse(running, end.text, Status.TIMEOUT)
-            elif end is None:
-                self._free(running)
-                self._refuse(running, f"the slot that ran it ended by {event.cause}", Status.CRASHED)
-            elif aimed or running.body_bytes:
-                given.append(running)
-            else:
-                back.append(running)
-        back += remains.untouched
+        verdict = remains.judge(end, event.cause)
+        answered = verdict.answered
         if end is not None and end.why is Why.DROPPED:
-            for run in given + back:
+            for run in (*verdict.given, *verdict.again):
                 self._free(run)
             return
-        here = {lease for run in given + back for lease in run.leases}
-        self._give_back(given)
-        self._return(back, wanted, wanted - here)
+        if answered is not None:
+            self._free(answered)
+            self._refuse(answered, verdict.text, verdict.status)
+        here = {lease for run in (*verdict.given, *verdict.again) for lease in run.leases}
+        self._give_back(verdict.given)
+        self._return(verdict.again, wanted, wanted - here)
 
     def _on_inspected(self, event: Inspected) -> None:
         slot = self._bench.slots[event.slot]
@@ -598,8 +548,8 @@ class WorkerCore:
         if self._finished:
             return
         self._out += self._memory.admit()
-        if self._ready:
-            self._out += self._bench.feed(self._ready, self._now)
+        if self._inbox.ready:
+            self._out += self._bench.feed(self._inbox.ready, self._now)
         if self._leaving and not self._leases():
             self._finish(0)
 
@@ -629,9 +579,7 @@ class WorkerCore:
             self._drop_key(lease)  # the answer lies in its argument
 
     def _leases(self) -> list[int]:
-        leases = [lease for run in self._ready for lease in run.leases]
-        leases += self._arriving
-        leases += (lease for entry in self._library.jobs.values() for run in entry.waiting for lease in run.leases)
+        leases = [lease for run in self._inbox for lease in run.leases]
         leases += self._bench.leases()
         leases += (lease for answers in self._unsent for lease in answers.leases)
         leases += self._shelf.leases

@@ -274,7 +274,8 @@ class Slot:
             place, number, where = IN_OWN, piece.number, 0
         elif offset is None:
             size = 0
-        self._done(work.batch, 0, status, head_out, begun, (place, number, where or 0, size), kept)
+        region = (place, number, where or 0, size)
+        self._done(work.batch, 0, (status, head_out), begun, where=region, kept=kept)
         self._board.end(work.batch, 1)
 
     def _answer(self, work: Work, index: int, status: Status, packed: Packed, begun: float) -> None:
@@ -284,7 +285,7 @@ class Slot:
             size = packed.body_bytes
             status, head, piece = self._copy_out(packed, status)
             where = (IN_OWN, piece.number, 0, size) if piece is not None else (NOWHERE, 0, 0, 0)
-            self._done(work.batch, index, status, head, begun, where, False)
+            self._done(work.batch, index, (status, head), begun, where=where)
             return
         pending = self._pending
         now = time.monotonic()
@@ -324,12 +325,13 @@ class Slot:
         self,
         batch: int,
         index: int,
-        status: Status,
-        head: Buffer,
+        answer: tuple[Status, Buffer],
         begun: float,
-        where: tuple[int, int, int, int],
-        kept: bool,
+        *,
+        where: tuple[int, int, int, int] = (NOWHERE, 0, 0, 0),
+        kept: bool = False,
     ) -> None:
+        status, head = answer
         seconds = array("d", [time.monotonic() - begun])
         sizes = array("I", [len(head)])
         self._send(Done(batch, index, *where, kept, bytes([status]), seconds, sizes, head))

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from starcore.errors import Status
 from starcore.worker.runs import Run
 
 AHEAD_SECONDS = 0.005
@@ -85,12 +86,42 @@ class Batch:
 
 
 @dataclass(slots=True)
+class Verdict:
+    """What becomes of the tasks of a dead slot: given back, run again here, or answered with a status and a text."""
+
+    given: list[Run] = field(default_factory=list)
+    again: list[Run] = field(default_factory=list)
+    answered: Run | None = None
+    status: Status = Status.CRASHED
+    text: str = ""
+
+
+@dataclass(slots=True)
 class Remains:
     """What a dead slot left: what it was running, what may have run, and what had not begun."""
 
     running: Run | None = None
     touched: list[Run] = field(default_factory=list)
     untouched: list[Run] = field(default_factory=list)
+
+    def judge(self, end: End | None, cause: str) -> Verdict:
+        """Say who is to blame. What may have written to its argument cannot run again with it."""
+        verdict = Verdict()
+        for run in self.touched:  # it ended, and its answer is lost
+            (verdict.given if run.body_bytes else verdict.again).append(run)
+        running = self.running
+        if running is not None:
+            aimed = end is not None and end.lease in (0, running.lease)
+            if end is None:
+                verdict.answered, verdict.text = running, f"the slot that ran it ended by {cause}"
+            elif aimed and end.why is Why.TIMEOUT:
+                verdict.answered, verdict.status, verdict.text = running, Status.TIMEOUT, end.text
+            elif aimed or running.body_bytes:
+                verdict.given.append(running)
+            else:
+                verdict.again.append(running)
+        verdict.again += self.untouched
+        return verdict
 
 
 @dataclass(slots=True)
