@@ -62,7 +62,7 @@ def options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--url", help="the manager's address, https://HOST (default: a star on this machine)")
-    parser.add_argument("--port", type=int, default=444, help="its port for clients (default: %(default)s)")
+    parser.add_argument("--port", type=int, help="its port for clients (default: the star's, or 444)")
     parser.add_argument("--tasks", type=int, default=50, help="how many arrays (default: %(default)s)")
     parser.add_argument("--length", type=int, default=100, help="numbers in an array (default: %(default)s)")
     return parser.parse_args()
@@ -72,7 +72,8 @@ def main() -> int:
     """Run the tasks and return the exit code."""
     asked = options()
     tasks = signals(asked.tasks, asked.length)
-    with starcore.Client(asked.url, port=asked.port) if asked.url else star_here() as client:
+    address = f"{asked.url}:{asked.port}" if asked.port else asked.url
+    with starcore.Client(address) if asked.url else star_here() as client:
         began = time.perf_counter()
         results = client.run(tasks)
         seconds = time.perf_counter() - began
