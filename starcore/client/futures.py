@@ -114,6 +114,11 @@ class TaskFuture(StarFuture):
             self._landing = self.start()
             return self._landing
 
+    @property
+    def writes(self) -> bool:
+        """Whether its answer goes to memory that the caller may look at."""
+        return self.out is not None or self.parent is not None
+
     def place(self, head: Buffer, body_bytes: int, trust: bool) -> Landing:
         """Where the body of its answer goes: memory of its own, `out`, or its block of the whole."""
         if self.parent is not None:

@@ -167,7 +167,7 @@ class Session:
             if self._awake:
                 return
             self._awake = True
-        self._loop.call_soon_threadsafe(self._drain)
+        self._wake()
 
     def submit_many(self, record: JobRecord, packs: Sequence[Packed], futures: Sequence[TaskFuture]) -> None:
         """Send calls of one job on their way together."""
@@ -185,12 +185,13 @@ class Session:
             if self._awake:
                 return
             self._awake = True
-        self._loop.call_soon_threadsafe(self._drain)
+        self._wake()
 
     def abandon(self, record: JobRecord, index: int, *, kill: bool) -> None:
-        """Nobody waits for this task any more."""
+        """Nobody waits for this task any more, and its caller may do with the arguments what it likes."""
         with self._lock:
             record.futures.pop(index, None)
+            self._bodies.pop(record.number << 32 | index, None)
         self._tell(orders.CancelCall(record.number, [index], kill))
 
     def ask(self) -> Future[str]:
@@ -252,8 +253,9 @@ class Session:
         return incoming.view[offset : offset + length]
 
     def source(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Buffer:
-        """Bytes of an argument, from the caller's own memory."""
-        return self._bodies[stream].read(offset, length)
+        """Bytes of an argument, from the caller's own memory; of one cancelled a moment ago, nothing but zeros."""
+        packed = self._bodies.get(stream)
+        return bytes(length) if packed is None else packed.read(offset, length)
 
     def release(self, token: Any) -> None:
         """Nothing: the memory of answers is their landing's."""
@@ -338,7 +340,10 @@ class Session:
             if self._awake:
                 return
             self._awake = True
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is left to be told
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and so is every future that it knew
             self._loop.call_soon_threadsafe(self._drain)
 
     def _register(self, record: JobRecord) -> None:
@@ -407,7 +412,7 @@ class Session:
 
     def _settle(self, future: TaskFuture, status: int, head: memoryview) -> None:
         """Resolve a future with an answer that has no body."""
-        if not future.start():
+        if future.writes and not future.start():
             return
         try:
             if status != TaskStatus.OK:
