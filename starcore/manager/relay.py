@@ -96,12 +96,13 @@ class Relay:
         port = self._ports.pop(link, None)
         if port is None:
             return
+        for flow in port.outbound.values():
+            self._unplace(flow)
         for flow in port.inbound.values():
             flow.source = 0
             self._account(flow)
-            self._quench(flow.sink)
-        for flow in port.outbound.values():
-            self._unplace(flow)
+        for sink in {flow.sink for flow in port.inbound.values()}:
+            self._quench(sink)
 
     def blocked(self, link: int) -> None:
         """The link takes no chunks until it is writable."""
@@ -209,7 +210,7 @@ class Relay:
         flow.end += event.length
         self.held_bytes += event.length
         if flow.kept:
-            self._ask(flow, port.receiving, flow.end + self._limits.relay_window_bytes)
+            self._ask(flow, port.receiving, flow.end + self._limits.relay_window_bytes, flow.size)
         elif flow.placed:
             self._go_on(flow)
         return flow
@@ -217,7 +218,7 @@ class Relay:
     def keep(self, flow: Flow) -> None:
         """Pull a flow whole, and keep it."""
         flow.kept = True
-        self._ask(flow, self._ports[flow.source].receiving, self._limits.relay_window_bytes)
+        self._ask(flow, self._ports[flow.source].receiving, self._limits.relay_window_bytes, flow.size)
 
     def grant(self, link: int, grant: Grant) -> None:
         """Take a sink's GRANT: it says how far, and at first from where."""
@@ -306,15 +307,11 @@ class Relay:
         self._ask(flow, receiving, min(limit, room), needed)
         self._account(flow)
 
-    def _ask(self, flow: Flow, receiving: Receiving, limit: int, needed: int | None = None) -> None:
+    def _ask(self, flow: Flow, receiving: Receiving, limit: int, needed: int) -> None:
         """Grant the source bytes up to `limit`, in few grants: a quarter of a window at least, or all it needs."""
         granted = receiving.granted(flow.source_stream)
-        needed = flow.size if needed is None else min(needed, flow.size)
-        limit = min(limit, flow.size)
-        step = limit - granted
-        if step <= 0 and granted < needed:
-            return
-        if 0 < step < self._limits.relay_window_bytes // 4 and limit < needed and granted > flow.end:
+        step = min(limit, needed) - granted
+        if step < min(needed - granted, self._limits.relay_window_bytes // 4):
             return
         grant = receiving.grant(flow.source_stream, max(0, step))
         if grant is not None:
