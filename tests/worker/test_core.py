@@ -1,0 +1,649 @@
+"""The worker's core: leases in, batches to slots, answers out, and everything that can go wrong between."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+
+import pytest
+
+from starcore.errors import Code, OverrunError, Status, UnexpectedError
+from starcore.events import ChunkReceived, Close, Lost, Received, Writable
+from starcore.messages import (
+    BLOB_STREAM,
+    Abort,
+    Blob,
+    Draining,
+    Forget,
+    FunctionKind,
+    Goodbye,
+    Grant,
+    Heartbeat,
+    Job,
+    Result,
+    Retracted,
+    Started,
+    Want,
+)
+from starcore.worker.orders import (
+    Allocate,
+    Allocated,
+    Dial,
+    Drain,
+    Finished,
+    Inspect,
+    KillSlot,
+    Recall,
+    Refused,
+    Release,
+    ReleaseAnswer,
+    RunBatch,
+    SlotDied,
+    SlotReady,
+    SlotStopped,
+    StartSlot,
+    Stop,
+    Teach,
+)
+
+from .desk import Desk
+
+MIB = 1 << 20
+
+
+# -- the plain way -------------------------------------------------------------------------------------------
+
+
+def test_a_task_goes_to_a_slot_and_its_answer_to_the_manager() -> None:
+    desk = Desk()
+    job = desk.job()
+    desk.assign(job, lease=10)
+    batch = desk.batch()
+    assert (batch.slot, list(batch.run.leases), bytes(batch.run.heads)) == (0, [10], b"abc")
+    desk.done(batch, seconds=0.25)
+    result = desk.result([10])
+    assert (list(result.seconds), bytes(result.heads), len(result.body_sizes)) == ([0.25], b"ok", 0)
+    desk.confirm(10)
+    desk.quiet()
+
+
+def test_a_slot_is_taught_a_job_once() -> None:
+    desk = Desk()
+    job = desk.job()
+    desk.assign(job, lease=10)
+    desk.done(desk.batch())
+    desk.assign(job, lease=11)
+    desk.done(desk.batch(taught=False))
+    desk.result([10, 11])
+    desk.quiet()
+
+
+def test_a_blob_is_given_to_a_slot_once_for_all_its_jobs() -> None:
+    desk = Desk()
+    first = desk.job()
+    digest = hashlib.sha256(b"code 1").digest()
+    desk.receive(Job(7, FunctionKind.SHIPPED, digest, "fn"))
+    desk.assign(first, lease=10)
+    assert desk.take(Teach).blob == b"code 1"
+    desk.done(desk.take(RunBatch))
+    desk.assign(7, lease=11)
+    assert desk.take(Teach).blob is None
+
+
+def test_tasks_of_unknown_length_are_given_one_at_a_time() -> None:
+    desk = Desk(slots=2)
+    desk.assign(desk.job(), lease=10, count=5)
+    assert [len(desk.batch().run), len(desk.batch().run)] == [1, 1]
+    desk.quiet()
+
+
+def test_short_tasks_are_given_in_batches_and_one_batch_ahead() -> None:
+    desk = Desk()
+    job = desk.job()
+    desk.assign(job, lease=10)
+    desk.done(desk.batch(), seconds=1e-6)
+    desk.result([10])
+    desk.assign(job, lease=100, count=1000)
+    first, second = desk.batch(taught=False), desk.batch(taught=False)
+    assert (len(first.run), len(second.run)) == (256, 256)
+    desk.quiet()
+    desk.done(first, seconds=1e-6)
+    assert list(desk.batch(taught=False).run.leases)[0] == 100 + 512
+
+
+def test_results_of_one_turn_leave_in_one_message() -> None:
+    desk = Desk(slots=2)
+    desk.assign(desk.job(), lease=10, count=2)
+    first, second = desk.batch(), desk.batch()
+    desk.done(second)
+    desk.done(first)
+    result = desk.result([11, 10])
+    assert list(result.seconds) == [1.0, 1.0]
+    desk.quiet()
+
+
+# -- jobs and blobs ------------------------------------------------------------------------------------------
+
+
+def test_a_job_without_its_blob_asks_for_it_and_its_tasks_wait() -> None:
+    desk = Desk()
+    job = desk.job(blob=False)
+    digest = desk.said(Want).digest
+    desk.assign(job, lease=10)
+    desk.quiet()
+    desk.receive(Blob(digest, 0, 0, b"code 1"))
+    assert list(desk.batch().run.leases) == [10]
+
+
+def test_a_large_blob_is_pulled_into_the_arena() -> None:
+    desk = Desk()
+    stream = BLOB_STREAM | 1
+    desk.receive(Blob(b"d" * 32, stream, MIB))
+    desk.receive(Job(1, FunctionKind.SHIPPED, b"d" * 32, "fn"))
+    desk.assign(1, lease=10)
+    assert desk.take(Allocate) == Allocate(stream, 1, MIB)
+    desk.feed(Allocated(stream))
+    assert desk.said(Grant) == Grant(stream, 1, 0, MIB)
+    desk.feed(ChunkReceived(desk.link, stream, 1, 0, MIB))
+    assert desk.take(Teach).key == stream
+    desk.take(RunBatch)
+    desk.quiet()
+
+
+def test_a_blob_that_was_cut_off_is_asked_for_again() -> None:
+    desk = Desk()
+    stream = BLOB_STREAM | 1
+    desk.receive(Blob(b"d" * 32, stream, MIB))
+    desk.receive(Job(1, FunctionKind.SHIPPED, b"d" * 32, "fn"))
+    desk.feed(Allocated(desk.take(Allocate).key))
+    desk.said(Grant)
+    desk.lose()
+    assert desk.take(Release).key == stream
+    desk.take(Dial)
+    desk.connect(resumed=True)
+    assert desk.said(Want).digest == b"d" * 32
+    desk.quiet()
+
+
+def test_a_blob_announced_anew_replaces_its_old_stream() -> None:
+    desk = Desk()
+    for number in (1, 2):
+        desk.receive(Blob(b"d" * 32, BLOB_STREAM | number, MIB))
+    assert [desk.take(Allocate).key, desk.take(Allocate).key] == [BLOB_STREAM | 1, BLOB_STREAM | 2]
+    assert desk.take(Release).key == BLOB_STREAM | 1
+    desk.quiet()
+
+
+def test_tasks_of_a_forgotten_job_are_given_back() -> None:
+    desk = Desk()
+    job = desk.job()
+    desk.assign(job, lease=10, count=3)
+    desk.batch()
+    desk.receive(Forget(job))
+    assert sorted(desk.said(Retracted).leases) == [11, 12]
+
+
+def test_leases_of_an_unknown_job_break_the_rules() -> None:
+    desk = Desk()
+    with pytest.raises(UnexpectedError):
+        desk.assign(99, lease=10)
+
+
+def test_a_message_that_is_not_for_workers_breaks_the_rules() -> None:
+    desk = Desk()
+    with pytest.raises(UnexpectedError):
+        desk.receive(Draining())
+
+
+# -- bodies --------------------------------------------------------------------------------------------------
+
+
+def test_a_body_is_granted_once_its_memory_is_there() -> None:
+    desk = Desk()
+    desk.assign(desk.job(), lease=10, bodies=[MIB])
+    assert desk.take(Allocate) == Allocate(10, 1, MIB)
+    desk.quiet()
+    desk.feed(Allocated(10))
+    assert desk.said(Grant) == Grant(10, 1, 0, MIB)
+    desk.body(10, MIB)
+    batch = desk.batch()
+    assert batch.run.body_bytes == MIB
+    desk.done(batch)
+    assert desk.take(Release) == Release(10)
+    desk.result([10])
+    desk.quiet()
+
+
+def test_a_body_that_does_not_fit_waits_and_a_small_one_passes() -> None:
+    desk = Desk(slots=3, arena_bytes=4 * MIB)
+    job = desk.job()
+    desk.assign(job, lease=10, count=3, bodies=[3 * MIB, 2 * MIB, MIB])
+    assert [desk.take(Allocate).key, desk.take(Allocate).key] == [10, 12]
+    desk.quiet()
+    desk.retract(10)
+    desk.take(Release)
+    assert desk.take(Allocate).key == 11
+
+
+def test_a_body_larger_than_the_arena_is_refused() -> None:
+    desk = Desk(arena_bytes=4 * MIB)
+    desk.assign(desk.job(), lease=10, bodies=[5 * MIB])
+    result = desk.result([10], Status.UNRUNNABLE)
+    assert b"larger than this worker's arena" in bytes(result.heads)
+
+
+def test_a_machine_without_memory_makes_bodies_wait_and_a_lone_one_fail() -> None:
+    desk = Desk()
+    desk.assign(desk.job(), lease=10, count=2, bodies=[MIB, MIB])
+    desk.take(Allocate)
+    desk.take(Allocate)
+    desk.feed(Allocated(11, "No space left on device"))
+    desk.quiet()
+    desk.retract(10)
+    desk.take(Release)
+    desk.said(Retracted)
+    assert desk.take(Allocate).key == 11
+    desk.feed(Allocated(11, "No space left on device"))
+    desk.result([11], Status.UNRUNNABLE)
+
+
+def test_a_chunk_beyond_its_grant_breaks_the_rules() -> None:
+    desk = Desk()
+    desk.assign(desk.job(), lease=10, bodies=[MIB])
+    with pytest.raises(OverrunError):
+        desk.body(10, MIB)
+
+
+def test_an_aborted_argument_gives_its_lease_back() -> None:
+    desk = Desk()
+    desk.assign(desk.job(), lease=10, bodies=[MIB])
+    desk.take(Allocate)
+    desk.receive(Abort(10, 1, Code.GONE))
+    assert list(desk.said(Retracted).leases) == [10]
+    desk.take(Release)
+    desk.quiet()
+
+
+def test_an_answer_with_a_body_is_sent_as_it_is_granted_and_freed_when_confirmed() -> None:
+    desk = Desk()
+    desk.assign(desk.job(), lease=10)
+    desk.done(desk.batch(), body=300 << 10)
+    assert list(desk.result([10]).body_sizes) == [300 << 10]
+    desk.receive(Grant(10, 1, 0, 300 << 10))
+    chunk = desk.chunk()
+    assert (chunk.stream, chunk.attempt, chunk.offset, chunk.length) == (10, 1, 0, 256 << 10)
+    desk.quiet()
+    desk.feed(Writable(desk.link))
+    assert desk.chunk().offset == 256 << 10
+    desk.confirm(10)
+    assert desk.take(ReleaseAnswer).lease == 10
+    desk.quiet()
+
+
+def test_an_answer_in_its_argument_holds_the_argument_until_it_is_confirmed() -> None:
+    desk = Desk()
+    desk.assign(desk.job(), lease=10, bodies=[MIB])
+    desk.take(Allocate)
+    desk.feed(Allocated(10))
+    desk.said(Grant)
+    desk.body(10, MIB)
+    desk.done(desk.batch(), body=MIB, in_place=True)
+    desk.result([10])
+    desk.quiet()
+    desk.confirm(10)
+    assert desk.take(Release) == Release(10)
+    desk.quiet()
+
+
+def test_a_slot_that_keeps_too_much_is_ended_when_it_is_idle() -> None:
+    desk = Desk(arena_bytes=4 * MIB)
+    desk.assign(desk.job(), lease=10, bodies=[2 * MIB])
+    desk.take(Allocate)
+    desk.feed(Allocated(10))
+    desk.said(Grant)
+    desk.body(10, 2 * MIB)
+    desk.done(desk.batch(), kept=True)
+    assert desk.take(Release) == Release(10, kept=True)
+    assert "2 MiB of old arguments" in desk.take(KillSlot).reason
+    desk.feed(SlotDied(0, "SIGKILL"))
+    desk.take(StartSlot)
+    desk.result([10])
+    desk.quiet()
+
+
+# -- slots that die, hang and are recalled -------------------------------------------------------------------
+
+
+def three_in_a_slot(desk: Desk, **options: float) -> RunBatch:
+    job = desk.job(**options)  # type: ignore[arg-type]
+    desk.assign(job, lease=1)
+    desk.done(desk.batch(), seconds=1e-3)
+    desk.result([1])
+    desk.confirm(1)
+    desk.assign(job, lease=10, count=3)
+    return desk.batch(taught=False)
+
+
+def test_only_the_task_that_ran_is_blamed_for_its_slot() -> None:
+    desk = Desk()
+    batch = three_in_a_slot(desk)
+    desk.die(batch, started=2)
+    result = desk.result([11], Status.CRASHED)
+    assert bytes(result.heads) == b"the slot that ran it ended by SIGSEGV"
+    desk.take(StartSlot)
+    desk.feed(SlotReady(0, 2000))
+    again = desk.batch()
+    assert list(again.run.leases) == [10]  # it ended, and its answer is lost
+    assert list(desk.batch(taught=False).run.leases) == [12]
+
+
+def test_a_slot_that_dies_between_tasks_blames_nobody() -> None:
+    desk = Desk()
+    batch = three_in_a_slot(desk)
+    desk.done(batch, count=1)
+    desk.die(batch, started=1, running=False)
+    desk.result([10])
+    desk.take(StartSlot)
+    desk.feed(SlotReady(0, 2000))
+    assert list(desk.batch().run.leases) == [11]
+
+
+def test_a_lost_answer_whose_argument_may_be_changed_is_given_back() -> None:
+    desk = Desk()
+    desk.assign(desk.job(), lease=10, bodies=[MIB])
+    desk.take(Allocate)
+    desk.feed(Allocated(10))
+    desk.said(Grant)
+    desk.body(10, MIB)
+    desk.die(desk.batch(), started=1, running=False)
+    assert list(desk.said(Retracted).leases) == [10]
+    desk.take(Release)
+
+
+def test_a_long_task_is_said_to_have_started_and_what_waits_behind_it_runs_elsewhere() -> None:
+    desk = Desk(slots=2)
+    job = desk.job()
+    desk.assign(job, lease=1)
+    desk.done(desk.batch(), seconds=1e-3)
+    desk.assign(job, lease=10, count=6)
+    first = desk.take(RunBatch)
+    desk.take(Teach)
+    for batch in (desk.take(RunBatch), desk.take(RunBatch)):
+        assert (first.slot, batch.slot) == (0, 1)
+        desk.done(batch, seconds=1e-3)
+    desk.asked.clear()
+    desk.wait(0.06)
+    desk.take(Inspect)
+    desk.inspected(first, 1, since=desk.now - 0.055)
+    assert list(desk.said(Started).leases) == [first.run.lease]
+    recall = desk.take(Recall)
+    desk.inspected(first, 1, since=desk.now - 0.06, recalled=recall.batch)
+    moved = desk.take(RunBatch)
+    assert moved.slot == 1
+    assert moved.run.lease == first.run.lease + 1
+
+
+def test_a_task_that_a_recalled_slot_withdrew_runs_again() -> None:
+    desk = Desk()
+    batch = three_in_a_slot(desk)
+    desk.retract(12)
+    recall = desk.take(Recall)
+    desk.inspected(batch, 2, since=desk.now, recalled=recall.batch)
+    assert list(desk.said(Retracted).leases) == [12]
+    desk.feed(SlotStopped(0, batch.batch, 1))  # the board showed task 2 for a moment
+    assert list(desk.take(RunBatch).run.leases) == [11]
+    desk.done(batch, count=1)
+    desk.result([10])
+
+
+def test_a_task_beyond_its_timeout_is_killed_with_its_slot() -> None:
+    desk = Desk()
+    desk.assign(desk.job(timeout=2.0), lease=10)
+    batch = desk.batch()
+    begun = desk.now
+    desk.wait(0.06)
+    desk.take(Inspect)
+    desk.inspected(batch, 1, since=begun)
+    desk.said(Started)
+    desk.wait(2.0)
+    desk.take(Inspect)
+    desk.inspected(batch, 1, since=begun)
+    assert "timeout of 2 s" in desk.take(KillSlot).reason
+    desk.die(batch, 1, "SIGKILL")
+    assert b"timeout of 2 s" in bytes(desk.result([10], Status.TIMEOUT).heads)
+
+
+def test_a_task_that_ended_just_before_its_slot_was_killed_has_its_answer() -> None:
+    desk = Desk()
+    desk.assign(desk.job(timeout=1.0), lease=10)
+    batch = desk.batch()
+    desk.wait(1.1)
+    desk.inspected(batch, 1, since=desk.now - 1.05)
+    desk.take(KillSlot)
+    desk.done(batch)
+    desk.die(batch, 1, "SIGKILL", running=False)
+    desk.result([10])
+    desk.take(StartSlot)
+    desk.take(Inspect)
+    desk.quiet()
+
+
+def test_a_slot_that_cannot_start_at_all_ends_the_worker() -> None:
+    desk = Desk(up=False)
+    for _ in range(3):
+        desk.wait(10)
+        desk.take(StartSlot)
+        desk.feed(SlotDied(0, "the initializer lab:load: KeyError: 'x'"))
+    finished = desk.take(Finished)
+    assert finished.exit_code == 2
+    assert "KeyError" in finished.reason
+
+
+def test_with_code_of_its_own_a_worker_dials_when_a_slot_is_ready() -> None:
+    desk = Desk(up=False, dial_when_ready=True)
+    desk.take(StartSlot)
+    desk.quiet()
+    desk.feed(SlotReady(0, 1))
+    desk.take(Dial)
+    desk.quiet()
+
+
+# -- retractions ---------------------------------------------------------------------------------------------
+
+
+def test_unstarted_tasks_are_given_back_at_once_and_unknown_ones_declined() -> None:
+    desk = Desk()
+    desk.assign(desk.job(), lease=10, count=4)
+    desk.batch()
+    desk.retract(11, 13, 99)
+    answer = desk.said(Retracted)
+    assert (sorted(answer.leases), list(answer.declined)) == ([11, 13], [99])
+    desk.quiet()
+
+
+def test_a_running_task_is_declined_without_kill() -> None:
+    desk = Desk()
+    desk.assign(desk.job(), lease=10)
+    batch = desk.batch()
+    desk.retract(10)
+    recall = desk.take(Recall)
+    desk.inspected(batch, 1, since=desk.now, recalled=recall.batch)
+    assert list(desk.said(Retracted).declined) == [10]
+
+
+def test_a_running_task_is_killed_with_kill_and_given_back_when_its_slot_is_dead() -> None:
+    desk = Desk()
+    batch = three_in_a_slot(desk)
+    desk.retract(10, kill=True)
+    recall = desk.take(Recall)
+    desk.inspected(batch, 1, since=desk.now, recalled=recall.batch)
+    desk.take(KillSlot)
+    desk.die(batch, 1, "SIGKILL")
+    assert list(desk.said(Retracted).leases) == [10]
+    desk.take(StartSlot)
+    desk.feed(SlotReady(0, 2000))
+    assert list(desk.batch().run.leases) == [11, 12]
+    desk.quiet()
+
+
+# -- the link ------------------------------------------------------------------------------------------------
+
+
+def test_answers_wait_for_a_new_link_and_are_sent_again_until_confirmed() -> None:
+    desk = Desk()
+    job = desk.job()
+    desk.assign(job, lease=10, count=2)
+    desk.done(desk.batch(), seconds=1.0)
+    desk.result([10])
+    second = desk.batch(taught=False)
+    desk.lose()
+    desk.take(Dial)
+    desk.done(second)
+    hello = desk.connect(resumed=True)
+    assert sorted(hello.leases) == [10, 11]
+    assert list(desk.said(Result).leases) == [10]
+    desk.result([11])
+    desk.confirm(10, 11)
+    desk.quiet()
+
+
+def test_an_argument_goes_on_where_it_was_cut_off() -> None:
+    desk = Desk()
+    desk.assign(desk.job(), lease=10, bodies=[MIB])
+    desk.feed(Allocated(desk.take(Allocate).key))
+    desk.said(Grant)
+    desk.feed(ChunkReceived(desk.link, 10, 1, 0, 1000))
+    desk.lose()
+    desk.take(Dial)
+    desk.connect(resumed=True)
+    assert desk.said(Grant) == Grant(10, 1, 1000, MIB - 1000)
+
+
+def test_a_new_session_drops_every_lease_and_kills_what_runs() -> None:
+    desk = Desk(slots=2)
+    job = desk.job()
+    desk.assign(job, lease=10, count=4)
+    first, second = desk.batch(), desk.batch()
+    desk.done(second, body=MIB)
+    desk.lose()
+    desk.take(Dial)
+    desk.asked.clear()
+    desk.connect(resumed=False)
+    assert desk.take(ReleaseAnswer).lease == second.run.lease
+    desk.take(KillSlot)
+    desk.die(first, 1, "SIGKILL")
+    assert not any(type(getattr(action, "message", None)) is Result for action in desk.asked)
+    with pytest.raises(UnexpectedError):
+        desk.assign(job, lease=50)
+
+
+def test_heartbeats_fill_a_silence_and_a_long_one_ends_the_link() -> None:
+    desk = Desk()
+    desk.wait(2.1)
+    desk.said(Heartbeat)
+    desk.wait(6.0)
+    close = desk.take(Close)
+    assert close.code == Code.SILENT
+
+
+def test_an_absent_manager_is_looked_for_less_and_less_often_for_ever() -> None:
+    desk = Desk(up=False)
+    desk.asked.clear()
+    delays = []
+    for _ in range(9):
+        desk.feed(Lost(0, "connection refused"))
+        delays.append(desk.take(Dial).delay_seconds)
+    assert delays[:3] == [0.1, 0.2, 0.4]
+    assert delays[-1] == 5.0
+    assert len([line for line in desk.lines if line.level == "warning"]) == 1
+
+
+def test_without_reconnection_an_absent_manager_is_the_end() -> None:
+    desk = Desk(up=False, reconnect=False)
+    desk.feed(Lost(0, "nobody listens"))
+    assert desk.take(Finished).exit_code == 5
+
+
+@pytest.mark.parametrize(("code", "exit_code"), [(Code.VERSION, 5), (Code.ROLE, 3)])
+def test_a_refusal_that_time_does_not_heal_is_the_end(code: Code, exit_code: int) -> None:
+    desk = Desk()
+    desk.feed(Received(desk.link, Goodbye(code, "no")))
+    desk.lose()
+    assert desk.take(Finished).exit_code == exit_code
+
+
+def test_a_refused_certificate_is_the_end_unless_it_was_welcome_before() -> None:
+    desk = Desk(up=False)
+    desk.feed(Refused("another star"))
+    assert desk.take(Finished).exit_code == 3
+    welcome = Desk()
+    welcome.feed(Refused("expired"))
+    welcome.quiet()
+
+
+# -- leaving -------------------------------------------------------------------------------------------------
+
+
+def test_a_drain_gives_back_what_waits_finishes_what_runs_and_leaves() -> None:
+    desk = Desk()
+    batch = three_in_a_slot(desk)
+    desk.assign(1, lease=20, count=500)
+    desk.asked.clear()
+    desk.feed(Drain())
+    desk.said(Draining)
+    desk.said(Retracted)
+    recall = desk.take(Recall)
+    desk.inspected(batch, 1, since=desk.now, recalled=recall.batch)
+    assert {11, 12} <= set(desk.said(Retracted).leases)
+    desk.done(batch, count=1)
+    desk.result([10])
+    desk.confirm(10)
+    desk.take(Close)
+    assert desk.take(Finished).exit_code == 0
+    desk.quiet()
+
+
+def test_a_drain_with_nothing_to_do_is_over_at_once() -> None:
+    desk = Desk()
+    desk.feed(Drain())
+    desk.take(Finished)
+
+
+def test_a_stop_kills_what_runs_and_gives_it_back() -> None:
+    desk = Desk()
+    desk.assign(desk.job(), lease=10)
+    batch = desk.batch()
+    desk.feed(Stop())
+    desk.take(KillSlot)
+    desk.die(batch, 1, "SIGKILL")
+    assert list(desk.said(Retracted).leases) == [10]
+    desk.take(Finished)
+
+
+def test_a_stop_waits_for_confirmations_only_for_a_moment() -> None:
+    desk = Desk()
+    desk.assign(desk.job(), lease=10)
+    desk.done(desk.batch())
+    desk.result([10])
+    desk.feed(Stop())
+    desk.wait(2.0)
+    desk.take(Finished)
+
+
+def test_a_second_stop_is_obeyed_at_once() -> None:
+    desk = Desk()
+    desk.assign(desk.job(), lease=10)
+    desk.feed(Stop())
+    desk.feed(Stop())
+    desk.take(Finished)
+
+
+def test_a_leaving_worker_takes_nothing_more() -> None:
+    desk = Desk()
+    job = desk.job()
+    desk.assign(job, lease=10)
+    desk.batch()
+    desk.feed(Drain())
+    desk.asked.clear()
+    desk.assign(job, lease=11)
+    assert desk.said(Retracted).leases == array("Q", [11])
