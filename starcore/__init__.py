@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from starcore.client.api import Client, connect, map, run, submit, submit_array  # noqa: A004
+    from starcore.client.api import Client, connect, map, run, submit, submit_array
     from starcore.errors import (
         AddressError,
         ArgumentTypeError,

@@ -102,7 +102,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._owner.opened(self, peer)
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # type: ignore[override]  # the hint is no limit
+    def get_buffer(self, sizehint: int) -> memoryview:  # the hint is no limit
         """Hand out scratch memory, or the rest of a chunk's own destination."""
         return self._reader.get_buffer()
 

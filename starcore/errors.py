@@ -166,7 +166,7 @@ class SessionLostError(StarCoreError, RuntimeError):
     """The session ended while work was outstanding, or a call came after its end (Executors raise RuntimeError)."""
 
 
-class TaskFailure(StarCoreError):
+class TaskFailure(StarCoreError):  # noqa: N818 - the name of a family
     """One task did not return a result."""
 
     status = Status.RAISED
