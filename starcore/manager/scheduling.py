@@ -43,7 +43,7 @@ LOOK_WORKERS_MAX = 16
 """How many workers one decision may look at."""
 
 Entry = tuple[int, int, int, int, Span]
-"""Sorted by descending priority, age of the run, position; a serial number ends every tie."""
+"""Sorted by descending priority, age of the run, descending attempt; a serial number ends every tie."""
 
 
 @dataclass(slots=True)
@@ -113,7 +113,7 @@ class Scheduler:
         if not client.queued and not client.leased:
             client.used_seconds = max(client.used_seconds, self._floor_seconds)
         self._serial += 1
-        entry = (-job.message.priority, span.run.order, span.start, self._serial, span)
+        entry = (-job.message.priority, span.run.order, -span.attempt, self._serial, span)
         heappush(line.heap(span), entry)
         self._count(lane, line, job, tasks)
 
@@ -377,17 +377,20 @@ class Scheduler:
         return min(max(by_count, by_time), BATCH_TASKS_MAX)
 
     def _movable(self, worker: Worker, lane: _Lane, count: int, now: float) -> list[tuple[Leased, int]]:
-        """Pick unstarted leases from the end of what a worker holds."""
+        """Pick unstarted leases from the end of what a worker holds, never from its first ones: those run."""
         found: list[tuple[Leased, int]] = []
+        behind = worker.unfinished - worker.slots
         for leased in islice(reversed(worker.leases), LOOK_WORKERS_MAX):
-            if len(found) >= count:
-                break
             job = leased.run.job
             waits = (job.mean_seconds or 0.0) * (worker.unfinished - worker.slots) / worker.slots
-            if leased.moved or max(waits, now - leased.at) < MOVE_SECONDS or self._lanes.get(job.capability) is not lane:
-                continue
+            late = max(waits, now - leased.at) >= MOVE_SECONDS
+            movable = late and not leased.moved and self._lanes.get(job.capability) is lane
             for offset in reversed(range(len(leased.marks))):
-                if len(found) < count and leased.marks[offset] == Mark.HELD:
+                if len(found) >= count or behind <= 0:
+                    break
+                mark = leased.marks[offset]
+                behind -= mark < Mark.ANSWERING
+                if movable and mark == Mark.HELD:
                     leased.marks[offset] = Mark.ASKED
                     found.append((leased, offset))
         worker.asked += len(found)

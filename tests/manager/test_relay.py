@@ -1,0 +1,272 @@
+"""The data plane: chunks in, chunks out, windows, seeks, and links that are lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from starcore.errors import OverrunError
+from starcore.events import ChunkReceived, Drop, Send, SendChunk
+from starcore.manager.outbox import Outbox
+from starcore.manager.relay import Flow, Relay
+from starcore.manager.state import Limits
+from starcore.messages import Abort, Grant
+
+SOURCE, SINK, OTHER = 1, 2, 3
+
+
+class Plane:
+    """A relay with a source's and a sink's link, and the flows that it should know."""
+
+    def __init__(self, window: int = 1000, link: int = 4000, first_window: int = 0) -> None:
+        self.outbox = Outbox()
+        limits = Limits(relay_window_bytes=window, relay_link_bytes=link, first_window_bytes=first_window)
+        self.relay = Relay(self.outbox, limits)
+        self.flows: list[Flow] = []
+        for number in (SOURCE, SINK, OTHER):
+            self.relay.open_link(number, 0)
+
+    def flow(self, size: int, stream: int = 7, *, aimed: bool = True) -> Flow:
+        flow = Flow(size, source_stream=stream)
+        self.flows.append(flow)
+        self.relay.expect(flow, SOURCE)
+        if aimed:
+            self.relay.aim(flow, SINK, 100 + stream, 1)
+        return flow
+
+    def chunk(self, offset: int, length: int, stream: int = 7, attempt: int = 1, token: Any = None) -> None:
+        self.relay.chunk(ChunkReceived(SOURCE, stream, attempt, offset, length, token))
+
+    def grant(self, offset: int, count: int, stream: int = 7, attempt: int = 1) -> None:
+        self.relay.grant(SINK, Grant(100 + stream, attempt, offset, count))
+
+    def said(self) -> list[Any]:
+        self.relay.check(self.flows)
+        actions = self.outbox.take()
+        return [action.message if isinstance(action, Send) else action for action in actions]
+
+
+def sent(offset: int, length: int, stream: int = 7, token: Any = None) -> SendChunk:
+    return SendChunk(SINK, 100 + stream, 1, offset, length, token)
+
+
+def test_chunk_leaves_at_once_in_the_buffer_that_it_came_in():
+    plane = Plane()
+    plane.flow(300)
+    plane.grant(0, 300)
+    assert plane.said() == [Grant(7, 1, 0, 300)]
+    token = bytearray(300)
+    plane.chunk(0, 300, token=token)
+    chunk, dropped = plane.said()
+    assert chunk.token is token
+    assert dropped == Drop(token)
+    assert plane.relay.held_bytes == 0
+
+
+def test_blocked_link_holds_the_chunks_and_gets_one_each_time_it_is_writable():
+    plane = Plane()
+    plane.flow(300)
+    plane.grant(0, 300)
+    plane.relay.blocked(SINK)
+    for offset in (0, 100, 200):
+        plane.chunk(offset, 100)
+    assert plane.said() == [Grant(7, 1, 0, 300)]
+    assert plane.relay.held_bytes == 300
+    for offset in (0, 100, 200):
+        plane.relay.writable(SINK)
+        assert plane.said() == [sent(offset, 100)]
+    plane.relay.writable(SINK)
+    assert plane.said() == []
+
+
+def test_streams_of_a_link_take_turns():
+    plane = Plane()
+    for stream in (7, 8):
+        plane.flow(200, stream)
+        plane.grant(0, 200, stream)
+    plane.said()
+    plane.relay.blocked(SINK)
+    for stream in (7, 8):
+        plane.chunk(0, 100, stream)
+        plane.chunk(100, 100, stream)
+    order = []
+    for _ in range(4):
+        plane.relay.writable(SINK)
+        order += [action.stream for action in plane.said()]
+    assert order == [107, 108, 107, 108]
+
+
+def test_source_is_asked_for_a_window_ahead_of_what_was_forwarded():
+    plane = Plane(window=1000)
+    plane.flow(5000)
+    plane.grant(0, 5000)
+    assert plane.said() == [Grant(7, 1, 0, 1000)]
+    plane.chunk(0, 200)
+    assert plane.said() == [sent(0, 200)]  # too little room for a new grant
+    plane.relay.writable(SINK)
+    plane.chunk(200, 200)
+    assert plane.said() == [sent(200, 200), Grant(7, 1, 400, 1000)]
+
+
+def test_grant_of_the_sink_cuts_a_chunk():
+    plane = Plane()
+    plane.flow(300, aimed=True)
+    plane.grant(0, 300)
+    plane.relay.unaim(plane.flows[0])
+    plane.chunk(0, 300, token=b"a" * 100 + b"b" * 200)
+    plane.said()
+    plane.relay.aim(plane.flows[0], SINK, 107, 1)
+    plane.grant(0, 100)
+    (first,) = plane.said()
+    assert (first.offset, first.length, bytes(first.token)) == (0, 100, b"a" * 100)
+    plane.grant(100, 200)
+    plane.relay.writable(SINK)
+    second, dropped = plane.said()
+    assert (second.offset, second.length, bytes(second.token)) == (100, 200, b"b" * 200)
+    assert isinstance(dropped, Drop)
+
+
+def test_stale_chunks_are_dropped():
+    plane = Plane()
+    plane.flow(300)
+    plane.chunk(0, 100, stream=9, token=b"unknown")
+    plane.chunk(0, 100, attempt=2, token=b"attempt")
+    plane.relay.chunk(ChunkReceived(99, 7, 1, 0, 100, b"link"))
+    assert plane.said() == [Drop(b"unknown"), Drop(b"attempt"), Drop(b"link")]
+
+
+def test_source_that_overruns_its_grants_is_at_fault():
+    plane = Plane()
+    plane.flow(300)
+    plane.grant(0, 100)
+    with pytest.raises(OverrunError):
+        plane.chunk(0, 101)
+
+
+def test_first_window_comes_unasked_and_waits_for_its_sink():
+    plane = Plane(first_window=100)
+    flow = plane.flow(300, aimed=False)
+    plane.chunk(0, 100)
+    assert plane.said() == []
+    assert plane.relay.held_bytes == 100
+    plane.relay.aim(flow, SINK, 107, 1)
+    plane.grant(0, 300)
+    assert plane.said() == [sent(0, 100), Grant(7, 1, 100, 200)]
+
+
+def test_sink_that_comes_back_goes_on_where_it_was():
+    plane = Plane()
+    flow = plane.flow(300)
+    plane.grant(0, 300)
+    plane.chunk(0, 100)
+    plane.said()
+    plane.relay.close_link(SINK)
+    plane.relay.open_link(SINK, 0)
+    plane.relay.aim(flow, SINK, 107, 1)
+    plane.chunk(100, 100)
+    plane.grant(100, 200)
+    assert plane.said() == [sent(100, 100)]
+
+
+def test_sink_that_asks_for_what_has_left_makes_the_source_begin_its_next_attempt():
+    plane = Plane()
+    flow = plane.flow(300)
+    plane.grant(0, 300)
+    plane.chunk(0, 200, token=b"1" * 200)
+    plane.said()
+    plane.relay.unaim(flow)
+    plane.relay.aim(flow, OTHER, 200, 2)
+    plane.relay.grant(OTHER, Grant(200, 2, 0, 300))
+    assert plane.said() == [Grant(7, 2, 0, 300)]
+    plane.chunk(200, 100, attempt=1, token=b"late")
+    assert plane.said() == [Drop(b"late")]
+    plane.chunk(0, 300, attempt=2)
+    assert plane.said() == [SendChunk(OTHER, 200, 2, 0, 300, None)]
+
+
+def test_what_was_not_forwarded_to_a_lost_sink_serves_the_next_one():
+    plane = Plane(first_window=300)
+    flow = plane.flow(300)
+    plane.chunk(0, 300)
+    plane.relay.close_link(SINK)
+    assert plane.relay.held_bytes == 300
+    plane.relay.aim(flow, OTHER, 200, 2)
+    plane.relay.grant(OTHER, Grant(200, 2, 0, 300))
+    assert SendChunk(OTHER, 200, 2, 0, 300, None) in plane.said()
+
+
+def test_lost_source_goes_on_when_it_is_back():
+    plane = Plane()
+    flow = plane.flow(300)
+    plane.grant(0, 300)
+    plane.chunk(0, 100)
+    plane.said()
+    plane.relay.close_link(SOURCE)
+    plane.relay.writable(SINK)
+    assert plane.said() == []
+    plane.relay.open_link(SOURCE, 0)
+    plane.relay.expect(flow, SOURCE, window=False)
+    assert plane.said() == [Grant(7, 1, 100, 200)]
+
+
+def test_ended_flow_leaves_nothing():
+    plane = Plane(first_window=300)
+    flow = plane.flow(300)
+    plane.chunk(0, 200, token=b"x" * 200)
+    plane.relay.end(flow)
+    assert plane.said() == [Drop(b"x" * 200)]
+    assert plane.relay.held_bytes == 0
+    assert plane.relay.inbound(SOURCE, 7) is None
+    assert plane.relay.outbound(SINK, 107) is None
+
+
+def test_flows_into_one_link_share_its_budget_and_the_thirsty_wait():
+    plane = Plane(window=1000, link=2000)
+    for stream in range(7, 12):
+        plane.flow(1000, stream)
+        plane.grant(0, 1000, stream)
+    assert plane.said() == [Grant(7, 1, 0, 1000), Grant(8, 1, 0, 1000)]
+    plane.chunk(0, 1000, 7)
+    assert plane.said() == [sent(0, 1000, 7), Grant(9, 1, 0, 1000)]
+    plane.relay.end(plane.flows[1])
+    assert plane.said() == [Grant(10, 1, 0, 1000)]
+    plane.relay.close_link(SINK)
+    assert plane.said() == []
+
+
+def test_kept_flow_is_pulled_whole_and_lent_to_many():
+    plane = Plane(window=1000)
+    kept = plane.flow(1500, aimed=False)
+    plane.relay.keep(kept)
+    assert plane.said() == [Grant(7, 1, 0, 1000)]
+    plane.chunk(0, 1000, token=b"a" * 1000)
+    assert plane.said() == [Grant(7, 1, 1000, 500)]
+    plane.chunk(1000, 500, token=b"b" * 500)
+    plane.relay.close_source(kept)
+    for link in (SINK, OTHER):
+        lent = plane.relay.lend(kept, link, 50)
+        plane.flows.append(lent)
+        plane.relay.grant(link, Grant(50, 1, 0, 1500))
+        plane.relay.writable(link)
+        assert [chunk.length for chunk in plane.said()] == [1000, 500]
+        assert plane.relay.outbound(link, 50) is None
+    assert plane.relay.held_bytes == 1500
+    plane.relay.end(kept)
+    assert plane.said() == [Drop(b"a" * 1000), Drop(b"b" * 500)]
+    assert plane.relay.held_bytes == 0
+
+
+def test_grant_for_a_stream_or_attempt_that_is_over_says_nothing():
+    plane = Plane()
+    plane.flow(300)
+    plane.grant(0, 300, attempt=2)
+    plane.grant(0, 300, stream=50)
+    assert plane.said() == []
+
+
+def test_aborted_flow_is_over_at_both_ends():
+    plane = Plane()
+    flow = plane.flow(300)
+    plane.relay.abort(flow, 10, "gone")
+    assert plane.said() == [Abort(7, 1, 10, "gone"), Abort(107, 1, 10, "gone")]

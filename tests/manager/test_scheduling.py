@@ -1,0 +1,236 @@
+"""Which task goes to which worker: fairness, priorities, batch sizes, and who gives work back."""
+
+from __future__ import annotations
+
+from array import array
+
+from starcore.errors import Status
+from starcore.messages import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Assign, Submit
+
+from .star import Star, settle
+
+
+def counts(star, worker):
+    """How many tasks each new ASSIGN of a worker has."""
+    return [len(assign.head_sizes) for assign in star.all(Assign, worker)]
+
+
+# -- batches -------------------------------------------------------------------------------------------------
+
+
+def test_tasks_of_unknown_length_fill_the_slots_and_one_more_each():
+    star = Star()
+    worker, client = star.worker(slots=3), star.client()
+    client.job().submit(100)
+    assert counts(star, worker) == [3, 3]
+
+
+def test_short_tasks_come_in_large_batches_and_long_ones_one_ahead_of_each_slot():
+    star = Star()
+    worker, client = star.worker(slots=2), star.client()
+    for seconds, ahead in ((1e-6, 6000), (0.001, 40), (10.0, 4)):
+        job = client.job()
+        job.submit(2)
+        worker.finish(worker.leased(job, 0, 2), seconds=seconds)
+        job.submit(6000)
+        batches = counts(star, worker)
+        assert sum(batches) == ahead
+        assert max(batches) <= BATCH_TASKS_MAX
+        client.cancel(job, range(2, 6002))
+        star.actions.clear()
+        worker.goodbye()
+        worker.connect()
+
+
+def test_batch_carries_no_more_bytes_than_a_message_may():
+    star = Star()
+    worker, client = star.worker(slots=2), star.client()
+    job = client.job()
+    job.submit(2)
+    worker.finish(worker.leased(job, 0, 2), seconds=1e-6)
+    size = 60_000
+    client.say(Submit(job.number, 2, False, array("I", [size] * 10), array("Q"), bytes(10 * size)))
+    batches = counts(star, worker)
+    assert sum(batches) == 10
+    assert max(batches) <= BATCH_BYTES_MAX // size
+
+
+def test_few_tasks_are_spread_over_all_idle_workers():
+    star = Star()
+    workers = [star.worker(slots=4) for _ in range(3)]
+    client = star.client()
+    client.job().submit(6)
+    shares = [sum(counts(star, worker)) for worker in workers]
+    assert sum(shares) == 6
+    assert max(shares) <= 3
+
+
+def test_idle_slots_are_filled_everywhere_before_anything_waits_at_a_worker():
+    star = Star()
+    workers = [star.worker(slots=1) for _ in range(4)]
+    client = star.client()
+    client.job().submit(5)
+    assert sorted(sum(counts(star, worker)) for worker in workers) == [1, 1, 1, 2]
+
+
+def test_tasks_with_bodies_are_leased_one_by_one():
+    star = Star()
+    worker, client = star.worker(slots=3), star.client()
+    client.job().submit(3, bodies=[70_000] * 3)
+    assert counts(star, worker) == [1, 1, 1]
+
+
+# -- fairness and order --------------------------------------------------------------------------------------
+
+
+def test_equal_clients_get_equal_shares_of_the_slots_time_whatever_their_tasks_last():
+    star = Star()
+    worker = star.worker(slots=2)
+    jobs = {}
+    for seconds in (0.1, 0.7):
+        client = star.client()
+        job = client.job()
+        job.submit(3000)
+        jobs[client] = (job, seconds)
+    used = dict.fromkeys(jobs, 0.0)
+    owners = {}
+    held = []
+    while sum(used.values()) < 100.0:
+        for assign in star.all(Assign, worker):
+            held += range(assign.lease, assign.lease + len(assign.head_sizes))
+            for lease in range(assign.lease, assign.lease + len(assign.head_sizes)):
+                owners[lease] = assign.job
+        lease = held.pop(0)
+        client = list(jobs)[owners[lease] - 1]
+        used[client] += jobs[client][1]
+        worker.result([lease], seconds=jobs[client][1])
+        client.outcome(jobs[client][0], [star.core.status(0)["jobs"][owners[lease] - 1]["done"] - 1])
+    first, second = used.values()
+    assert abs(first - second) < 5.0
+
+
+def test_new_client_does_not_make_up_for_the_time_it_was_not_there():
+    star = Star()
+    worker, early = star.worker(), star.client()
+    job = early.job()
+    job.submit(100)
+    for index in range(20):
+        worker.finish(worker.leased(job, index, 1), seconds=5.0)
+        early.outcome(job, [index])
+    late = star.client()
+    other = late.job()
+    other.submit(100)
+    served = []
+    for _ in range(12):
+        assign = star.take(Assign, worker)
+        served.append(assign.job)
+        worker.finish(assign, seconds=5.0)
+        star.actions = [action for action in star.actions if action.link == worker.link]
+    assert 4 <= served.count(2) <= 8
+
+
+def test_higher_priority_goes_first_within_a_client():
+    star = Star()
+    client = star.client()
+    low, high = client.job(priority=0), client.job(priority=5)
+    low.submit(2)
+    high.submit(1)
+    low.submit(1)
+    worker = star.worker()
+    worker.finish(worker.leased(high, 0, 1))
+    for index in range(3):
+        worker.finish(worker.leased(low, index, 1))
+
+
+def test_retried_task_goes_before_younger_ones():
+    star = Star()
+    worker, client = star.worker(), star.client()
+    job = client.job(retries=1)
+    job.submit(4)
+    first = worker.leased(job, 0, 1)
+    worker.leased(job, 1, 1)
+    worker.finish(first, Status.RAISED)
+    worker.leased(job, 0, 1, attempt=2)
+
+
+def test_large_task_that_waits_for_memory_lets_small_ones_pass():
+    star = Star()
+    worker, client = star.worker(slots=3, arena_bytes=100_000), star.client()
+    job = client.job()
+    job.submit(1, bodies=[90_000])
+    worker.leased(job, 0, 1)
+    job.submit(1, bodies=[90_000])
+    star.quiet()
+    job.submit(1)
+    worker.leased(job, 2, 1)
+    star.quiet()
+
+
+# -- moving work ---------------------------------------------------------------------------------------------
+
+
+def test_unstarted_work_moves_to_a_worker_that_has_none():
+    star = Star()
+    worker, client = star.worker(slots=2), star.client()
+    job = client.job()
+    job.submit(4)
+    worker.leased(job, 0, 2)
+    waiting = worker.leased(job, 2, 2)
+    star.wait(1.0)
+    idle = star.worker(slots=2)
+    asked = worker.retracted()
+    assert asked == [waiting.lease, waiting.lease + 1]
+    worker.give_back([waiting.lease + 1], declined=[waiting.lease])
+    idle.finish(idle.leased(job, 3, 1, attempt=2))
+    client.outcome(job, [3])
+    settle(star)
+    star.quiet()
+
+
+def test_work_that_is_being_moved_is_not_moved_again_at_every_tick():
+    star = Star()
+    worker, client = star.worker(slots=1), star.client()
+    job = client.job()
+    job.submit(2)
+    worker.leased(job, 0, 1)
+    moving = worker.leased(job, 1, 1)
+    star.wait(1.0)
+    other = star.worker(slots=1)
+    assert worker.retracted() == [moving.lease]
+    star.wait(1.5)
+    settle(star)
+    star.quiet()
+    other.goodbye()
+    worker.give_back([moving.lease])
+    worker.leased(job, 1, 1, attempt=2)
+    star.wait(0.25)
+    star.worker(slots=1)
+    star.wait(0.25)
+    settle(star)
+    star.quiet()
+
+
+def test_work_that_begins_soon_anyway_is_not_moved():
+    star = Star()
+    worker, client = star.worker(slots=1), star.client()
+    job = client.job()
+    job.submit(1)
+    worker.finish(worker.leased(job, 0, 1), seconds=0.001)
+    client.outcome(job, [0])
+    job.submit(2)
+    star.all(Assign, worker)
+    star.worker(slots=1)
+    star.quiet()
+    star.wait(0.15)
+    assert len(worker.retracted()) == 1  # it did not: now it is late
+
+
+def test_only_capable_workers_get_a_job():
+    star = Star()
+    old, new = star.worker(python="3.10.4"), star.worker(python="3.11.9")
+    client = star.client()
+    job = client.job(python="3.11")
+    job.submit(1)
+    new.leased(job, 0, 1)
+    assert not star.all(Assign, old)
+    star.quiet()
