@@ -38,8 +38,7 @@ class Strided:
     __slots__ = ("array", "nbytes")
 
     def __init__(self, array: np.ndarray[Any, Any]) -> None:
-        # numpy copies structured items field by field, and what lies between would be whatever memory held before.
-        self.array = array if array.dtype.names is None else array.view(f"V{array.itemsize}")
+        self.array = whole_items(array)
         self.nbytes = array.nbytes
 
     def read(self, offset: int, length: int) -> memoryview:
@@ -55,6 +54,19 @@ class Strided:
 
 
 Segments = list[memoryview | Strided]
+
+
+def whole_items(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return a view whose items are copied whole.
+
+    numpy copies structured items field by field, and what lies between would be whatever memory held before.
+    """
+    return array if array.dtype.names is None else np.asarray(array).view(f"V{array.itemsize}")
+
+
+def copy_items(target: np.ndarray[Any, Any], source: np.ndarray[Any, Any]) -> None:
+    """Copy an array into one of the same dtype and shape, padding included."""
+    np.copyto(whole_items(target), whole_items(source))
 
 
 def describe(dtype: np.dtype[Any]) -> bytes:

@@ -36,7 +36,7 @@ from starcore.errors import (
 )
 from starcore.failures import decode_failure, encode_failure, text_failure
 from starcore.functions import PROTOCOL, Shipped, dump, load_answer, load_function, ship
-from starcore.layouts import NotPlainError, Segments, Spec, get_array, is_plain_array, put_array
+from starcore.layouts import NotPlainError, Segments, Spec, copy_items, get_array, is_plain_array, put_array
 from starcore.messages import HEAD_BYTES_MAX, Buffer
 from starcore.payloads import BARE, BODY, INLINE, Packed, piece_of, read_meta, seal, tag_of, unseal
 from starcore.plain import decode, encode
@@ -390,7 +390,7 @@ def _settle(value: Any, out: np.ndarray[Any, Any] | None) -> Any:
     if not isinstance(value, np.ndarray):
         raise ArgumentValueError(f"`out` needs an array, and the function returned {type(value).__name__}")
     _check_fit(out, value.shape, value.dtype)
-    np.copyto(out, value)
+    copy_items(out, value)
     return out
 
 

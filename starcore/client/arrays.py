@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from starcore.errors import ArgumentTypeError, ArgumentValueError
+from starcore.layouts import copy_items
 from starcore.messages import Buffer
 from starcore.pickling import Landing, answer_spec, landing
 
@@ -70,7 +71,10 @@ def check_out(out: Any, array: Array) -> Array:
 
 def snapshot(array: Array) -> Array:
     """Return a copy that later changes of the original do not reach, in the same order."""
-    return np.array(array, order="K", copy=True, subok=True)
+    copy = np.array(array, order="K", copy=True, subok=True)
+    if array.dtype.names is not None and type(copy) in (np.ndarray, np.memmap):
+        copy_items(copy, array)
+    return copy
 
 
 def plan(array: Array, chunks: int | Literal["auto"], axis: int = 0, *, slots: int = 1) -> list[slice]:
@@ -209,7 +213,7 @@ class Joiner:
         if place is None:
             self._parts[index] = value
             return value
-        np.copyto(place, value)
+        copy_items(place, value)
         self._placed.add(index)
         return place
 
@@ -238,7 +242,7 @@ class Joiner:
             return joined
         if joined.shape != self._out.shape or joined.dtype != self._out.dtype:
             raise ArgumentValueError(_misfit(self._out, joined.shape, joined.dtype, "the joined answer"))
-        np.copyto(self._out, joined)
+        copy_items(self._out, joined)
         return self._out
 
     def _check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

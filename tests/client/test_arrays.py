@@ -317,3 +317,14 @@ def test_answers_land_in_a_memmap(tmp_path: Path) -> None:
     out = np.memmap(tmp_path / "out", "f8", "w+", shape=(30_000,))
     assert joined(np.negative, np.arange(30_000.0), 10_000, out=out) is out
     assert np.array_equal(np.fromfile(tmp_path / "out"), -np.arange(30_000.0))
+
+
+def test_padding_between_fields_is_joined_and_copied_too() -> None:
+    padded = np.dtype([("flag", "?"), ("value", "f8")], align=True)
+    array = np.ndarray(8, padded, bytearray(range(128)))
+    joiner = Joiner(plan(array, 3))
+    for index, piece in enumerate(plan(array, 3)):
+        joiner.add(index, block(array, piece))
+    for copy in (joiner.result(), snapshot(array)):
+        assert copy.view("V16").tobytes() == bytes(range(128))
+    assert snapshot(array[::-2]).view("V16").tobytes() == array.view("V16")[::-2].tobytes()
