@@ -31,7 +31,7 @@ def encode_failure(error: BaseException) -> bytes:
     name = (_crop(kind.__module__), _crop(kind.__qualname__))
     texts = (_message(error), _notes(error), _traceback(error))
     args, state = _arguments(error)
-    for attempt in ((args, state), (args, None), (None, None)):
+    for attempt in ((args, state), (args, None), (_short(args), None), (None, None)):
         try:
             text = encode((*name, *attempt, *texts), [])
         except NotPlainError:
@@ -104,6 +104,11 @@ def _arguments(error: BaseException) -> tuple[Any, Any]:
         if key != "__notes__" and _is_plain(value):
             state[key] = value
     return (args if _is_plain(args) else None), state or None
+
+
+def _short(args: Any) -> Any:
+    """Crop a lone text as the message is cropped: a long text should not cost an exception its class."""
+    return (_crop(args[0]),) if type(args) is tuple and len(args) == 1 and type(args[0]) is str else None
 
 
 def _is_plain(value: Any) -> bool:

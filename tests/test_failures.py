@@ -199,6 +199,14 @@ def test_a_failure_always_fits_its_head(error: Exception) -> None:
     assert isinstance(raised(error), Exception)
 
 
+def test_a_long_text_is_cropped_and_keeps_its_class() -> None:
+    found = raised(ValueError("begin" + "x" * 1_000_000 + "end"))
+    assert type(found) is ValueError
+    assert str(found).startswith("begin")
+    assert str(found).endswith("end")
+    assert "characters left out" in str(found)
+
+
 def test_a_failure_with_wide_characters_everywhere_fits_too() -> None:
     error = ValueError("\U0001f40d" * 100_000)
     vars(error)["__notes__"] = ["\U0001f40d" * 10_000] * 100

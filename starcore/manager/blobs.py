@@ -147,6 +147,11 @@ class Blobs:
         """Bytes of small blobs; those of large ones are the relay's."""
         return sum(len(blob.head) for blob in self._blobs.values())
 
+    @property
+    def idle_bytes(self) -> int:
+        """Bytes of blobs that no job needs, kept in case one will."""
+        return sum(blob.size for blob in self._idle)
+
     def check(self) -> None:
         """Assert the invariants."""
         for digest, blob in self._blobs.items():
@@ -173,7 +178,7 @@ class Blobs:
                 self._forget(blob)
             return
         self._idle[blob] = None
-        while sum(idle.size for idle in self._idle) > self._limits.blob_idle_bytes:
+        while self.idle_bytes > self._limits.blob_idle_bytes:
             self._forget(next(iter(self._idle)))
 
     def _forget(self, blob: Blob) -> None:

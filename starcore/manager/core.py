@@ -166,6 +166,7 @@ class ManagerCore:
             ],
             "jobs": [_job_status(job) for client in clients for job in client.jobs.values()],
             "held_bytes": self._held_bytes(),
+            "idle_blob_bytes": self._blobs.idle_bytes,
             "stale": counters.stale,
             "duplicates": counters.duplicates,
             "requeued": counters.requeued,
@@ -438,8 +439,8 @@ class ManagerCore:
     # -- status ----------------------------------------------------------------------------------------------
 
     def _held_bytes(self) -> int:
-        """All bytes of payloads that are here."""
-        held = self._relay.held_bytes + self._blobs.held_bytes
+        """All bytes of payloads that are here, but for the functions that are kept in case they come again."""
+        held = self._relay.held_bytes + self._blobs.held_bytes - self._blobs.idle_bytes
         for client in self._sessions.clients.values():
             held += sum(len(delivery.outcome.heads) for delivery in client.unread.values())
             held += sum(len(run.heads) for run in self._clientele.runs(client))

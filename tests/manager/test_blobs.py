@@ -8,6 +8,7 @@ from starcore.errors import Code
 from starcore.messages import (
     Assign,
     Blob,
+    Forget,
     Want,
 )
 from starcore.messages import Job as JobMessage
@@ -69,3 +70,13 @@ def test_unneeded_blobs_are_kept_while_there_is_room_the_latest_longest():
     star.quiet()
     client.job(blob=False, code=b"first")
     star.take(Want, client)
+
+
+def test_function_that_no_job_needs_is_kept_and_counted_apart():
+    star = Star()
+    client = star.client()
+    job = client.job()
+    assert (star.core.status(star.now)["held_bytes"], star.core.status(star.now)["idle_blob_bytes"]) == (10, 0)
+    client.say(Forget(job.number))
+    assert (star.core.status(star.now)["held_bytes"], star.core.status(star.now)["idle_blob_bytes"]) == (0, 10)
+    star.quiet()

@@ -1,0 +1,168 @@
+"""A small TCP proxy that stands between a peer and its manager, and does to the wire what networks do to it.
+
+::
+
+    peer ──▶ Proxy ──▶ manager        cut()        both ends closed at once, in the middle of whatever they said
+                                      half_open()  the connections there are forward nothing more, and nobody hears why
+                                      flip()       one bit of what comes next is another one
+                                      delay        seconds that every piece waits
+                                      closed       True: new connections are turned away
+
+It forwards bytes and knows nothing of TLS. It runs on a loop in a thread of its own; every method is for the test's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeVar
+
+PIECE_BYTES = 256 << 10
+
+T = TypeVar("T")
+
+
+class _Pair:
+    """One connection: the peer's socket and ours to the manager."""
+
+    def __init__(self, peer: socket.socket, manager: socket.socket) -> None:
+        self.sockets = (peer, manager)
+        self.forwards = asyncio.Event()
+        self.forwards.set()
+        self.flips = 0
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def close(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        for sock in self.sockets:
+            sock.close()
+
+
+class Proxy:
+    """Forwards what connects to `address` to a port of this machine.
+
+    Parameters
+    ----------
+    port : int
+        Where the manager listens.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.delay = 0.0
+        self.closed = False
+        self.accepted = 0
+        self._port = port
+        self._pairs: set[_Pair] = set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self.port: int = self._listener.getsockname()[1]
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._main, name="proxy", daemon=True)
+        self._thread.start()
+
+    @property
+    def address(self) -> str:
+        """Where peers dial."""
+        return f"127.0.0.1:{self.port}"
+
+    def cut(self) -> int:
+        """Close every connection at once; return how many there were."""
+
+        def cut() -> int:
+            pairs = list(self._pairs)
+            for pair in pairs:
+                self._end(pair)
+            return len(pairs)
+
+        return self._call(cut)
+
+    def half_open(self) -> None:
+        """From now on the connections that stand swallow everything; new ones are forwarded as ever."""
+        self._call(lambda: [pair.forwards.clear() for pair in self._pairs])
+
+    def flip(self) -> None:
+        """Change one bit of what each connection's next piece says, to the manager or to the peer."""
+
+        def flip() -> None:
+            for pair in self._pairs:
+                pair.flips += 1
+
+        self._call(flip)
+
+    def close(self) -> None:
+        """End everything."""
+        if self._loop.is_running():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # -- the thread ------------------------------------------------------------------------------------------
+
+    def _call(self, function: Callable[[], T]) -> T:
+        async def call() -> T:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(5)
+
+    def _main(self) -> None:
+        accepting = self._loop.create_task(self._accept())
+        try:
+            self._loop.run_forever()
+        finally:
+            accepting.cancel()
+            tasks = [accepting, *(task for pair in self._pairs for task in pair.tasks)]
+            for pair in list(self._pairs):
+                self._end(pair)
+            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            self._listener.close()
+            self._loop.close()
+
+    async def _accept(self) -> None:
+        while True:
+            peer, _ = await self._loop.sock_accept(self._listener)
+            if self.closed:
+                peer.close()
+                continue
+            self.accepted += 1
+            manager = socket.socket()
+            manager.setblocking(False)
+            peer.setblocking(False)
+            try:
+                await self._loop.sock_connect(manager, ("127.0.0.1", self._port))
+            except OSError:
+                peer.close()
+                manager.close()
+                continue
+            pair = _Pair(peer, manager)
+            self._pairs.add(pair)
+            pair.tasks = [self._loop.create_task(self._forward(pair, *ends)) for ends in ((peer, manager), (manager, peer))]
+
+    async def _forward(self, pair: _Pair, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                piece = await self._loop.sock_recv(source, PIECE_BYTES)
+                if self.delay:
+                    await asyncio.sleep(self.delay)
+                await pair.forwards.wait()
+                if not piece:
+                    break
+                if pair.flips:
+                    pair.flips -= 1
+                    middle = len(piece) // 2
+                    piece = piece[:middle] + bytes([piece[middle] ^ 1]) + piece[middle + 1 :]
+                await self._loop.sock_sendall(sink, piece)
+        self._end(pair)
+
+    def _end(self, pair: _Pair) -> None:
+        self._pairs.discard(pair)
+        pair.close()
