@@ -16,8 +16,8 @@ from collections.abc import Iterator
 
 from starcore.errors import Code, UnexpectedError
 from starcore.manager.outbox import Outbox
-from starcore.manager.relay import Flow, Relay
-from starcore.manager.state import FIRST_ATTEMPT, Blob, Client, Job, Limits, Worker
+from starcore.manager.relay import Relay
+from starcore.manager.state import FIRST_ATTEMPT, Blob, Client, Flow, Job, Limits, Worker
 from starcore.messages import BLOB_STREAM, Abort, Want
 from starcore.messages import Blob as BlobMessage
 
@@ -90,7 +90,7 @@ class Blobs:
         tokens = [token for _, _, token in blob.flow.held]
         if None not in tokens:
             digest = hashlib.sha256()
-            for (_, length, token) in blob.flow.held:
+            for _, length, token in blob.flow.held:
                 digest.update(memoryview(token)[:length])
             if digest.digest() != blob.digest:
                 self._discard(blob)

@@ -14,7 +14,7 @@ from starcore.manager.blobs import Blobs
 from starcore.manager.delivery import Deliveries, Piece
 from starcore.manager.leases import Leases
 from starcore.manager.outbox import Outbox
-from starcore.manager.relay import Flow, Relay
+from starcore.manager.relay import Relay
 from starcore.manager.results import Results
 from starcore.manager.scheduling import Scheduler
 from starcore.manager.state import (
@@ -24,6 +24,7 @@ from starcore.manager.state import (
     Capability,
     Client,
     Delivery,
+    Flow,
     Job,
     Limits,
     Run,
@@ -271,7 +272,8 @@ class Clientele:
         cost = len(message.heads) + TASK_OVERHEAD_BYTES * count
         alone = count == 1 and not client.owed_bytes
         if client.owed_bytes + cost > self._limits.submit_bytes and not alone:
-            raise OverrunError(f"{client.owed_bytes} + {cost} bytes of tasks, where {self._limits.submit_bytes} are granted")
+            granted = self._limits.submit_bytes
+            raise OverrunError(f"{client.owed_bytes} + {cost} bytes of tasks, where {granted} are granted")
         client.owed_bytes += cost
         self._runs += 1
         bodies = message.body_sizes if message.body_sizes and any(message.body_sizes) else array("Q")

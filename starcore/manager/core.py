@@ -485,7 +485,7 @@ def _missing(capability: Capability, workers: list[Worker]) -> str:
         return "no worker is connected"
     if kind == FunctionKind.SHIPPED:
         there = ", ".join(sorted({worker.python or "?" for worker in workers}))
-        return f"this function was made with Python {name}, and no connected worker runs shipped code with it (they have {there})"
+        return f"it was made with Python {name}, and no connected worker runs such code (they have Python {there})"
     if not name:
         return "no connected worker has a registered function"
     return f"no connected worker has the registered function {name}"

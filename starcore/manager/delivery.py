@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 
 from starcore.errors import Code, Status
 from starcore.manager.outbox import Outbox
-from starcore.manager.relay import Flow, Relay
-from starcore.manager.state import TASK_OVERHEAD_BYTES, Client, Delivery, Job, Leased, Limits, Run
+from starcore.manager.relay import Relay
+from starcore.manager.state import TASK_OVERHEAD_BYTES, Client, Delivery, Flow, Job, Leased, Limits, Run
 from starcore.messages import Abort, Buffer, Column, Outcome
 
 Piece = tuple[Run, int, int]
@@ -71,7 +71,8 @@ class Deliveries:
         indices = array("I")
         for run, start, stop in pieces:
             indices.extend(range(run.first + start, run.first + stop))
-        self.deliver(job, pieces, indices, attempt, bytes((status,)) * count, array("I", [len(head)]) * count, head * count)
+        sizes = array("I", [len(head)]) * count
+        self.deliver(job, pieces, indices, attempt, bytes((status,)) * count, sizes, head * count)
 
     def refuse(self, job: Job, indices: Iterable[int], status: Status) -> None:
         """Make an OUTCOME of tasks that are not here at all."""

@@ -25,41 +25,11 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from starcore.events import ChunkReceived, Token
+from starcore.events import ChunkReceived
 from starcore.manager.outbox import Outbox
-from starcore.manager.state import FIRST_ATTEMPT, Limits
+from starcore.manager.state import FIRST_ATTEMPT, Flow, Limits
 from starcore.messages import Abort, Grant
 from starcore.streams import Receiving, Sending
-
-Piece = tuple[int, int, Token]
-"""Offset, length and token of a chunk."""
-
-
-@dataclass(slots=True, eq=False)
-class Flow:
-    """One body on its way."""
-
-    size: int
-    source_stream: int = 0
-    source_attempt: int = FIRST_ATTEMPT
-    source: int = 0
-    sink: int = 0
-    sink_stream: int = 0
-    sink_attempt: int = 0
-    placed: bool = False
-    """The sink has said from where it takes bytes."""
-    begin: int = 0
-    end: int = 0
-    held: deque[Piece] = field(default_factory=deque)
-    kept: bool = False
-    shared: bool = False
-    promised: int = 0
-    """Counted against the sink's link: granted to the source and not forwarded."""
-
-    @property
-    def forwarded(self) -> bool:
-        """Whether the sink's link got all of it."""
-        return self.begin == self.size
 
 
 @dataclass(slots=True, eq=False)

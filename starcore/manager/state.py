@@ -24,18 +24,17 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right, insort
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from itertools import accumulate
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from starcore.errors import Status
+from starcore.events import Token
 from starcore.messages import Buffer, Column, FunctionKind, Outcome
 from starcore.messages import Job as JobMessage
-
-if TYPE_CHECKING:
-    from starcore.manager.relay import Flow
 
 TASK_OVERHEAD_BYTES = 64
 """What a task costs in every credit beyond its head."""
@@ -278,6 +277,37 @@ class Leased:
         return (offset for offset, mark in enumerate(self.marks) if mark < Mark.ANSWERING)
 
 
+Piece: TypeAlias = tuple[int, int, Token]
+"""Offset, length and token of a chunk."""
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """One body on its way between two links, either of which may be absent for a while (0); see relay.py."""
+
+    size: int
+    source_stream: int = 0
+    source_attempt: int = FIRST_ATTEMPT
+    source: int = 0
+    sink: int = 0
+    sink_stream: int = 0
+    sink_attempt: int = 0
+    placed: bool = False
+    """The sink has said from where it takes bytes."""
+    begin: int = 0
+    end: int = 0
+    held: deque[Piece] = field(default_factory=deque)
+    kept: bool = False
+    shared: bool = False
+    promised: int = 0
+    """Counted against the sink's link: granted to the source and not forwarded."""
+
+    @property
+    def forwarded(self) -> bool:
+        """Whether the sink's link got all of it."""
+        return self.begin == self.size
+
+
 @dataclass(slots=True, eq=False)
 class Delivery:
     """An OUTCOME that its client has not acknowledged."""
@@ -469,12 +499,11 @@ def python_capability(python: str) -> Capability:
 
 def contiguous(numbers: Column) -> Iterator[tuple[int, int]]:
     """Cut a column into its longest pieces of consecutive numbers, as (start, stop) positions."""
-    count = len(numbers)
-    if not count or (numbers[-1] - numbers[0] == count - 1 and numbers == array(
-        numbers.typecode, range(numbers[0], numbers[0] + count)
-    )):
-        if count:
-            yield 0, count
+    if not numbers:
+        return
+    count, first = len(numbers), numbers[0]
+    if numbers[-1] - first == count - 1 and numbers == array(numbers.typecode, range(first, first + count)):
+        yield 0, count
         return
     start = 0
     for place in range(1, count):

@@ -16,10 +16,10 @@ from starcore.manager.blobs import Blobs
 from starcore.manager.delivery import Deliveries
 from starcore.manager.leases import Leases
 from starcore.manager.outbox import Outbox
-from starcore.manager.relay import Flow, Relay
+from starcore.manager.relay import Relay
 from starcore.manager.results import Results
 from starcore.manager.scheduling import MOVE_SECONDS, Scheduler, head_bytes
-from starcore.manager.state import Job, Leased, Mark, Run, Span, State, Worker, contiguous
+from starcore.manager.state import Flow, Job, Leased, Mark, Run, Span, State, Worker, contiguous
 from starcore.messages import Assign, Column, Forget, Retract, Retracted, Running, Started
 
 

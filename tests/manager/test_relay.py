@@ -9,8 +9,8 @@ import pytest
 from starcore.errors import OverrunError
 from starcore.events import ChunkReceived, Drop, Send, SendChunk
 from starcore.manager.outbox import Outbox
-from starcore.manager.relay import Flow, Relay
-from starcore.manager.state import Limits
+from starcore.manager.relay import Relay
+from starcore.manager.state import Flow, Limits
 from starcore.messages import Abort, Grant
 
 SOURCE, SINK, OTHER = 1, 2, 3
