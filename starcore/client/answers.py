@@ -3,6 +3,9 @@
 An OUTCOME is acknowledged when every body that it announced is here, and until then its manager keeps it. Late
 and repeated ones find their tasks done and are acknowledged again. ACKs wait a moment for company: most travel
 with the next SUBMIT.
+
+A body that a lost link cut off goes on where it stopped, when the very same answer is announced again; so bodies
+arrive even where no link lives long enough for a whole one.
 """
 
 from __future__ import annotations
@@ -36,7 +39,18 @@ class _Landing:
     at: int
     attempt: int
     status: int
+    size: int
     answer: _Answer
+
+
+@dataclass(slots=True)
+class _CutOff:
+    """What a lost link left of a landing, and by what its answer is known again."""
+
+    job: int
+    index: int
+    same: tuple[int, int, int]
+    position: int
 
 
 class Answers:
@@ -46,6 +60,7 @@ class Answers:
         self._ledger = ledger
         self._outbox = outbox
         self._landings: dict[int, _Landing] = {}
+        self._cut_off: dict[int, _CutOff] = {}
         self._acks: Column = array("Q")
         self._ack_at = 0.0
         self._receiving = Receiving()
@@ -56,15 +71,21 @@ class Answers:
         """When acknowledgements are due that nothing else has taken along."""
         return self._ack_at if self._acks else None
 
-    def open_link(self, sending: Sending, first_window_bytes: int) -> None:
-        """Begin on a new link."""
+    def open_link(self, sending: Sending, first_window_bytes: int, resumed: bool) -> None:
+        """Begin on a new link; a manager that does not know the session announces nothing again."""
         self._sending = sending
         self._receiving = Receiving(first_window_bytes)
+        if not resumed:
+            for stream in list(self._cut_off):
+                self._discard(stream)
 
     def leave_link(self) -> None:
-        """A link is gone: whatever was landing comes again, whatever was not acknowledged is said again."""
-        for landing in self._landings.values():
-            self._outbox.ask(Discard(landing.run.entry.job.job, landing.run.first + landing.at))
+        """A link is gone: what was landing is announced again, and what was not acknowledged said again."""
+        for stream, landing in self._landings.items():
+            same = (landing.answer.sequence, landing.attempt, landing.size)
+            index = landing.run.first + landing.at
+            position = self._receiving.position(stream)
+            self._cut_off[stream] = _CutOff(landing.run.entry.job.job, index, same, position)
         self._landings.clear()
         self._acks = array("Q")
         self._receiving = Receiving()
@@ -88,18 +109,13 @@ class Answers:
                 continue
             if state != CANCELLING:
                 if sizes is not None and sizes[position]:
-                    self._land(
-                        _Landing(run, at, message.attempt, message.statuses[position], answer), message, position
-                    )
+                    landing = _Landing(run, at, message.attempt, message.statuses[position], sizes[position], answer)
+                    self._land(landing, message, position)
                     continue
                 fresh.append(position)
-            if run.bodies and run.bodies[at]:
-                self._sending.close(_stream(run, at))
-                if state != CANCELLING:
-                    released.append(index)
-            if state == LANDING:
-                self._forget(_stream(run, at))
-            ledger.settle(run, at)
+            if run.bodies and run.bodies[at] and state != CANCELLING:
+                released.append(index)
+            self._settle(run, at)
         if released:
             self._outbox.ask(Released(message.job, released))
         if fresh:
@@ -139,6 +155,7 @@ class Answers:
 
     def void(self, stream: int) -> None:
         """End a landing, if there is one: its task is outstanding again."""
+        self._discard(stream)
         landing = self._forget(stream)
         if landing is not None:
             self._ledger.move(landing.run, landing.at, SENT)
@@ -164,25 +181,46 @@ class Answers:
         assert live or not (self._landings or self._acks or len(self._receiving))
         assert set(self._landings) == {stream for stream in self._landings if stream in self._receiving}
         assert len(self._receiving) == len(self._landings)
+        assert not self._landings.keys() & self._cut_off.keys()
         for stream, landing in self._landings.items():
             assert landing.run.states[landing.at] == LANDING, stream
             assert stream == _stream(landing.run, landing.at)
             assert landing.answer.pending > 0
 
     def _land(self, landing: _Landing, message: Outcome, position: int) -> None:
-        run, at = landing.run, landing.at
-        stream, size = _stream(run, at), message.body_sizes[position]
-        start = sum(message.head_sizes[:position])
-        head = bytes(message.heads[start : start + message.head_sizes[position]])
-        self.void(stream)
+        run, at, size = landing.run, landing.at, landing.size
+        stream = _stream(run, at)
+        cut_off = self._cut_off.get(stream)
+        if cut_off is not None and cut_off.same == (message.sequence, landing.attempt, size):
+            del self._cut_off[stream]
+            self._receiving.resume(stream, landing.attempt, size, cut_off.position)
+        else:
+            self.void(stream)
+            self._receiving.open(stream, landing.attempt, size)
+            start = sum(message.head_sizes[:position])
+            head = bytes(message.heads[start : start + message.head_sizes[position]])
+            self._outbox.ask(Receive(run.entry.job.job, run.first + at, landing.attempt, landing.status, head, size))
         self._ledger.move(run, at, LANDING)
         landing.answer.pending += 1
         self._landings[stream] = landing
-        self._receiving.open(stream, landing.attempt, size)
-        self._outbox.ask(Receive(run.entry.job.job, run.first + at, landing.attempt, landing.status, head, size))
         grant = self._receiving.grant(stream, size)
         assert grant is not None, stream
         self._outbox.send(grant)
+
+    def _settle(self, run: Run, at: int) -> None:
+        """A task is over, and so is every stream of its own."""
+        if run.bodies and run.bodies[at]:
+            self._sending.close(_stream(run, at))
+        if run.states[at] == LANDING:
+            self._forget(_stream(run, at))
+        if self._cut_off:
+            self._discard(_stream(run, at))
+        self._ledger.settle(run, at)
+
+    def _discard(self, stream: int) -> None:
+        cut_off = self._cut_off.pop(stream, None)
+        if cut_off is not None:
+            self._outbox.ask(Discard(cut_off.job, cut_off.index))
 
     def _forget(self, stream: int) -> _Landing | None:
         landing = self._landings.pop(stream, None)

@@ -324,7 +324,7 @@ class ClientCore:
         self._failures = 0
         self._heartbeat_seconds, self._silence_seconds = message.heartbeat_seconds, message.silence_seconds
         self._sending = Sending(message.first_window_bytes)
-        self._answers.open_link(self._sending, self._hello.first_window_bytes)
+        self._answers.open_link(self._sending, self._hello.first_window_bytes, message.resumed)
         self._blobs.open_link(self._sending)
         self._outbox.ask(Connected(message.resumed, message.workers, message.slots))
         self._ledger.submit_bytes = message.submit_bytes

@@ -24,7 +24,7 @@ class Inbox:
         self.ledger.cut()
         self.entry: JobEntry = self.ledger.jobs[1]
         self.answers = Answers(self.ledger, self.outbox)
-        self.answers.open_link(Sending(), 0)
+        self.answers.open_link(Sending(), 0, resumed=False)
         self.actions = self.outbox.turn(0.0)
 
     def outcome(self, sequence: int, bodies: dict[int, int], attempt: int = 1) -> None:

@@ -550,18 +550,71 @@ def test_outcome_that_comes_again_before_its_task_was_sent_again_counts() -> Non
     client.join(resumed=True, submit_bytes=1)
     client.sent()
     client.say(client.outcome(0, bodies=[10]))
-    client.expect(orders.Receive(1, 0, 1, Status.OK, b"a", 10), Grant(stream(0), 1, 0, 10))
+    client.expect(Grant(stream(0), 1, 0, 10))
     client.chunk(stream(0), 0, 10)
     client.take(orders.Landed)
     assert client.acks() == [1]
 
 
-def test_landing_is_void_when_the_link_is_lost() -> None:
+def test_answer_goes_on_where_a_lost_link_cut_it_off() -> None:
+    client = submitting()
+    client.sent()
+    client.say(client.outcome(0, bodies=[10]))
+    client.chunk(stream(0), 0, 4)
+    client.out.clear()
+    for position in (4, 7):
+        client.lose()
+        client.join(resumed=True)
+        client.sent()
+        client.say(client.outcome(0, bodies=[10]))
+        client.expect(Grant(stream(0), 1, position, 10 - position))
+        client.chunk(stream(0), position, 3)
+    client.expect(orders.Landed(1, 0, Status.OK))
+    assert client.acks() == [1]
+    client.quiet()
+
+
+@pytest.mark.parametrize("again", [{"sequence": 2}, {"attempt": 2}, {"bodies": [11]}])
+def test_another_answer_than_the_one_that_was_cut_off_begins_anew(again: dict[str, Any]) -> None:
+    client = submitting()
+    client.sent()
+    client.say(client.outcome(0, bodies=[10]))
+    client.chunk(stream(0), 0, 4)
+    client.out.clear()
+    client.lose()
+    client.join(resumed=True)
+    client.sent()
+    client.say(client.outcome(0, **{"bodies": [10], **again}))
+    client.expect(orders.Discard(1, 0))
+    client.take(orders.Receive)
+    assert client.take(Grant).offset == 0
+
+
+def test_failure_after_a_cut_off_answer_voids_its_landing() -> None:
+    client = submitting()
+    client.sent()
+    client.say(client.outcome(0, bodies=[10]))
+    client.out.clear()
+    client.lose()
+    client.join(resumed=True)
+    client.sent()
+    client.say(client.outcome(0, sequence=2, statuses=[Status.CRASHED]))
+    client.expect(orders.Discard(1, 0))
+    client.take(orders.Resolve)
+    assert client.acks() == [2]
+    client.quiet()
+
+
+def test_cut_off_answer_is_void_where_the_manager_lost_the_session() -> None:
     client = submitting()
     client.sent()
     client.say(client.outcome(0, bodies=[10]))
     client.out.clear()
     client.feed(Lost(1, "reset"))
+    assert client.take_all(orders.Discard) == []
+    client.out.clear()
+    client.open()
+    client.say(Welcome(1, 2, False, submit_bytes=MIB))
     assert client.take_all(orders.Discard) == [orders.Discard(1, 0)]
     assert client.core.outstanding == 1
 
