@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import logging
+import select
 import sys
 from pathlib import Path
 
 from starcore import logs, settings
 from starcore.errors import StarCoreError
 from starcore.messages import Role
+from starcore.options import Parser, port
 from starcore.worker.arena import parse_bytes
 from starcore.worker.supervisor import WorkerOptions, run_worker
+
+SLOTS_MAX = 1024
 
 _EPILOG = """\
 examples:
@@ -24,21 +28,21 @@ examples:
 SIGTERM drains: what runs is finished, the rest given back. Ctrl-C gives everything back and leaves within 2 s, a
 second one at once. A manager that is not there is looked for again until it is.
 
-exit codes: 0 drained or stopped, 1 a fault of ours, 2 usage or set-up, 3 credentials, 5 no manager (--no-reconnect)
+exit codes: 0 drained or stopped, 1 a fault of ours, 2 usage or set-up, 3 credentials, 4 a text that is no address,
+5 no manager (--no-reconnect)
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m starcore.worker",
         description="Run a worker: it dials the manager and runs tasks in slots, a process each.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--manager", metavar="HOST[:PORT]", help="where the manager is (default: the join file, $STARCORE_MANAGER)")
     add("--manager-ip", metavar="HOST", help="the same, as the first StarCompute had it")
-    add("--port", type=_port, help="the manager's port for workers")
+    add("--port", type=port, help="the manager's port for workers")
     add("--join", type=Path, metavar="FILE", help="this worker's join file (default: $STARCORE_JOIN)")
     add("--slots", type=_slots, default=0, metavar="N", help="tasks at a time (default: the cores it may use)")
     add("--name", default="", help="what logs call this worker (default: host-pid)")
@@ -88,6 +92,8 @@ def main(argv: list[str] | None = None) -> int:
             )
         )
     except StarCoreError as error:
+        if _orphaned(options.lifeline):
+            return 0  # its star ended while it started: nobody is left to be told
         print(f"starcore worker: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
@@ -97,18 +103,14 @@ def main(argv: list[str] | None = None) -> int:
     return code
 
 
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 < value < 1 << 16:
-        raise argparse.ArgumentTypeError(f"{text} is not a port: 1 to 65535 are")
-    return value
+def _orphaned(lifeline: int | None) -> bool:
+    return lifeline is not None and bool(select.select([lifeline], [], [], 0)[0])
 
 
 def _slots(text: str) -> int:
-    value = int(text)
-    if not 0 < value <= 1024:
-        raise argparse.ArgumentTypeError(f"{text} slots: 1 to 1024 are possible")
-    return value
+    if not (text.isdecimal() and 0 < int(text) <= SLOTS_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r} slots: 1 to {SLOTS_MAX} are possible")
+    return int(text)
 
 
 def _size(text: str) -> int:

@@ -11,6 +11,7 @@ Who may have how much is decided in `memory.py`; `Arena` is the supervisor's, `P
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from pathlib import Path
 from starcore._framing import Segment
 from starcore.worker.runs import segment_bytes
 
+CHECKED_BYTES = 16 << 20
+"""From this size on, memory is asked for only if the machine says that it has it."""
 FREE_SECONDS_MAX = 30.0
 """A free segment that found no use for so long is given back to the machine."""
 
@@ -31,6 +34,9 @@ def memory_file(name: str, size: int) -> int:
     OSError
         The machine (or the container) has not got that much memory.
     """
+    if size > CHECKED_BYTES and size > available_bytes():
+        # The kernel would not say no: it would end processes until there is enough.
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
     else:
@@ -237,6 +243,16 @@ def _cgroup_limits(membership: Path, root: Path) -> list[int]:
                 if directory == root:
                     break
     return found
+
+
+def available_bytes() -> int:
+    """Return how much memory may be taken without pushing somebody else out."""
+    limit = memory_limit_bytes()
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return min(limit, int(line.split()[1]) << 10)
+    return limit
 
 
 def default_arena_bytes() -> int:

@@ -165,10 +165,7 @@ class Slot:
             os.close(descriptor)
 
     def _on_detach(self, record: Detach) -> None:
-        segment = self._segments.pop(record.number, None)
-        if segment is not None:
-            with contextlib.suppress(BufferError):
-                segment.close()
+        self._segments.pop(record.number, None)  # and unmapped as soon as no array lies in it
 
     def _on_free(self, record: Free) -> None:
         for number in self._pool.free(record.number, time.monotonic()):
@@ -254,6 +251,7 @@ class Slot:
     def _run_with_body(self, work: Work, known: Known, head: memoryview, begun: float) -> None:
         """Run a task whose argument lies in a segment, and see who still looks at it afterwards."""
         segment = self._segments[work.segment]
+        references = sys.getrefcount(segment)
         status, packed = self._run_one(known, head, memoryview(segment)[: work.body_bytes])
         self._stream.end_task()
         size = packed.body_bytes
@@ -263,7 +261,11 @@ class Slot:
         if size and offset is None:
             status, head_out, piece = self._copy_out(packed, status)
         del packed
-        kept = _is_kept(segment)
+        # An array made over a buffer holds a reference to the segment and not always a view of it.
+        kept = segment.views > 0 or sys.getrefcount(segment) > references
+        if kept:
+            gc.collect()  # cycles of garbage do not count
+            kept = segment.views > 0 or sys.getrefcount(segment) > references
         if offset is not None and kept:  # somebody may yet write to it: what lies there now is the answer
             status, head_out, piece = self._copy_out(_Region(head_out, segment, offset, size), status)
             offset = None
@@ -385,13 +387,6 @@ def _address(view: memoryview) -> int:
     import numpy as np  # noqa: PLC0415 - there since pickling.py is
 
     return int(np.frombuffer(view, np.uint8).ctypes.data)
-
-
-def _is_kept(segment: Segment) -> bool:
-    """Whether anybody still looks at the argument; cycles of garbage do not count."""
-    if segment.views:
-        gc.collect()
-    return segment.views > 0
 
 
 def _text(text: str) -> Packed:

@@ -143,9 +143,7 @@ class Desk:
         count = len(batch.run) - first if count is None else count
         statuses, times = bytes([status] * count), array("d", [seconds] * count)
         sizes = array("I", [2] * count)
-        self.feed(
-            SlotDone(batch.slot, batch.batch, first, statuses, times, sizes, b"ok" * count, body, in_place, kept)
-        )
+        self.feed(SlotDone(batch.slot, batch.batch, first, statuses, times, sizes, b"ok" * count, body, in_place, kept))
 
     def inspected(self, batch: RunBatch, started: int, *, since: float, recalled: int = 0) -> None:
         self.feed(Inspected(batch.slot, batch.batch, started, started > 0, since, recalled))

@@ -1,0 +1,299 @@
+"""A real slot process: what tasks can do to it, and what comes of their arguments and answers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from starcore import pickling
+from starcore.errors import LoadError, Status
+from starcore.messages import FunctionKind
+from starcore.worker.channel import (
+    IN_ARGUMENT,
+    IN_OWN,
+    NOWHERE,
+    Broken,
+    Detach,
+    Done,
+    Free,
+    Learn,
+    Ready,
+    Stopped,
+    Unlearn,
+    send_all,
+)
+from starcore.worker.slot import find_function
+
+from .child import Child
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    """One slot for all the tests that do it no harm."""
+    child = Child(tmp_path_factory.mktemp("slot"))
+    yield child
+    child.close()
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[Child]:
+    child = Child(tmp_path)
+    yield child
+    child.close()
+
+
+def failure(done: Done) -> BaseException:
+    assert done.statuses[0] == Status.RAISED
+    return pickling.unpack_failure(Status.RAISED, done.heads)
+
+
+# -- calls ---------------------------------------------------------------------------------------------------
+
+
+def test_a_slot_says_that_it_is_ready(shared: Child) -> None:
+    assert isinstance(shared.setup, Ready)
+    assert shared.setup.pid == shared.process.pid
+
+
+def test_a_small_call_is_answered_inside_the_message(shared: Child) -> None:
+    done = shared.call(lambda x: x + 1, 41)
+    assert (list(done.statuses), done.place, shared.answer(done)) == ([Status.OK], NOWHERE, 42)
+    assert 0 < done.seconds[0] < 1
+
+
+def test_a_batch_is_answered_in_its_order(shared: Child) -> None:
+    heads = [pickling.pack_call((i,), {}).head for i in range(100)]
+    shared.work(shared.learn(lambda x: x * x), heads)
+    values: list[int] = []
+    while len(values) < 100:
+        done = shared.next(Done)
+        assert done.first == len(values)
+        at = 0
+        for size in done.head_sizes:
+            values.append(pickling.unpack_answer(done.heads[at : at + size]))
+            at += size
+    assert values == [i * i for i in range(100)]
+
+
+def test_a_forgotten_function_is_told_again(shared: Child) -> None:
+    job = shared.learn(abs)
+    send_all(shared.socket, Unlearn(True, job, bytes(32)))
+    shared.work(job, [pickling.pack_call((1,), {}).head])
+    assert shared.next(Done).statuses[0] == Status.UNLOADABLE
+
+
+# -- failures ------------------------------------------------------------------------------------------------
+
+
+def test_an_exception_comes_back_with_the_users_frames_only(shared: Child) -> None:
+    def divide(x: float) -> float:
+        return 1 / x
+
+    error = failure(shared.call(divide, 0))
+    assert isinstance(error, ZeroDivisionError)
+    assert "divide" in str(error.__cause__)
+    assert "starcore/worker/slot.py" not in str(error.__cause__)
+
+
+@pytest.mark.parametrize("exit_kind", [SystemExit, KeyboardInterrupt])
+def test_what_would_end_a_program_is_a_failure_of_its_task_only(shared: Child, exit_kind: type[BaseException]) -> None:
+    def leave(kind: type[BaseException]) -> None:
+        raise kind("now")
+
+    assert shared.call(leave, exit_kind).statuses[0] == Status.RAISED
+    assert shared.answer(shared.call(abs, -3)) == 3
+
+
+def test_a_result_that_does_not_pickle_says_so(shared: Child) -> None:
+    done = shared.call(lambda: threading.Lock())
+    assert done.statuses[0] == Status.UNSENDABLE
+    assert b"lock" in bytes(done.heads)
+
+
+def test_a_function_that_cannot_be_loaded_says_why(shared: Child) -> None:
+    send_all(shared.socket, Learn(900, FunctionKind.SHIPPED, bytes(32), "fn", 0, 3, b"bad"))
+    shared.work(900, [pickling.pack_call((), {}).head])
+    done = shared.next(Done)
+    assert done.statuses[0] == Status.UNLOADABLE
+    assert b"digest" in bytes(done.heads)
+
+
+def test_an_unknown_registered_function_says_so(shared: Child) -> None:
+    send_all(shared.socket, Learn(901, FunctionKind.REGISTERED, bytes(32), "lab:fit"))
+    shared.work(901, [pickling.pack_call((), {}).head])
+    assert b"no function 'lab:fit'" in bytes(shared.next(Done).heads)
+
+
+def test_arguments_that_cannot_be_loaded_fail_their_task_only(shared: Child) -> None:
+    shared.work(shared.learn(abs), [b"\x10\x00garbage"])
+    assert shared.next(Done).statuses[0] == Status.UNLOADABLE
+
+
+# -- deaths --------------------------------------------------------------------------------------------------
+
+
+def test_a_segfault_ends_the_slot_by_its_signal_and_the_board_says_where(child: Child) -> None:
+    child.work(child.learn(lambda: ctypes.string_at(0)), [pickling.pack_call((), {}).head] * 3)
+    assert child.ended() == -signal.SIGSEGV
+    batch, started, running, _ = child.board.read()
+    assert (batch, started, running) == (1, 1, True)
+    assert "Segmentation fault" in child.log()
+
+
+def test_a_task_that_exits_the_process_ends_the_slot(child: Child) -> None:
+    child.work(child.learn(os._exit), [pickling.pack_call((7,), {}).head])
+    assert child.ended() == 7
+
+
+def test_ctrl_c_and_sigterm_are_not_for_slots(child: Child) -> None:
+    os.kill(child.process.pid, signal.SIGINT)
+    os.kill(child.process.pid, signal.SIGTERM)
+    assert child.answer(child.call(abs, -1)) == 1
+
+
+def test_a_slot_whose_channel_ends_leaves(child: Child) -> None:
+    child.socket.shutdown(2)
+    assert child.process.wait(10) == 0
+
+
+# -- memory --------------------------------------------------------------------------------------------------
+
+
+def in_place(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    values *= 2
+    return values
+
+
+def test_an_answer_in_its_arguments_memory_is_not_copied(shared: Child) -> None:
+    values = np.arange(1 << 16, dtype=np.float64)
+    done, piece = shared.call_array(in_place, values)
+    assert (done.place, done.kept, done.body_bytes) == (IN_ARGUMENT, False, values.nbytes)
+    np.testing.assert_array_equal(shared.answer(done, piece), values * 2)
+
+
+def test_a_contiguous_part_of_the_argument_is_not_copied_either(shared: Child) -> None:
+    values = np.arange(1 << 16, dtype=np.float64)
+    done, piece = shared.call_array(lambda a: a[100:-100], values)
+    assert (done.place, done.offset) == (IN_ARGUMENT, 800)
+    np.testing.assert_array_equal(shared.answer(done, piece), values[100:-100])
+
+
+def test_a_new_array_is_copied_once_into_the_slots_own_memory_which_is_used_again(shared: Child) -> None:
+    values = np.arange(1 << 16, dtype=np.float64)
+    done, piece = shared.call_array(np.sqrt, values)
+    assert (done.place, done.kept) == (IN_OWN, False)
+    np.testing.assert_array_equal(shared.answer(done, piece), np.sqrt(values))
+    send_all(shared.socket, Free(done.segment))
+    again, _ = shared.call_array(np.sqrt, values)
+    assert again.segment == done.segment
+
+
+def test_a_strided_answer_is_made_contiguous(shared: Child) -> None:
+    values = np.arange(1 << 18, dtype=np.float64)
+    done, piece = shared.call_array(lambda a: a[::2], values)
+    assert done.place == IN_OWN
+    np.testing.assert_array_equal(shared.answer(done, piece), values[::2])
+
+
+def test_a_small_call_may_have_a_large_answer(shared: Child) -> None:
+    done = shared.call(np.zeros, 1 << 16)
+    assert (done.place, done.body_bytes) == (IN_OWN, 8 << 16)
+    assert not shared.answer(done).any()
+
+
+def test_a_kept_argument_is_reported_and_its_answer_is_a_copy(child: Child) -> None:
+    def hoard(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        sys.hoard = values  # type: ignore[attr-defined]
+        return values
+
+    values = np.arange(1 << 16, dtype=np.float64)
+    done, piece = child.call_array(hoard, values)
+    assert (done.place, done.kept) == (IN_OWN, True)
+    np.testing.assert_array_equal(child.answer(done, piece), values)
+
+
+def test_garbage_in_a_cycle_keeps_nothing(shared: Child) -> None:
+    def cycle(values: np.ndarray[Any, Any]) -> float:
+        loop: list[Any] = [values]
+        loop.append(loop)
+        return float(values[1])
+
+    done, _ = shared.call_array(cycle, np.arange(1 << 16, dtype=np.float64))
+    assert not done.kept
+
+
+def test_an_exception_does_not_keep_its_argument(shared: Child) -> None:
+    def fail(values: np.ndarray[Any, Any]) -> None:
+        raise ValueError(values.shape)
+
+    done, _ = shared.call_array(fail, np.arange(1 << 16, dtype=np.float64))
+    assert done.statuses[0] == Status.RAISED
+    assert not done.kept
+
+
+def test_own_memory_beyond_the_pools_limit_is_given_back(child: Child) -> None:
+    done = child.call(np.zeros, 1 << 26)  # 512 MiB in a pool of 256
+    assert done.place == IN_OWN
+    send_all(child.socket, Free(done.segment))
+    assert child.next(Detach).number == done.segment
+
+
+# -- recalls, prints, set-up ---------------------------------------------------------------------------------
+
+
+def test_a_recalled_batch_is_not_begun(child: Child) -> None:
+    child.board.recall(1)
+    job = child.learn(abs)
+    child.work(job, [pickling.pack_call((-1,), {}).head] * 3)
+    assert child.next(Stopped) == Stopped(1, 0)
+    child.work(job, [pickling.pack_call((-1,), {}).head])
+    assert child.next(Done).batch == 2
+
+
+def test_what_a_task_prints_stands_in_the_log_with_its_name(child: Child) -> None:
+    def talk(x: int) -> None:
+        print("first", x)
+        print("no newline", end="")
+
+    child.call(talk, 5)
+    child.call(abs, 1)
+    lines = child.log().splitlines()
+    assert [line.partition("] ")[2] for line in lines] == ["first 5", "no newline"]
+    assert all(line.startswith("[1/0 ") and "talk]" in line for line in lines)
+
+
+def test_an_initializer_runs_before_the_first_task_and_its_failure_is_told(tmp_path: Path) -> None:
+    child = Child(tmp_path, initializer="math:nothing_like_this")
+    try:
+        assert isinstance(child.setup, Broken)
+        assert "math:nothing_like_this" in child.setup.text
+        assert child.ended() == 1
+    finally:
+        child.close()
+
+
+def test_registered_functions_are_called_by_name(tmp_path: Path) -> None:
+    child = Child(tmp_path, functions=["math:factorial"])
+    try:
+        for job, name in enumerate(("math:factorial", ""), start=1):
+            send_all(child.socket, Learn(job, FunctionKind.REGISTERED, bytes(32), name))
+            child.work(job, [pickling.pack_call((5,), {}).head])
+            assert child.answer(child.next(Done)) == 120
+    finally:
+        child.close()
+
+
+def test_a_name_that_is_no_function_is_refused() -> None:
+    assert find_function("os.path:join") is os.path.join
+    for name in ("nowhere:f", "math:nothing", "math:pi", "math"):
+        with pytest.raises(LoadError):
+            find_function(name)
