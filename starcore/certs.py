@@ -16,6 +16,7 @@ from starcore import certificates, settings, tls
 from starcore.certificates import CLIENT_PORT, LEAF_DAYS, WORKER_PORT, Star, said
 from starcore.errors import AddressError, CredentialsError, StarCoreError
 from starcore.messages import Role
+from starcore.options import Parser, port
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -48,19 +49,18 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m starc
     return 0
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser(prog: str) -> Parser:
+    parser = Parser(
         prog=prog,
         description="Make a star's credentials: one CA, and one join file for each worker or client.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     init = commands.add_parser("init", help="make the star, or give it another address")
     init.add_argument("--host", default="", metavar="NAME_OR_IP", help="where peers reach the manager")
-    init.add_argument("--port", type=_port, metavar="N", help=f"the manager's port for workers (default {WORKER_PORT})")
-    init.add_argument("--client-port", type=_port, metavar="N", help=f"and for clients (default {CLIENT_PORT})")
+    init.add_argument("--port", type=port, metavar="N", help=f"the manager's port for workers (default {WORKER_PORT})")
+    init.add_argument("--client-port", type=port, metavar="N", help=f"and for clients (default {CLIENT_PORT})")
     init.set_defaults(run=_init)
 
     issue = commands.add_parser("issue", help="issue a join file")
@@ -78,12 +78,6 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     show.add_argument("path", type=Path, nargs="?", metavar="FILE_OR_DIR", help="default: the user's own star")
     show.set_defaults(run=_show)
     return parser
-
-
-def _port(text: str) -> int:
-    if not (text.isdecimal() and 0 < int(text) < 1 << 16):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 1 to 65535 are")
-    return int(text)
 
 
 def _days(text: str) -> int:

@@ -5,9 +5,9 @@
     this process ──TLS on loopback──▶ manager (child) ◀──TLS on loopback── workers (children) ─▶ slots
 
 The children are the same programs that run anywhere else, with throw-away credentials in a directory of mode
-0700. They hang on a *lifeline*: a pipe whose writing end only this process holds. Whatever ends this process,
-kill -9 included, closes the pipe; the children see it, remove the directory and leave. They do not belong to the
-terminal's foreground group, so Ctrl-C is this process's business alone.
+0700. They hang on a *lifeline*: a pipe whose writing end only this process holds, for a forked child lets go of it.
+Whatever ends this process, kill -9 included, closes the pipe; the children see it, remove the directory and leave.
+They do not belong to the terminal's foreground group, so Ctrl-C is this process's business alone.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from starcore import certificates, settings
 from starcore.client.api import Client
-from starcore.errors import SetupError
-from starcore.messages import Role
+from starcore.errors import ArgumentValueError, SetupError
 
 START_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 5.0
+FAREWELL_SECONDS_MAX = 1.0
+"""How long a client may take to leave before the star goes down around it."""
 _HOST = "127.0.0.1"
 
 
@@ -71,7 +73,7 @@ class LocalStar:
         log_level: str = "warning",
     ) -> None:
         if workers < 0 or slots < 1:
-            raise SetupError(f"a local star needs workers >= 0 and slots >= 1, not {workers} and {slots}")
+            raise ArgumentValueError(f"a local star needs workers >= 0 and slots >= 1, not {workers} and {slots}")
         self._slots = slots
         self._worker_options = list(worker_options)
         self._log_level = log_level
@@ -80,6 +82,7 @@ class LocalStar:
         self._clients: list[Client] = []
         self._workers: list[subprocess.Popen[bytes]] = []
         self._lifeline, self._lifeline_end = os.pipe()
+        _stars.add(self)
         self.directory = Path(tempfile.mkdtemp(prefix="starcore-"))
         try:
             certificates.create_star(self.directory, host=_HOST)
@@ -124,8 +127,10 @@ class LocalStar:
         Raises
         ------
         SetupError
-            A child ended, or the workers did not join within 30 s.
+            The star is closed, a child ended, or the workers did not join within 30 s.
         """
+        if self._closed:
+            raise SetupError("this local star is closed; start another one")
         options.setdefault("join", self.join_file("client"))
         client = Client(self.address, **options)
         self._clients.append(client)
@@ -135,6 +140,8 @@ class LocalStar:
 
     def start_worker(self, *options: str) -> int:
         """Start one more worker and return its pid."""
+        if self._closed or os.getpid() != self._owner:
+            raise SetupError("this local star is closed, or belongs to the process that this one was forked from")
         command = [sys.executable, "-m", "starcore.worker", "--join", str(self.join_file("worker"))]
         command += ["--manager", self.worker_address, "--slots", str(self._slots), "--log-level", self._log_level]
         command += ["--lifeline", str(self._lifeline), *self._worker_options, *options]
@@ -147,11 +154,11 @@ class LocalStar:
         if self._closed or os.getpid() != self._owner:
             return
         self._closed = True
+        _stars.discard(self)
         for client in self._clients:
             with contextlib.suppress(Exception):
-                client.shutdown(wait=False, cancel_futures=True)
-        for descriptor in (self._lifeline_end, self._lifeline):
-            os.close(descriptor)
+                _abandon(client)
+        self._cut_lifeline()
         deadline = time.monotonic() + STOP_SECONDS_MAX
         children = [*self._workers, *([self._manager] if hasattr(self, "_manager") else [])]
         for child in children:
@@ -165,10 +172,17 @@ class LocalStar:
     def __enter__(self) -> LocalStar:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     # -- private ---------------------------------------------------------------------------------------------
+
+    def _cut_lifeline(self) -> None:
+        for descriptor in (self._lifeline_end, self._lifeline):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
     def _start_manager(self, options: list[str]) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
         reading, writing = os.pipe()
@@ -194,10 +208,18 @@ class LocalStar:
         while client.slots < wanted:
             for worker in self._workers:
                 if worker.poll() is not None:
-                    raise SetupError(f"a local worker ended with exit code {worker.returncode}; its reason stands above")
+                    raise SetupError(f"a local worker ended with {worker.returncode}; its reason stands above")
             if time.monotonic() > deadline:
                 raise SetupError(f"only {client.slots} of {wanted} slots joined within {START_SECONDS_MAX:.0f} s")
             time.sleep(0.005)
+
+
+def _abandon(client: Client) -> None:
+    """End a client's session, whatever is outstanding: nobody is left to do it."""
+    client.shutdown(wait=False, cancel_futures=True)
+    if client._session is not None:
+        client._session.end(abandon=True)
+        client._session.join(FAREWELL_SECONDS_MAX)
 
 
 _default_lock = threading.Lock()
@@ -225,4 +247,19 @@ def _environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in strays and not k.startswith("STARCOMPUTE_")}
 
 
-__all__ = ["LocalStar", "Role", "start_default"]
+# -- forks ---------------------------------------------------------------------------------------------------
+
+_stars: weakref.WeakSet[LocalStar] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A forked child may outlive its parent; the parent's star must not."""
+    global _default_lock  # noqa: PLW0603 - whoever held it stayed in the parent
+    _default_lock = threading.Lock()
+    for star in list(_stars):
+        star._cut_lifeline()
+    _stars.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

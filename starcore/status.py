@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from typing import Any
 
-from starcore.errors import StarCoreError
+from starcore import settings
+from starcore.errors import StarCoreError, UnreachableError
+from starcore.messages import Role
+from starcore.options import Parser
 
 _EPILOG = """\
 examples:
@@ -15,16 +17,13 @@ examples:
   starcore status --join client.join                another star
   starcore status --manager star.example.org:444 --join client.join --json
 
-exit codes: 0 the star answered, 2 usage, 3 credentials, 5 the manager is not there or said no
+exit codes: 0 the star answered, 2 usage or no manager configured, 3 credentials, 5 the manager is not there or said no
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="starcore status",
-        description="Show the workers, slots and queues of a star.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _parser() -> Parser:
+    parser = Parser(
+        prog="starcore status", description="Show the workers, slots and queues of a star.", epilog=_EPILOG
     )
     parser.add_argument("--manager", metavar="HOST[:PORT]", help="the manager's address for clients")
     parser.add_argument("--join", metavar="FILE", help="a client's join file")
@@ -37,7 +36,10 @@ def render(status: dict[str, Any]) -> str:
     workers, clients, jobs = status.get("workers", []), status.get("clients", []), status.get("jobs", [])
     slots = sum(worker["slots"] for worker in workers)
     running = sum(worker["running"] for worker in workers)
-    lines = [f"{len(workers)} workers, {slots} slots, {running} tasks on workers, {len(clients)} clients"]
+    lines = [
+        f"{_count(len(workers), 'worker')}, {_count(slots, 'slot')}, {_count(running, 'task')} on workers, "
+        f"{_count(len(clients), 'client')}"
+    ]
     lines += _table("WORKER", workers, ("name", "address", "python", "slots", "running"))
     lines += _table("CLIENT", clients, ("name", "address", "queued", "leased"))
     lines += _table("JOB", jobs, ("function", "client", "queued", "leased", "done", "failed", "mean_seconds"))
@@ -51,7 +53,12 @@ def _table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> 
     cells = [[title, *(name.replace("_", " ").upper() for name in names[1:])]]
     cells += [[_cell(row.get(name)) for name in names] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
-    return ["", *("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)]
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in cells)
+    return ["", *("  ".join(line).rstrip() for line in padded)]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _cell(value: Any) -> str:
@@ -66,8 +73,12 @@ def main(argv: list[str] | None = None) -> int:
     from starcore.client.api import Client  # noqa: PLC0415 - numpy is not needed for --help
 
     try:
+        settings.dialer(Role.CLIENT, join=options.join, address=options.manager)  # a status starts no star of its own
         with Client(options.manager, join=options.join) as client:
             status = client.status()
+    except TimeoutError:
+        print("starcore status: the manager is there, but does not answer: look at its log", file=sys.stderr)
+        return UnreachableError.exit_code
     except StarCoreError as error:
         print(f"starcore status: {error}", file=sys.stderr)
         return error.exit_code

@@ -24,7 +24,7 @@ FILE_LINES_MAX = 600
 # long as no circle comes of it.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"messages", "errors"}),
-    frozenset({"events", "streams", "tls", "certificates", "settings", "logs", "_framing"})
+    frozenset({"events", "streams", "tls", "certificates", "settings", "logs", "options", "_framing"})
     | frozenset({"pickling", "payloads", "layouts", "plain", "functions", "failures"}),
     frozenset({"codec"}),
     frozenset({"connection"}),

@@ -14,11 +14,8 @@ and leaves from the same buffer; nothing here or below ever looks inside.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import functools
 import logging
-import os
 import secrets
 import signal
 import socket
@@ -31,12 +28,11 @@ from typing import Any
 from starcore import tls
 from starcore.driver import Driver
 from starcore.errors import AddressError, Code
-from starcore.events import Action, Drop
+from starcore.events import Action
+from starcore.manager import listeners
 from starcore.manager.core import Drain, Finished, Limits, Log, ManagerCore
 from starcore.messages import CHUNK_BYTES_MAX, Buffer, Role
 
-BACKLOG = 4096
-"""A backlog of 100 throttles a storm of reconnections."""
 HANDSHAKE_SECONDS = 10.0
 POOL_BUFFERS_MAX = 64
 
@@ -45,23 +41,48 @@ _log = logging.getLogger("starcore.manager")
 
 @dataclass(slots=True)
 class Ports:
-    """Where the manager listens: the host (None: every address) and the two ports, as bound."""
+    """The listening sockets of the two ports; the host is None where they listen on every address."""
 
     host: str | None
-    worker: int
-    client: int
+    workers: list[socket.socket]
+    clients: list[socket.socket]
+
+    @property
+    def worker(self) -> int:
+        """The port for workers."""
+        return int(self.workers[0].getsockname()[1])
+
+    @property
+    def client(self) -> int:
+        """The port for clients."""
+        return int(self.clients[0].getsockname()[1])
+
+
+def listen(host: str | None, port: int, client_port: int) -> Ports:
+    """Open both ports.
+
+    Raises
+    ------
+    AddressError
+        One of them cannot be had.
+    """
+    workers = listeners.listen(host, port, "--port")
+    try:
+        return Ports(host, workers, listeners.listen(host, client_port, "--client-port"))
+    except AddressError:
+        for listener in workers:
+            listener.close()
+        raise
 
 
 @dataclass(slots=True)
 class ServerOptions:
     """What `serve` needs beyond the identity."""
 
-    host: str | None = None
-    port: int = 443
-    client_port: int = 444
+    ports: Ports
     limits: Limits = field(default_factory=Limits)
     lifeline: int | None = None
-    on_listening: Callable[[Ports], None] | None = None
+    on_listening: Callable[[], None] | None = None
     on_orphaned: Callable[[], None] | None = None
 
 
@@ -126,22 +147,22 @@ class Server:
 
     async def serve(self) -> None:
         """Listen, and return when the drain is complete or a second signal came."""
-        options = self._options
-        workers = await self._listen(Role.WORKER, options.port, "--port")
-        clients = await self._listen(Role.CLIENT, options.client_port, "--client-port")
-        ports = Ports(options.host, _bound_port(workers), _bound_port(clients))
+        options, ports = self._options, self._options.ports
+        servers = await self._accept(Role.WORKER, ports.workers) + await self._accept(Role.CLIENT, ports.clients)
         self._watch_signals()
         self._watch_lifeline()
-        _log.info("listening: workers on %s, clients on %s", _where(ports.host, ports.worker), _where(ports.host, ports.client))
+        where = _where(ports.host, ports.worker), _where(ports.host, ports.client)
+        _log.info("listening: workers on %s, clients on %s", *where)
         if options.on_listening is not None:
-            options.on_listening(ports)
+            options.on_listening()
         try:
             await self._finished.wait()
         finally:
-            for listener in (workers, clients):
-                listener.close()
+            for server in servers:
+                server.close()
             self._driver.close_all(Code.DRAINING, "the manager was stopped")
             await asyncio.sleep(0)
+            _log.info("stopped")
 
     def stop(self) -> None:
         """Drain at the first call, stop at the second."""
@@ -153,20 +174,19 @@ class Server:
         _log.info("draining: no new work; again to stop at once")
         self._driver.feed(Drain())
 
-    async def _listen(self, role: Role, port: int, flag: str) -> asyncio.Server:
+    async def _accept(self, role: Role, sockets: list[socket.socket]) -> list[asyncio.Server]:
         context = tls.listen_context(self._identity, role)
         identify = functools.partial(tls.identify, self._identity, role)
-        try:
-            return await self._loop.create_server(
+        return [
+            await self._loop.create_server(
                 lambda: self._driver.connection(identify),
-                self._options.host,
-                port,
+                sock=each,
                 ssl=context,
                 ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                backlog=BACKLOG,
+                backlog=listeners.BACKLOG,
             )
-        except OSError as error:
-            raise _address_error(error, self._options.host, port, flag) from error
+            for each in sockets
+        ]
 
     def _watch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -216,26 +236,7 @@ def _on_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any])
     _log.error("%s", context.get("message", "an error in the loop"), exc_info=exception)
 
 
-def _bound_port(server: asyncio.Server) -> int:
-    with contextlib.suppress(IndexError):
-        return int(server.sockets[0].getsockname()[1])
-    return 0
-
-
 def _where(host: str | None, port: int) -> str:
     if host is None:
         return f"port {port} of every address"
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _address_error(error: OSError, host: str | None, port: int, flag: str) -> AddressError:
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return AddressError(
-            f"port {port} needs rights that this user lacks: use --port 8443 --client-port 8444, or allow it with "
-            f"'sudo sysctl net.ipv4.ip_unprivileged_port_start={port}'"
-        )
-    if error.errno == errno.EADDRINUSE:
-        return AddressError(f"port {port} is in use on this machine: stop what uses it, or choose another with {flag}")
-    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-        return AddressError(f"{host!r} is not an address of this machine: give one with --host, or leave it out")
-    return AddressError(f"cannot listen on {_where(host, port)}: {os.strerror(error.errno) if error.errno else error}")
+    return tls.join_address(host, port)

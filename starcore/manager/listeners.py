@@ -1,0 +1,111 @@
+"""The sockets that the manager listens on, opened before anything else is done.
+
+A port that cannot be had is said before a star is made for it: a first start that fails leaves nothing behind. And
+both address families get the same number where the port is left to the system, which asyncio does not promise.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from starcore.errors import AddressError
+from starcore.tls import join_address
+
+BACKLOG = 4096
+"""A backlog of 100 throttles a storm of reconnections."""
+ATTEMPTS = 20
+"""A free port of one family may be taken in the other one."""
+
+
+def listen(host: str | None, port: int, flag: str) -> list[socket.socket]:
+    """Return listening sockets, one for every address of `host`, all with the same port.
+
+    Who dials before the manager accepts waits in the backlog.
+
+    Parameters
+    ----------
+    host : str or None
+        A name or an address of this machine; None for every address, IPv4 and IPv6.
+    port : int
+        0 for any free one.
+    flag : str
+        The option that names the port, for the error's text.
+
+    Raises
+    ------
+    AddressError
+        The port is in use or needs rights, or the host is not here.
+    """
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise _foreign(host) from error
+    places = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    for attempt in range(ATTEMPTS):
+        try:
+            return _listen_all(places)
+        except OSError as error:
+            if port or error.errno != errno.EADDRINUSE or attempt == ATTEMPTS - 1:
+                raise _explained(error, host, port, flag) from error
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _listen_all(places: Sequence[tuple[int, tuple[Any, ...]]]) -> list[socket.socket]:
+    opened: list[socket.socket] = []
+    missing: OSError | None = None
+    try:
+        for family, address in places:
+            port = opened[0].getsockname()[1] if opened else address[1]
+            try:
+                opened.append(_listen_one(family, (address[0], port, *address[2:])))
+            except OSError as error:
+                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    raise
+                missing = error  # a machine without IPv6 is no obstacle, as long as there is another address
+    except OSError:
+        for each in opened:
+            each.close()
+        raise
+    if not opened and missing is not None:
+        raise missing
+    return opened
+
+
+def _listen_one(family: int, address: tuple[Any, ...]) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # A port whose last connections linger in TIME_WAIT is free: a manager that restarts has its port at once.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)  # on Linux only this finds out that somebody else listens there
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _explained(error: OSError, host: str | None, port: int, flag: str) -> AddressError:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return AddressError(
+            f"port {port} needs rights that this user lacks: use --port 8443 --client-port 8444, or allow it with "
+            f"'sudo sysctl net.ipv4.ip_unprivileged_port_start={port}'"
+        )
+    if error.errno == errno.EADDRINUSE:
+        return AddressError(f"port {port} is in use on this machine: stop what uses it, or choose another with {flag}")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return _foreign(host)
+    where = join_address(host or "*", port)
+    return AddressError(f"cannot listen on {where}: {os.strerror(error.errno) if error.errno else error}")
+
+
+def _foreign(host: str | None) -> AddressError:
+    return AddressError(
+        f"{host!r} is not an address of this machine: leave --host out to listen on all (the address that join files "
+        f"carry is another matter: python -m starcore.certs init --host {host})"
+    )

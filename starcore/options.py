@@ -1,0 +1,63 @@
+"""What the commands' parsers have in common: one line for a wrong command line, and the types of their options.
+
+Not here: what the options mean. A command that was called wrongly says so in one line and exits with 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import NoReturn
+
+PORT_MAX = (1 << 16) - 1
+SECONDS_MAX = 1e9
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line; the usage is told by --help. Options are not abbreviated."""
+
+    def __init__(self, *, prog: str, description: str = "", epilog: str = "", allow_abbrev: bool = False) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=allow_abbrev,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and leave with 2."""
+        self.exit(2, f"{self.prog}: {message}; '{self.prog} --help' tells the options\n")
+
+
+def port(text: str) -> int:
+    """Return the port to dial that an option names.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        It is none.
+    """
+    return _port(text, 1)
+
+
+def listening_port(text: str) -> int:
+    """Return the port to listen on; 0 is any free one. Raises as `port` does."""
+    return _port(text, 0)
+
+
+def _port(text: str, least: int) -> int:
+    if not (text.isascii() and text.isdecimal() and least <= int(text[:9]) <= PORT_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: {least} to {PORT_MAX} are")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Return the time in seconds that an option gives. Raises as `port` does."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= SECONDS_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: give seconds above 0")
+    return value
