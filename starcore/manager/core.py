@@ -321,18 +321,19 @@ class ManagerCore:
         self._leave(number, reason, now)
 
     def _end(self, session: Client | Worker, reason: str, now: float, *, blame: bool) -> None:
-        """A session is over."""
+        """A session is over; who left of their own will (no blame) is no cause for a warning."""
+        level = "warning" if blame else "info"
         if isinstance(session, Client):
             del self._sessions.clients[session.session]
             unfinished = self._clientele.drop(session)
             if unfinished:
-                self._outbox.log("warning", f"client {session.name} {reason}: {unfinished} tasks dropped")
+                self._outbox.log(level, f"client {session.name} {reason}: {unfinished} tasks dropped")
             return
         del self._sessions.workers[session.session]
         self._scheduler.leave(session)
         lost = self._workforce.lose(session, blame=blame)
         if lost:
-            self._outbox.log("warning", f"worker {session.name} {reason}: {lost} tasks queued again")
+            self._outbox.log(level, f"worker {session.name} {reason}: {lost} tasks queued again")
         for capability in session.capabilities:
             for client in self._scheduler.waiting(capability):
                 for job in client.jobs.values():
