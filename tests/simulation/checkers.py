@@ -1,0 +1,289 @@
+"""The invariants of RELIABILITY.md, apart from the workload: what was promised, and whether it was kept.
+
+`Truth` knows what every client asked for and judges each outcome as it comes (I1, I2, I4, I9). `Wire` watches what
+is said on the links (I3, leases). `require_drained` looks into the cores when everything is over (I5, I6, I7). The
+cores' own `check()` runs besides, and nobody may ever be blamed for breaking the wire's rules: all peers are honest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from starcore.client.core import ClientCore
+from starcore.errors import Status
+from starcore.events import ChunkReceived, Received
+from starcore.manager.core import Limits, ManagerCore
+from starcore.messages import HEAD_BYTES_MAX, Assign, Outcome
+from starcore.worker.core import WorkerCore
+
+from .work import Answer, Kind, Spec, answer_of
+from .world import Violation, World
+
+if TYPE_CHECKING:
+    from .peers import Calls
+
+CRASH_LIMIT = 3
+CHUNK_SLACK_SECONDS = 0.02
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    record: Calls
+    spec: Spec
+    head: bytes
+    cancelled: bool = False
+    outcome: Status | None = None
+
+
+class Truth:
+    """Every task that was ever asked for, and what became of it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.wire = Wire()
+        self.arenas: list[int] = []
+        """The arena of every worker that there ever was."""
+        self.memory_fails = False
+        self.counts: Counter[Status] = Counter()
+        self.notices = 0
+        self.executions = 0
+        self._tasks: dict[tuple[str, int, int], _Task] = {}
+        self._by_serial: dict[int, _Task] = {}
+        self._executed: dict[int, Counter[int]] = {}
+        self._gone: dict[str, None] = {}
+
+    # -- what happens ----------------------------------------------------------------------------------------
+
+    def called(self, client: str, record: Calls, index: int, spec: Spec, head: bytes) -> None:
+        """A client asked for a task."""
+        key = (client, record.number, index)
+        if key in self._tasks:
+            raise Violation(f"the simulator names two tasks {key}")
+        self._tasks[key] = self._by_serial[spec.serial] = _Task(record, spec, head)
+
+    def cancelled(self, client: str, job: int, index: int) -> None:
+        """Nobody waits for a task any more."""
+        self._tasks[client, job, index].cancelled = True
+
+    def is_cancelled(self, client: str, job: int, index: int) -> bool:
+        """Whether nobody waits for a task."""
+        return self._tasks[client, job, index].cancelled
+
+    def is_void(self, serial: int) -> bool:
+        """Whether nobody waits for the task with this serial number."""
+        return self._by_serial[serial].cancelled
+
+    def gone(self, client: str) -> None:
+        """A client will never come back: nothing is promised to it any more."""
+        self._gone[client] = None
+
+    def executed(self, head: bytes, status: int) -> None:
+        """A slot came to the end of a task."""
+        self.executions += 1
+        self._executed.setdefault(Spec.of(head).serial, Counter())[status] += 1
+
+    def answer(self, client: str, job: int, index: int) -> Answer:
+        """What a task's function returns."""
+        return answer_of(self._tasks[client, job, index].head)
+
+    def told(self, client: str, text: str) -> None:
+        """A client asked for the star's state."""
+        if "workers" not in json.loads(text):
+            raise Violation(f"{client} hears of a star without workers: {text}")
+
+    def noticed(self, client: str, text: str) -> None:
+        """A client is told why a job waits."""
+        self.notices += 1
+        if not text:
+            raise Violation(f"{client} is told nothing")
+
+    def outcome(self, client: str, job: int, index: int, status: Status, head: bytes, body: int) -> None:
+        """A client's future is resolved."""
+        task = self._tasks.get((client, job, index))
+        name = f"{client}'s task {job}/{index}"
+        if task is None:
+            raise Violation(f"I1: an outcome of {name}, which was never asked for")
+        if task.cancelled:
+            return
+        if task.outcome is not None:
+            raise Violation(f"I1: {name} has two outcomes, {task.outcome.name} and {status.name}")
+        task.outcome = status
+        self.counts[status] += 1
+        fault = self._judge(task, status, head, body)
+        if fault:
+            raise Violation(f"{fault}: {name}, {task.spec}, ended as {status.name} with {bytes(head[:200])!r}")
+
+    # -- judging ---------------------------------------------------------------------------------------------
+
+    def _judge(self, task: _Task, status: Status, head: bytes, body: int) -> str:
+        spec, record = task.spec, task.record
+        executed = self._executed.get(spec.serial, Counter())
+        if status is Status.OK:
+            answer = answer_of(task.head)
+            if not executed[Status.OK]:
+                return "I4: an answer that no slot gave"
+            return "" if (head, body) == (answer.head, answer.body) else "I4: not what the slot's function gave"
+        if not head:
+            return "I9: no cause"
+        fits = {
+            Status.RAISED: spec.kind in (Kind.RAISE, Kind.FLAKY) and executed[Status.RAISED] > record.retries,
+            Status.CRASHED: executed[Status.CRASHED] + self.world.deaths >= CRASH_LIMIT and b"worker" in head,
+            Status.TIMEOUT: self._may_time_out(spec, record.timeout_seconds),
+            Status.UNSENDABLE: spec.kind is Kind.UNSENDABLE,
+            Status.UNRUNNABLE: bool(spec.argument) and (self.memory_fails or spec.argument > min(self.arenas)),
+        }
+        return "" if fits.get(status) else "an outcome that cannot be"
+
+    @staticmethod
+    def _may_time_out(spec: Spec, timeout: float) -> bool:
+        return bool(timeout) and (spec.kind is Kind.HANG or spec.micros * 1e-6 + CHUNK_SLACK_SECONDS >= timeout)
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def unfinished(self) -> list[tuple[str, int, int]]:
+        """Tasks that are still owed an outcome."""
+        return [
+            key
+            for key, task in self._tasks.items()
+            if task.outcome is None and not task.cancelled and key[0] not in self._gone
+        ]
+
+    def hanging(self) -> list[tuple[str, Calls, int]]:
+        """Tasks that will never end by themselves."""
+        return [
+            (key[0], self._tasks[key].record, key[2])
+            for key in self.unfinished()
+            if self._tasks[key].spec.kind is Kind.HANG and not self._tasks[key].record.timeout_seconds
+        ]
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks were asked for."""
+        return len(self._tasks)
+
+    def require_finished(self) -> None:
+        """I2: none is lost."""
+        missing = self.unfinished()
+        if missing:
+            tasks = ", ".join(f"{client}'s {job}/{index}" for client, job, index in missing[:5])
+            spec = self._tasks[missing[0]].spec
+            raise Violation(f"I2, I10: {len(missing)} tasks have no outcome: {tasks} … {spec}")
+
+
+class Wire:
+    """What may be said on the links, whoever says it."""
+
+    def __init__(self) -> None:
+        self._completed: dict[tuple[str, int, int, int], None] = {}
+        self._bodies: dict[tuple[str, int, int, int], list[int]] = {}
+        self._leases: dict[int, str] = {}
+        self._attempts: dict[tuple[int, int, int], int] = {}
+
+    def client_hears(self, name: str, event: Any) -> None:
+        """I3: at most one completed RESULT a task and connection."""
+        if type(event) is Received and type(event.message) is Outcome:
+            outcome = event.message
+            for at, index in enumerate(outcome.indices):
+                if outcome.body_sizes and outcome.body_sizes[at]:
+                    stream = outcome.job << 32 | index
+                    self._bodies[name, event.link, stream, outcome.attempt] = [0, outcome.body_sizes[at]]
+                elif outcome.statuses[at] != Status.CANCELLED:
+                    self._complete(name, event.link, outcome.job, index)
+        elif type(event) is ChunkReceived:
+            body = self._bodies.get((name, event.link, event.stream, event.attempt))
+            if body is not None:
+                body[0] += event.length
+                if body[0] == body[1]:
+                    self._complete(name, event.link, event.stream >> 32, event.stream & 0xFFFFFFFF)
+
+    def _complete(self, name: str, link: int, job: int, index: int) -> None:
+        key = (name, link, job, index)
+        if key in self._completed:
+            raise Violation(f"I3: {name} hears of task {job}/{index} twice over one connection")
+        self._completed[key] = None
+
+    def worker_hears(self, name: str, event: Any) -> None:
+        """A lease is given once, and a task's attempts count up."""
+        if type(event) is not Received or type(event.message) is not Assign:
+            return
+        assign = event.message
+        for at in range(len(assign.head_sizes)):
+            lease = assign.lease + at
+            if lease in self._leases:
+                raise Violation(f"lease {lease} is given to {name}, and was given to {self._leases[lease]}")
+            self._leases[lease] = name
+            task = (lease >> 32, assign.job, assign.first + at)
+            self._attempts[task] = assign.attempt
+
+
+def require_within_budget(core: ManagerCore, limits: Limits) -> None:
+    """I5: the manager's bytes are within what was granted."""
+    relay, blobs = core._relay, core._blobs
+    kept = sum(blob.flow.end for blob in blobs._blobs.values() if blob.flow is not None)
+    link = limits.relay_link_bytes + limits.relay_window_bytes + limits.first_window_bytes
+    bound = kept + link * max(1, len(relay._ports) + len(core._sessions.clients))
+    if relay.held_bytes > bound:
+        raise Violation(f"I5: {relay.held_bytes} bytes of bodies in the manager, where {bound} were granted")
+    for client in core._sessions.clients.values():
+        if client.owed_bytes > max(limits.submit_bytes, HEAD_BYTES_MAX + 64):
+            raise Violation(f"I5: client {client.name} owes {client.owed_bytes} bytes of {limits.submit_bytes}")
+
+
+def require_drained(manager: ManagerCore, limits: Limits, tokens: int) -> None:
+    """Nothing is left of the work: only blobs that jobs, or the cache, keep."""
+    status = manager.status(manager._outbox.now)
+    for worker in status["workers"]:
+        _require(not worker["leased"] and not worker["running"], "I7: leases at a worker", worker)
+        _require(not worker["arena_used_bytes"], "I7: arena bytes at a worker", worker)
+    for client in manager._sessions.clients.values():
+        left = (client.queued, client.leased, client.unread_bytes, client.owed_bytes, len(client.unread), client.blobs)
+        _require(not any(left), "a client's account", (client.name, *left))
+        for job in client.jobs.values():
+            _require(not job.runs and not job.leased_runs and not job.waiting, "a job's runs", job.number)
+    for session in manager._sessions.workers.values():
+        _require(not session.leases and not session.asked, "I7: a worker's leases", session.name)
+        _require(not any(session.blobs.values()), "blobs on their way", session.name)
+    blobs = manager._blobs._blobs.values()
+    _require(all(blob.whole or not blob.jobs for blob in blobs), "an incomplete blob", len(blobs))
+    kept = sum(blob.size for blob in blobs if blob.flow is not None)
+    _require(manager._relay.held_bytes == kept, "I5: held bytes after the drain", (manager._relay.held_bytes, kept))
+    pieces = sum(len(blob.flow.held) for blob in blobs if blob.flow is not None)
+    _require(tokens == pieces, "I6: buffers after the drain", (tokens, pieces))
+    idle = sum(blob.size for blob in blobs if not blob.jobs)
+    _require(idle <= limits.blob_idle_bytes, "I5: the cache of blobs", idle)
+    for port in manager._relay._ports.values():
+        _require(not port.inbound and not port.outbound and not port.thirsty, "streams of a link", port)
+
+
+def require_empty(manager: ManagerCore) -> None:
+    """Everybody has left: no table remembers anybody, and no timer ticks on."""
+    sessions = manager._sessions
+    _require(not sessions.links and not sessions.clients and not sessions.workers, "sessions", sessions.links)
+    _require(not manager._scheduler._lanes, "lanes of the scheduler", manager._scheduler._lanes)
+    _require(not manager._relay._ports, "ports of the relay", manager._relay._ports)
+    _require(not manager._deliveries.full, "full clients", manager._deliveries.full)
+    _require(manager.deadline() is None, "I6: a timer", manager.deadline())
+
+
+def require_idle_worker(core: WorkerCore, name: str) -> None:
+    """A worker without work holds nothing but functions."""
+    _require(not core._leases(), "I7: leases in a worker", (name, core._leases()))
+    functions = {volume.key for volume in core._library.volumes.values() if volume.key}
+    _require(core._memory.keys() <= functions, "I6: memory of a worker", (name, core._memory.keys()))
+    _require(not len(core._sending), "streams of a worker", name)
+    slots = core._bench.slots
+    _require(all(not slot.batches and not slot.wanted for slot in slots), "I7: batches in slots", name)
+
+
+def require_idle_client(core: ClientCore, name: str) -> None:
+    """A client without work has nothing outstanding."""
+    _require(not core.outstanding and not core._ledger.charged, "tasks of a client", (name, core._ledger.charged))
+    _require(not core._answers._landings and not core._answers._acks, "answers of a client", name)
+
+
+def _require(holds: bool, what: str, detail: Any) -> None:
+    if not holds:
+        raise Violation(f"left after the drain: {what}: {detail}")

@@ -1,0 +1,602 @@
+"""The simulated network, and the driver that turns a core upon it.
+
+::
+
+    core ─▶ SimDriver ─▶ End ═ frames ═▶ Pipe ── bandwidth, latency ──▶ End ─▶ SimDriver ─▶ core
+                          ▲                │ window full: the write buffer fills up ─▶ Blocked
+                          └─ Lost ── cut, fin, or nothing at all (half-open, power loss)
+
+`SimDriver` keeps to the contract of `starcore/driver.py` to the letter; every message passes `codec.encode` and
+`codec.decode`. Chunks carry views of bytes that are never copied. A chunk's destination is asked for when its
+first byte comes, and the core hears of it when its last one has. Within one connection everything arrives in order;
+across connections nothing does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+from zlib import crc32
+
+from starcore import codec
+from starcore.errors import Code, ProtocolError
+from starcore.events import (
+    Blocked,
+    ChunkReceived,
+    Close,
+    Core,
+    Drop,
+    Lost,
+    Opened,
+    Peer,
+    Received,
+    Send,
+    SendChunk,
+    Tick,
+    Writable,
+)
+from starcore.messages import Goodbye
+from .world import Violation, World
+
+HIGH_WATER_BYTES = 128 << 10
+LOW_WATER_BYTES = HIGH_WATER_BYTES // 4
+FRAME_BYTES = 16
+DIAL_SECONDS = 10.0
+INSTANT_SECONDS = 50e-6
+"""What takes no longer to send takes no time at all."""
+INNOCENT = frozenset({Code.NORMAL, Code.SILENT, Code.DRAINING, Code.SUPERSEDED, Code.GONE, Code.CANCELLED})
+"""Why an honest peer may be closed."""
+
+
+class Shell(Protocol):
+    """What a role adds to the driver."""
+
+    def perform(self, action: Any) -> None:
+        """Carry out an action that only this role knows."""
+
+    def destination(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Any:
+        """Where an incoming chunk goes; None throws it away."""
+
+    def landed(self, place: Any, offset: int, length: int, payload: Any) -> Any:
+        """The chunk's bytes are in that place; returns the token."""
+
+    def source(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Any:
+        """The bytes of an outgoing chunk that has no token."""
+
+    def leaves(self, token: Any) -> None:
+        """A token's bytes are written."""
+
+    def release(self, token: Any) -> None:
+        """A token that nobody needs any more."""
+
+
+class Process:
+    """Something that runs and can be stopped, continued and killed."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.alive = True
+        self.frozen = False
+        self.coarse = world.chance(0.5)
+        """Its loop counts in whole milliseconds, as uvloop's does."""
+        self._backlog: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+
+    @property
+    def clock(self) -> float:
+        """What the process's loop takes the time to be."""
+        return int(self.world.now * 1000.0) / 1000.0 if self.coarse else self.world.now
+
+    def post(self, callback: Callable[..., None], *args: Any) -> None:
+        """Let the process do something: now, when it goes on, or never."""
+        if self.frozen:
+            self._backlog.append((callback, args))
+        elif self.alive:
+            callback(*args)
+
+    def freeze(self) -> None:
+        """SIGSTOP."""
+        self.frozen = True
+
+    def thaw(self) -> None:
+        """SIGCONT: everything that waited happens; timers first, as with libuv, or last, as with asyncio."""
+        self.frozen = False
+        backlog, self._backlog = self._backlog, []
+        timers_first = self.coarse
+        for callback, args in sorted(backlog, key=lambda entry: (entry[0].__name__ == "tick") != timers_first):
+            if self.alive:
+                callback(*args)
+
+    def die(self) -> None:
+        """SIGKILL."""
+        self.alive = self.frozen = False
+        self._backlog.clear()
+
+
+class SimDriver:
+    """Turns one core: `starcore/driver.py` without a loop."""
+
+    def __init__(
+        self,
+        process: Process,
+        core: Core,
+        shell: Shell,
+        *,
+        check_every: int = 1,
+        watch: Callable[[str, Any], None] | None = None,
+    ) -> None:
+        self.process = process
+        self.core = core
+        self.ends: dict[int, End] = {}
+        self._world = process.world
+        self._shell = shell
+        self._check_every = check_every
+        self._watch = watch
+        self._turns = 0
+        self._links = 0
+        self._events: deque[Any] = deque()
+        self._marks: deque[str] = deque()
+        self._turning = False
+        self._timer_at: float | None = None
+        self._timer = 0
+        self._unflushed: list[End] = []
+
+    def number(self) -> int:
+        """Number a new link."""
+        self._links += 1
+        return self._links
+
+    def feed(self, event: Any, mark: str = "") -> None:
+        """Put an event in line, and turn the core until the line is empty."""
+        self._events.append(event)
+        self._marks.append(mark)
+        if self._turning:
+            return
+        self._turning = True
+        try:
+            while self._events:
+                self._turn(self._events.popleft(), self._marks.popleft())
+        finally:
+            self._turning = False
+        self._flush()
+        self._arm()
+
+    def perform(self, actions: list[Any]) -> None:
+        """Carry out what a core asked for outside of `handle` (its first actions)."""
+        for action in actions:
+            self._perform(action, set())
+        self._flush()
+        self._arm()
+
+    # -- the connections' owner ------------------------------------------------------------------------------
+
+    def opened(self, end: End, peer: Peer) -> None:
+        """Take in a link."""
+        self.ends[end.link] = end
+        self.feed(Opened(end.link, peer), f"{end.link} {peer.name}")
+
+    def lost(self, end: End, reason: str) -> None:
+        """Forget a link."""
+        if self.ends.pop(end.link, None) is not None:
+            self.feed(Lost(end.link, reason), f"{end.link} {reason}")
+
+    def writable(self, end: End, writable: bool) -> None:
+        """Pass the state of the write buffer on."""
+        if end.link in self.ends:
+            self.feed(Writable(end.link) if writable else Blocked(end.link), str(end.link))
+
+    def tick(self, timer: int) -> None:
+        """The one timer."""
+        if timer == self._timer:
+            self._timer_at = None
+            self.feed(Tick())
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _turn(self, event: Any, mark: str) -> None:
+        kind = type(event)
+        self._world.note(self.process.name, f"{kind.__name__} {mark}", event)
+        if kind in (Blocked, Writable) and event.link in self.ends:
+            self.ends[event.link].told_blocked = kind is Blocked
+        if self._watch is not None:
+            self._watch(self.process.name, event)
+        try:
+            actions = self.core.handle(event, self.process.clock)
+        except ProtocolError as error:
+            raise Violation(f"{self.process.name} blames an honest peer: {type(error).__name__}: {error}") from error
+        self._turns += 1
+        if self._turns % self._check_every == 0:
+            self.core.check()
+        chunks: set[int] = set()
+        for action in actions:
+            self._perform(action, chunks)
+
+    def _perform(self, action: Any, chunks: set[int]) -> None:
+        kind = type(action)
+        if kind is Send:
+            end = self.ends.get(action.link)
+            if end is not None:
+                end.outbox.append(codec.encode(action.message))
+                self._unflushed.append(end)
+        elif kind is SendChunk:
+            if action.link in chunks:
+                raise Violation(f"{self.process.name} writes two chunks to link {action.link} in one turn")
+            chunks.add(action.link)
+            self._send_chunk(action)
+        elif kind is Drop:
+            self._shell.release(action.token)
+        elif kind is Close:
+            self._close(action)
+        else:
+            self._shell.perform(action)
+
+    def _send_chunk(self, action: SendChunk) -> None:
+        end, token = self.ends.get(action.link), action.token
+        if end is None:
+            return
+        if end.told_blocked:
+            raise Violation(f"{self.process.name} writes a chunk to link {action.link}, which is blocked")
+        if token is None:
+            payload = self._shell.source(action.link, action.stream, action.attempt, action.offset, action.length)
+        else:
+            self._shell.leaves(token)
+            payload = memoryview(token)[: action.length]
+        if len(payload) != action.length:
+            raise Violation(f"{self.process.name} sends {len(payload)} bytes as {action}")
+        end.flush()
+        end.out.push(action.length + 40, (action.stream, action.attempt, action.offset, action.length, payload))
+        if not end.blocked and not end.pumping:
+            end.pumping = True
+            self._world.later(0.0, self.process.post, self._pump, end)
+
+    def _pump(self, end: End) -> None:
+        end.pumping = False
+        if not end.blocked and self.ends.get(end.link) is end:
+            self.feed(Writable(end.link), str(end.link))
+
+    def _close(self, action: Close) -> None:
+        if action.code not in INNOCENT:
+            raise Violation(f"{self.process.name} closes an honest peer: {action}")
+        end = self.ends.pop(action.link, None)
+        if end is not None:
+            end.close(Goodbye(action.code, action.reason))
+            self.feed(Lost(action.link, action.reason), f"{action.link} {action.reason}")
+
+    def close_all(self, code: int, reason: str) -> None:
+        """Close every link with a GOODBYE; the core hears nothing of it."""
+        for end in list(self.ends.values()):
+            end.close(Goodbye(code, reason))
+        self.ends.clear()
+
+    def _flush(self) -> None:
+        while self._unflushed:
+            unflushed, self._unflushed = self._unflushed, []
+            for end in unflushed:
+                end.flush()
+
+    def _arm(self) -> None:
+        deadline = self.core.deadline()
+        if deadline is None or (self._timer_at is not None and self._timer_at <= deadline):
+            return
+        self._timer += 1
+        self._timer_at = deadline
+        delay = max(0.0, deadline - self.process.clock)
+        if self.process.coarse:  # uvloop rounds, so a timer may be early; then it is asked for again
+            delay = max(round(delay * 1000.0) / 1000.0, 0.0002)
+        self._world.later(delay, self.process.post, self.tick, self._timer)
+
+
+class Connection:
+    """Two ends and what is between them."""
+
+    def __init__(self, world: World, dialer: SimDriver, listener: SimDriver) -> None:
+        self.world = world
+        self.dead = False
+        self.stalled = False
+        self.latency = world.skewed(0.0002, 0.05)
+        self.bandwidth = world.skewed(2e6, 1e9)
+        self.dialer = End(self, dialer, listener.process.name)
+        self.listener = End(self, listener, dialer.process.name)
+        self.dialer.out = Pipe(self, self.dialer, self.listener)
+        self.listener.out = Pipe(self, self.listener, self.dialer)
+
+    @property
+    def ends(self) -> tuple[End, End]:
+        """Both."""
+        return self.dialer, self.listener
+
+    def cut(self) -> None:
+        """The connection is gone; each end finds out in its own time, or by the silence alone."""
+        world = self.world
+        for end in self.ends:
+            end.out.drop(keep=world.chance(0.5))
+        self.dead = True
+        for end in self.ends:
+            if not world.chance(0.1):
+                delay = world.skewed(0.0001, 3.0)
+                world.later(delay, end.driver.process.post, end.broken, "connection reset")
+
+    def vanish(self) -> None:
+        """Nothing passes any more, and nobody is told."""
+        self.dead = True
+
+    def stall(self) -> None:
+        """Nothing passes for now."""
+        self.stalled = True
+
+    def resume(self) -> None:
+        """What waited passes, in order."""
+        self.stalled = False
+        for end in self.ends:
+            end.out.resume()
+
+
+class End:
+    """One end of a connection: a link of its process's driver."""
+
+    out: Pipe
+
+    def __init__(self, connection: Connection, driver: SimDriver, other: str) -> None:
+        self.connection = connection
+        self.driver = driver
+        self.link = driver.number()
+        self.other = other
+        self.open = False
+        self.over = False
+        self.blocked = False
+        self.told_blocked = False
+        self.pumping = False
+        self.outbox: list[bytes] = []
+
+    def flush(self) -> None:
+        """Write what was queued, joined."""
+        if self.outbox:
+            frames, self.outbox = self.outbox, []
+            self.out.push(sum(map(len, frames)), frames)
+
+    def close(self, last: Goodbye | None) -> None:
+        """Say the last word, and close."""
+        if last is not None:
+            self.outbox.append(codec.encode(last))
+        self.flush()
+        self.over = True
+        reason = "closed by the other side"
+        if last is not None and self.connection.world.chance(0.1):
+            self.out.drop(keep=False)  # a reset overtakes the last words
+            reason = "connection reset"
+        self.out.push(0, reason)
+
+    def broken(self, reason: str) -> None:
+        """The kernel says that the connection is gone."""
+        if not self.over:
+            self.over = True
+            self.driver.lost(self, reason)
+
+    def deliver(self, frames: Any) -> None:
+        """Take what came in."""
+        if type(frames) is str:
+            self.broken(frames)
+            return
+        for frame in frames:
+            if self.over:
+                return
+            kind, meta_bytes = frame[2], int.from_bytes(frame[4:8], "little")
+            view = memoryview(frame)
+            message = codec.decode(kind, view[16 : 16 + meta_bytes], view[16 + meta_bytes :])
+            self.driver.feed(Received(self.link, message), f"{self.link} {kind} {crc32(frame)}")
+
+    def begin_chunk(self, state: list[Any], chunk: tuple[int, int, int, int, Any]) -> None:
+        """A chunk's first byte is here."""
+        if not self.over:
+            stream, attempt, offset, length, _ = chunk
+            state.append(self.driver._shell.destination(self.link, stream, attempt, offset, length))
+
+    def end_chunk(self, state: list[Any], chunk: tuple[int, int, int, int, Any]) -> None:
+        """A chunk is here whole."""
+        if self.over or not state:
+            return
+        stream, attempt, offset, length, payload = chunk
+        token = self.driver._shell.landed(state[0], offset, length, payload)
+        event = ChunkReceived(self.link, stream, attempt, offset, length, token)
+        self.driver.feed(event, f"{self.link} {stream} {attempt} {offset} {length}")
+
+
+class Pipe:
+    """One direction: a write buffer, a line of some bandwidth, a latency, and what the reader's kernel holds."""
+
+    def __init__(self, connection: Connection, sender: End, receiver: End) -> None:
+        self._connection = connection
+        self._world = connection.world
+        self._sender = sender
+        self._receiver = receiver
+        self._queue: deque[tuple[int, Any]] = deque()
+        self._buffered = 0
+        self._busy = False
+        self._flying = 0
+        self._window = int(self._world.skewed(64 << 10, 1 << 20))
+        self._free_at = 0.0
+        self._epoch = 0
+        self._waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+
+    def push(self, size: int, item: Any) -> None:
+        """Write: a list of frames, a chunk, or the reason of the end."""
+        self._queue.append((size, item))
+        self._buffered += size
+        self._pump()
+        if self._buffered > HIGH_WATER_BYTES and not self._sender.blocked:
+            self._sender.blocked = True
+            self._sender.driver.writable(self._sender, False)
+
+    def drop(self, *, keep: bool) -> None:
+        """Lose what is not sent yet, and unless `keep` what is on its way too."""
+        self._buffered -= sum(size for size, _ in self._queue)
+        self._queue.clear()
+        if not keep:
+            self._epoch += 1
+            self._flying = 0
+
+    def resume(self) -> None:
+        """Go on after a stall."""
+        waiting, self._waiting = self._waiting, []
+        for callback, args in waiting:
+            self._world.later(0.0, callback, *args)
+        self._free_at = self._world.now
+        self._pump()
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        connection = self._connection
+        while self._queue and not self._busy and self._flying < self._window:
+            if connection.stalled or connection.dead:
+                return
+            size, item = self._queue.popleft()
+            seconds = size / connection.bandwidth
+            self._flying += size
+            if seconds < INSTANT_SECONDS:
+                self._sent(size, item)
+            else:
+                self._busy = True
+                self._world.later(seconds, self._line_free, self._epoch, size, item)
+
+    def _line_free(self, epoch: int, size: int, item: Any) -> None:
+        self._busy = False
+        if epoch == self._epoch:
+            self._sent(size, item)
+        else:
+            self._buffered -= size
+        self._pump()
+
+    def _sent(self, size: int, item: Any) -> None:
+        self._buffered -= size
+        world, connection = self._world, self._connection
+        if self._sender.blocked and self._buffered <= LOW_WATER_BYTES and not self._sender.over:
+            self._sender.blocked = False
+            world.later(0.0, self._sender.driver.process.post, self._unblock)
+        delay = connection.latency * (1.0 + 0.5 * world.rng.random())
+        if world.chance(0.01):
+            delay *= world.between(5, 40)
+        arrival = max(world.now + delay, self._free_at)
+        if type(item) is tuple:
+            state: list[Any] = []
+            world.at(arrival, self._arrive, self._epoch, 0, self._receiver.begin_chunk, (state, item))
+            arrival += size / connection.bandwidth
+            world.at(arrival, self._arrive, self._epoch, size, self._receiver.end_chunk, (state, item))
+        else:
+            world.at(arrival, self._arrive, self._epoch, size, self._receiver.deliver, (item,))
+        self._free_at = arrival
+
+    def _unblock(self) -> None:
+        if not self._sender.blocked:
+            self._sender.driver.writable(self._sender, True)
+
+    def _arrive(self, epoch: int, size: int, take: Callable[..., None], args: tuple[Any, ...]) -> None:
+        if epoch != self._epoch:
+            return
+        if self._connection.stalled:
+            self._waiting.append((self._arrive, (epoch, size, take, args)))
+        else:
+            self._receiver.driver.process.post(self._read, size, take, args)
+
+    def _read(self, size: int, take: Callable[..., None], args: tuple[Any, ...]) -> None:
+        self._flying -= size
+        take(*args)
+        self._pump()
+
+
+class Network:
+    """Who can reach the manager, and every connection that stands."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.listener: SimDriver | None = None
+        """The manager's driver; None while there is no manager."""
+        self.connections: list[Connection] = []
+        self.apart: dict[str, None] = {}
+        """Processes that are cut off from the manager."""
+
+    def dial(
+        self,
+        driver: SimDriver,
+        peer: Peer,
+        manager: Peer,
+        fail: Callable[[str], None],
+        done: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make a connection to the manager, or say after a while why there is none."""
+        world, process = self.world, driver.process
+        attempt = {"open": True}
+
+        def failed(reason: str) -> None:
+            if attempt["open"]:
+                attempt["open"] = False
+                fail(reason)
+
+        def accept() -> None:
+            if attempt["open"] and process.alive and self.listener is listener and listener is not None:
+                world.later(world.skewed(0.0005, 0.02), process.post, established)
+
+        def established() -> None:
+            if not attempt["open"]:
+                return
+            attempt["open"] = False
+            if self.listener is not listener or listener is None:
+                fail("connection reset in the handshake")
+                return
+            connection = Connection(world, driver, listener)
+            if process.name in self.apart:
+                connection.stall()
+            self.connections.append(connection)
+            self.connections = [one for one in self.connections if not (one.dialer.over and one.listener.over)]
+            dialer, other = connection.dialer, connection.listener
+            world.later(connection.latency, listener.process.post, listened, other)
+            dialer.out._free_at = world.now + connection.latency
+            done()
+            driver.opened(dialer, manager)
+
+        def listened(end: End) -> None:
+            if not end.over and self.listener is listener and listener is not None:
+                listener.opened(end, peer)
+
+        def arrive() -> None:
+            if process.name in self.apart:
+                return
+            if listener is None:
+                world.later(0.001, process.post, failed, "connection refused")
+            else:
+                listener.process.post(accept)
+
+        listener = self.listener
+        world.later(DIAL_SECONDS, process.post, failed, "timed out")
+        world.later(world.skewed(0.0002, 0.02), arrive)
+
+    def of(self, process: Process) -> list[Connection]:
+        """The connections of a process that stand at either end."""
+        return [one for one in self.connections if any(end.driver.process is process for end in one.ends)]
+
+    def separate(self, names: list[str]) -> None:
+        """Cut processes off from the manager: nothing is lost yet, but nothing passes."""
+        for name in names:
+            self.apart[name] = None
+        for connection in self.connections:
+            if connection.dialer.driver.process.name in self.apart:
+                connection.stall()
+
+    def heal(self) -> None:
+        """Everybody reaches everybody again."""
+        self.apart.clear()
+        for connection in self.connections:
+            if connection.stalled:
+                connection.resume()
+
+    def kill(self, process: Process, *, power: bool = False) -> None:
+        """A process is gone; its kernel closes its connections, unless that is gone as well (`power`)."""
+        for connection in self.of(process):
+            for end in connection.ends:
+                if end.driver.process is process and not end.over:
+                    end.over = True
+                    if power:
+                        connection.vanish()
+                    else:
+                        end.out.push(0, "connection reset")

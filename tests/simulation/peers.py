@@ -1,0 +1,611 @@
+"""The shells of the simulated manager, workers and clients: what `server.py`, `supervisor.py` and `session.py` do.
+
+Each performs its role's actions as the real one does, and is as unforgiving: an action for a slot, a piece of memory
+or a future that is not there is a KeyError, and a KeyError is a finding. What they see they tell `checkers.Truth`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from starcore.client import orders as client_orders
+from starcore.client.core import ClientCore
+from starcore.errors import Code, Status
+from starcore.events import Lost, Peer
+from starcore.manager.core import Finished as ManagerFinished
+from starcore.manager.core import Limits, ManagerCore
+from starcore.manager.core import Log as ManagerLog
+from starcore.messages import BATCH_TASKS_MAX, PROTOCOL_VERSION, FunctionKind, Hello, Job, Role
+from starcore.worker import orders
+from starcore.worker.board import SETTLE_SECONDS
+from starcore.worker.core import WorkerCore
+
+from .checkers import Truth
+from .network import Network, Process, SimDriver
+from .slots import SimSlot
+from .work import Spec, answer_of, function_blob, piece, require_body
+from .world import Violation, World
+
+
+def _peer(role: Role, name: str) -> Peer:
+    return Peer(role, name, f"{name}:1", f"print of {name}")
+
+
+MANAGER = _peer(Role.MANAGER, "manager")
+
+
+class ManagerProcess(Process):
+    """A manager, from its start to its end."""
+
+    def __init__(self, world: World, network: Network, epoch: int, limits: Limits, *, check_every: int) -> None:
+        super().__init__(world, "manager")
+        self.core = ManagerCore(epoch, limits)
+        self.driver = SimDriver(self, self.core, self, check_every=check_every)
+        self.finished = False
+        self.tokens: dict[int, Any] = {}
+        """Buffers that hold a chunk: from its arrival until the core drops it."""
+        self._network = network
+        network.listener = self.driver
+
+    def perform(self, action: Any) -> None:
+        """Carry out what only the manager's core asks for."""
+        if type(action) is ManagerFinished:
+            self.finished = True
+        elif type(action) is not ManagerLog:
+            raise Violation(f"the manager's shell does not know {action}")
+
+    def destination(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Any:
+        """A buffer of the pool."""
+        return self
+
+    def landed(self, place: Any, offset: int, length: int, payload: Any) -> Any:
+        """Return the buffer: a view of an object of its own, over bytes that are not copied."""
+        token = memoryview(np.frombuffer(payload, np.uint8))
+        self.tokens[id(token.obj)] = token.obj
+        return token
+
+    def source(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Any:
+        """The manager sends nothing of its own."""
+        raise Violation(f"the manager sends a chunk of stream {stream} that has no token")
+
+    def leaves(self, token: Any) -> None:
+        """A buffer, or a part of one, is written."""
+        if self.tokens.get(id(token.obj)) is not token.obj:
+            raise Violation("the manager sends a buffer that it gave back")
+
+    def release(self, token: Any) -> None:
+        """Take a buffer back."""
+        if self.tokens.pop(id(token.obj), None) is not token.obj:
+            raise Violation("the manager gives a buffer back twice")
+
+    def die(self) -> None:
+        """SIGKILL."""
+        super().die()
+        if self._network.listener is self.driver:
+            self._network.listener = None
+        self._network.kill(self)
+
+    def leave(self) -> None:
+        """The end of a drain."""
+        self._network.listener = None
+        self.driver.close_all(Code.DRAINING, "the manager was stopped")
+        self.die()
+
+
+@dataclass
+class WorkerOptions:
+    """What a worker is."""
+
+    name: str
+    slots: int
+    arena_bytes: int
+    python: str = "3.11"
+    functions: list[str] = field(default_factory=list)
+    only_registered: bool = False
+    memory_fails: float = 0.0
+    """How often an allocation fails."""
+
+
+@dataclass(eq=False)
+class _Held:
+    attempt: int
+    size: int
+    there: bool = False
+    pieces: list[tuple[int, Any]] = field(default_factory=list)
+
+
+class WorkerProcess(Process):
+    """A worker's supervisor, and its slots."""
+
+    def __init__(
+        self, world: World, network: Network, truth: Truth, options: WorkerOptions, *, check_every: int = 1
+    ) -> None:
+        super().__init__(world, options.name)
+        self.options = options
+        self.exit_code: int | None = None
+        self.replaced = False
+        self.slots: dict[int, SimSlot] = {}
+        self.held: dict[int, _Held] = {}
+        self.answers: dict[int, tuple[int, int, bool]] = {}
+        """By lease: where its pattern begins, how long it is, whether it lies in its argument."""
+        self._network = network
+        self._truth = truth
+        self._started = 0
+        self._peer = _peer(Role.WORKER, options.name)
+        hello = Hello(
+            PROTOCOL_VERSION, Role.WORKER, world.rng.randbytes(16), options.name, "host", 1, "", options.python, "",
+            options.slots, options.arena_bytes, only_registered=options.only_registered,
+            functions=["", *options.functions] if options.functions else [],
+        )  # fmt: skip
+        self.core = WorkerCore(hello, dial_when_ready=bool(options.functions))
+        self.driver = SimDriver(self, self.core, self, check_every=check_every, watch=truth.wire.worker_hears)
+        self._actions: dict[type, Callable[[Any], None]] = {
+            orders.Dial: self._dial,
+            orders.Allocate: self._allocate,
+            orders.Release: self._release,
+            orders.ReleaseAnswer: lambda action: self._release_answer(action.lease),
+            orders.RunBatch: self._run_batch,
+            orders.Teach: self._teach,
+            orders.Unteach: lambda action: self._slot(action).tell(
+                self._slot(action).unlearn, action.job, action.digest
+            ),
+            orders.Inspect: lambda action: self._inspect(self._slot(action), 0),
+            orders.Recall: self._recall,
+            orders.StartSlot: self._start_slot,
+            orders.KillSlot: lambda action: self._slot(action).die("signal SIGKILL", world.skewed(0.0005, 0.02)),
+            orders.Log: lambda action: None,
+            orders.Finished: self._finish,
+        }
+        self.driver.perform(self.core.start(self.clock))
+
+    @property
+    def busy(self) -> int:
+        """How many slots run something."""
+        return sum(slot.busy and slot.alive for slot in self.slots.values())
+
+    def drain(self, *, now: bool) -> None:
+        """SIGTERM, or Ctrl-C (`now`)."""
+        if self.exit_code is None:
+            self.post(self.driver.feed, orders.Stop() if now else orders.Drain())
+
+    def die(self, *, power: bool = False) -> None:
+        """SIGKILL of all its processes, or of the whole machine."""
+        super().die()
+        self.world.deaths += 1
+        for slot in self.slots.values():
+            slot.alive = False
+        self._network.kill(self, power=power)
+
+    # -- the driver's shell ----------------------------------------------------------------------------------
+
+    def perform(self, action: Any) -> None:
+        """Carry out what only the worker's core asks for."""
+        if self.exit_code is None:
+            self._actions[type(action)](action)
+
+    def destination(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Any:
+        """The memory of a body."""
+        held = self.held.get(stream)
+        if held is None or not held.there or held.attempt != attempt or offset + length > held.size:
+            return None
+        return held
+
+    def landed(self, place: Any, offset: int, length: int, payload: Any) -> Any:
+        """A piece of a body is in its memory."""
+        if place is not None:
+            place.pieces.append((offset, payload))
+        return None
+
+    def source(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Any:
+        """Bytes of an answer."""
+        base, size, _ = self.answers[stream]
+        return piece(base, offset, min(length, size - offset))
+
+    def leaves(self, token: Any) -> None:
+        """There are no tokens here."""
+        raise Violation(f"{self.name} sends a token")
+
+    def release(self, token: Any) -> None:
+        """There are no tokens here."""
+        raise Violation(f"{self.name} drops a token")
+
+    # -- the manager -----------------------------------------------------------------------------------------
+
+    def _dial(self, action: orders.Dial) -> None:
+        delay = action.delay_seconds * self.world.between(0.5, 1.5)
+        self.world.later(delay, self.post, self._connect)
+
+    def _connect(self) -> None:
+        if self.exit_code is None:
+            self._network.dial(self.driver, self._peer, MANAGER, self._unreachable)
+
+    def _unreachable(self, reason: str) -> None:
+        if self.exit_code is None:
+            self.driver.feed(Lost(0, reason), f"0 {reason}")
+
+    # -- memory ----------------------------------------------------------------------------------------------
+
+    def _allocate(self, action: orders.Allocate) -> None:
+        if action.key in self.held:
+            raise Violation(f"{self.name}: memory under {action.key} twice")
+        held = self.held[action.key] = _Held(action.attempt, action.size)
+        if self.world.chance(0.2):
+            self.world.later(self.world.skewed(0.0005, 0.3), self.post, self._allocated, action.key, held)
+        else:
+            self._allocated(action.key, held)
+
+    def _allocated(self, key: int, held: _Held) -> None:
+        if self.held.get(key) is not held or self.exit_code is not None:
+            return
+        if self.world.chance(self.options.memory_fails):
+            del self.held[key]
+            self.driver.feed(orders.Allocated(key, "Cannot allocate memory"), f"{key} failed")
+            return
+        held.there = True
+        self.driver.feed(orders.Allocated(key), str(key))
+
+    def _release(self, action: orders.Release) -> None:
+        if self.answers.get(action.key, (0, 0, False))[2]:
+            del self.answers[action.key]
+        self.held.pop(action.key, None)
+
+    def _release_answer(self, lease: int) -> None:
+        self.answers.pop(lease, None)
+
+    # -- slots -----------------------------------------------------------------------------------------------
+
+    def _slot(self, action: Any) -> SimSlot:
+        return self.slots[action.slot]
+
+    def _start_slot(self, action: orders.StartSlot) -> None:
+        if action.slot in self.slots:
+            raise Violation(f"{self.name}: slot {action.slot} is started twice")
+        slot = self.slots[action.slot] = SimSlot(self.world, self, action.slot)
+        self._started += 1
+        if self._started > 1 and self.world.chance(0.02):
+            slot.die("exit code 1", self.world.between(0.05, 0.3))
+        else:
+            self.world.later(self.world.skewed(0.02, 0.3), self._ready, slot)
+
+    def _ready(self, slot: SimSlot) -> None:
+        if slot.alive:
+            self.post(self.said, slot, orders.SlotReady(slot.number, 100 + self._started))
+
+    def _teach(self, action: orders.Teach) -> None:
+        slot, job = self._slot(action), action.job
+        blob: bytes | None = None if action.blob is None else bytes(action.blob)
+        if action.blob is None and action.key:
+            held = self.held[action.key]
+            blob = b"".join(bytes(payload) for _, payload in held.pieces)
+            if len(blob) != held.size:
+                raise Violation(f"{self.name}: a function of {held.size} bytes is taught as {len(blob)}")
+        slot.tell(slot.learn, job, blob)
+
+    def _run_batch(self, action: orders.RunBatch) -> None:
+        slot, run = self._slot(action), action.run
+        if run.body_bytes and not self.held[run.lease].there:
+            raise Violation(f"{self.name}: lease {run.lease} runs in memory that is still being made")
+        if action.batch in slot.runs:
+            raise Violation(f"{self.name}: batch {action.batch} twice in slot {slot.number}")
+        slot.runs[action.batch] = run
+        slot.tell(slot.work, action.batch, run)
+
+    def _recall(self, action: orders.Recall) -> None:
+        slot = self._slot(action)
+        slot.recall(action.batch)
+        self.world.later(SETTLE_SECONDS, self.post, self._inspect, slot, action.batch)
+
+    def _inspect(self, slot: SimSlot, recalled: int) -> None:
+        if not slot.reported and self.slots.get(slot.number) is slot and self.exit_code is None:
+            batch, started, running, since = slot.read()
+            event = orders.Inspected(slot.number, batch, started, running, since, recalled)
+            self.driver.feed(event, f"{slot.number} {batch} {started} {running} {recalled}")
+
+    def said(self, slot: SimSlot, record: Any) -> None:
+        """Pass on what a slot said."""
+        if self.exit_code is not None:
+            return
+        mark = f"{slot.number}"
+        if type(record) is orders.SlotDone:
+            run = slot.runs[record.batch]
+            lease = run.lease + record.first
+            if record.body_bytes:
+                head = run.heads[sum(run.head_sizes[: record.first]) :]
+                head = bytes(head[: run.head_sizes[record.first]])
+                self.answers[lease] = (answer_of(head).base, record.body_bytes, record.in_place)
+            if record.first + len(record.statuses) == len(run):
+                del slot.runs[record.batch]
+            mark = f"{slot.number} {record.batch} {record.first} {len(record.statuses)}"
+        self.driver.feed(record, mark)
+
+    def ended(self, slot: SimSlot, cause: str) -> None:
+        """Pass on that a slot's process is gone."""
+        slot.reported = True
+        if self.exit_code is not None:
+            return
+        if self.slots.get(slot.number) is slot:
+            del self.slots[slot.number]
+        batch, started, running, _ = slot.read()
+        event = orders.SlotDied(slot.number, cause, batch, started, running)
+        self.driver.feed(event, f"{slot.number} {batch} {started} {running} {cause}")
+
+    def executed(self, head: bytes, status: int) -> None:
+        """A task came to its end."""
+        self._truth.executed(head, status)
+
+    def body_of(self, lease: int, spec: Spec) -> None:
+        """Check that the argument of a lease is here whole; of one that was cancelled anything may have come."""
+        if not self._truth.is_void(spec.serial):
+            require_body(self.held[lease].pieces, spec.base, spec.argument, f"{self.name}: lease {lease}'s argument")
+
+    def _finish(self, action: orders.Finished) -> None:
+        self.exit_code = action.exit_code
+        self.world.note(self.name, f"finished {action.exit_code}", action)
+        self.driver.close_all(Code.NORMAL, "")
+        for slot in self.slots.values():
+            slot.alive = False
+        Process.die(self)
+        self._network.kill(self)
+
+
+@dataclass(eq=False)
+class Calls:
+    """A function with its options, as a client's calling threads see it; `number` 0: not known to the session."""
+
+    kind: FunctionKind
+    function: str
+    blob_bytes: int = 0
+    python: str = "3.11"
+    retries: int = 0
+    timeout_seconds: float = 0.0
+    priority: int = 0
+    number: int = 0
+    next: int = 0
+    begun: bool = False
+    open: dict[int, Spec] = field(default_factory=dict)
+
+    @property
+    def blob(self) -> bytes:
+        """The function's bytes."""
+        return function_blob(self.function, self.blob_bytes)[0] if self.kind is FunctionKind.SHIPPED else b""
+
+    def job(self) -> Job:
+        """Return the JOB that says this."""
+        digest = function_blob(self.function, self.blob_bytes)[1] if self.blob else bytes(32)
+        return Job(
+            self.number, self.kind, digest, self.function, self.python if self.blob else "",
+            self.retries, self.timeout_seconds, self.priority,
+        )  # fmt: skip
+
+
+@dataclass(eq=False)
+class _Incoming:
+    attempt: int
+    status: int
+    head: bytes
+    size: int
+    pieces: list[tuple[int, Any]] = field(default_factory=list)
+
+
+class ClientProcess(Process):
+    """A client's session, and whoever calls it."""
+
+    def __init__(
+        self,
+        world: World,
+        network: Network,
+        truth: Truth,
+        name: str,
+        *,
+        result_bytes: int,
+        first_window_bytes: int,
+        jobs_idle_max: int,
+        check_every: int = 1,
+    ) -> None:
+        super().__init__(world, name)
+        self.finished = False
+        self.records: dict[int, Calls] = {}
+        self.bodies: dict[int, Spec] = {}
+        self._network = network
+        self._truth = truth
+        self._incoming: dict[int, _Incoming] = {}
+        self._numbers = 0
+        self._dials = 0
+        self._dialling = False
+        self._peer = _peer(Role.CLIENT, name)
+        hello = Hello(
+            PROTOCOL_VERSION, Role.CLIENT, world.rng.randbytes(16), name, python="3.11.9",
+            first_window_bytes=first_window_bytes, result_bytes=result_bytes,
+        )  # fmt: skip
+        self.core = ClientCore(hello, jobs_idle_max=jobs_idle_max)
+        self.driver = SimDriver(self, self.core, self, check_every=check_every, watch=truth.wire.client_hears)
+        self._actions: dict[type, Callable[[Any], None]] = {
+            client_orders.Dial: self._dial,
+            client_orders.Connected: lambda action: None,
+            client_orders.Refused: self._refused,
+            client_orders.Resolve: self._resolve,
+            client_orders.Receive: self._receive,
+            client_orders.Landed: self._landed,
+            client_orders.Discard: self._discard,
+            client_orders.Released: self._released,
+            client_orders.MarkRunning: self._mark_running,
+            client_orders.Forgotten: self._forgotten,
+            client_orders.Resized: lambda action: None,
+            client_orders.Told: lambda action: truth.told(name, action.text),
+            client_orders.Say: lambda action: truth.noticed(name, action.text),
+            client_orders.Log: lambda action: None,
+            client_orders.Finished: self._finish,
+        }
+        self.driver.feed(client_orders.Connect())
+
+    @property
+    def open(self) -> int:
+        """How many futures are not done."""
+        return sum(len(record.open) for record in self.records.values())
+
+    # -- the calling threads ---------------------------------------------------------------------------------
+
+    def submit(self, record: Calls, specs: list[Spec], padding: int = 0) -> None:
+        """Call a function some times; the session hears of it a moment later."""
+        if self.finished:
+            return
+        if record.number not in self.records:
+            self._numbers += 1
+            record.number, record.next, record.begun = self._numbers, 0, False
+            self.records[record.number] = record
+        first = record.next
+        record.next += len(specs)
+        for at, spec in enumerate(specs):
+            record.open[first + at] = spec
+            self._truth.called(self.name, record, first + at, spec, spec.head(padding))
+        self.world.later(self.world.skewed(1e-6, 0.002), self.post, self._feed_calls, record, first, specs, padding)
+
+    def cancel(self, record: Calls, index: int, *, kill: bool) -> None:
+        """Nobody waits for this task any more."""
+        if record.open.pop(index, None) is not None:
+            self._truth.cancelled(self.name, record.number, index)
+            self.bodies.pop(record.number << 32 | index, None)
+            event = client_orders.CancelCall(record.number, [index], kill)
+            mark = f"{record.number} {index} {kill}"
+            self.world.later(self.world.skewed(0.002, 0.004), self.post, self.driver.feed, event, mark)
+
+    def ask(self) -> None:
+        """Ask for the star's state."""
+        self.post(self.driver.feed, client_orders.Ask())
+
+    def shutdown(self, *, abandon: bool = False) -> None:
+        """Leave when all is done, or now."""
+        if abandon:
+            self._truth.gone(self.name)
+        self.post(self.driver.feed, client_orders.Shutdown(abandon))
+
+    def die(self) -> None:
+        """SIGKILL: it never comes back."""
+        super().die()
+        self._truth.gone(self.name)
+        self._network.kill(self)
+
+    def _feed_calls(self, record: Calls, first: int, specs: list[Spec], padding: int) -> None:
+        if self.finished:
+            return
+        for at, spec in enumerate(specs):
+            if spec.argument:
+                self.bodies[record.number << 32 | (first + at)] = spec
+        if not record.begun:
+            record.begun = True
+            self.driver.feed(client_orders.Begin(record.job(), record.blob), str(record.number))
+        for start in range(0, len(specs), BATCH_TASKS_MAX):
+            part = specs[start : start + BATCH_TASKS_MAX]
+            sizes = array("Q", [spec.argument for spec in part] if any(spec.argument for spec in part) else [])
+            call = client_orders.Call(record.number, first + start, [spec.head(padding) for spec in part], sizes)
+            self.driver.feed(call, f"{record.number} {first + start} {len(part)}")
+
+    # -- the driver's shell ----------------------------------------------------------------------------------
+
+    def perform(self, action: Any) -> None:
+        """Carry out what the core asks for."""
+        self._actions[type(action)](action)
+
+    def destination(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Any:
+        """The memory of an answer."""
+        incoming = self._incoming.get(stream)
+        if incoming is None or incoming.attempt != attempt or offset + length > incoming.size:
+            return None
+        return incoming
+
+    def landed(self, place: Any, offset: int, length: int, payload: Any) -> Any:
+        """A piece of an answer is in its memory."""
+        if place is not None:
+            place.pieces.append((offset, payload))
+        return None
+
+    def source(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Any:
+        """Bytes of an argument, from the caller's own memory; of one cancelled a moment ago, anything."""
+        spec = self.bodies.get(stream)
+        if spec is None:
+            if not self._truth.is_cancelled(self.name, stream >> 32, stream & 0xFFFFFFFF):
+                raise Violation(f"{self.name}: sends the argument of task {stream >> 32}/{stream & 0xFFFFFFFF} too late")
+            return piece(0, 0, length)
+        return piece(spec.base, offset, min(length, spec.argument - offset))
+
+    def leaves(self, token: Any) -> None:
+        """A piece of a function is written."""
+
+    def release(self, token: Any) -> None:
+        """There are no tokens to drop here."""
+        raise Violation(f"{self.name} drops a token")
+
+    # -- the manager -----------------------------------------------------------------------------------------
+
+    def _dial(self, action: client_orders.Dial) -> None:
+        self._dials += 1
+        self.world.later(action.delay_seconds, self.post, self._connect, self._dials)
+
+    def _connect(self, dial: int) -> None:
+        if dial == self._dials and not self._dialling and not self.finished:
+            self._dialling = True
+            self._network.dial(self.driver, self._peer, MANAGER, self._unreachable, self._reached)
+
+    def _unreachable(self, reason: str) -> None:
+        self._dialling = False
+        if not self.finished:
+            self.driver.feed(Lost(0, reason), f"0 {reason}")
+
+    def _reached(self) -> None:
+        self._dialling = False
+
+    def _refused(self, action: client_orders.Refused) -> None:
+        raise Violation(f"{self.name} is refused for ever: {action}")
+
+    def _finish(self, action: client_orders.Finished) -> None:
+        self.finished = True
+
+    # -- futures ---------------------------------------------------------------------------------------------
+
+    def _resolve(self, action: client_orders.Resolve) -> None:
+        record = self.records[action.job]
+        at = 0
+        heads = bytes(action.heads)
+        for index, status, size in zip(action.indices, action.statuses, action.head_sizes, strict=True):
+            record.open.pop(index, None)
+            self._truth.outcome(self.name, action.job, index, Status(status), heads[at : at + size], 0)
+            at += size
+
+    def _receive(self, action: client_orders.Receive) -> None:
+        stream = action.job << 32 | action.index
+        if action.index in self.records[action.job].open:
+            self._incoming[stream] = _Incoming(action.attempt, action.status, action.head, action.body_bytes)
+
+    def _landed(self, action: client_orders.Landed) -> None:
+        incoming = self._incoming.pop(action.job << 32 | action.index, None)
+        spec = self.records[action.job].open.pop(action.index, None)
+        if spec is None or incoming is None:
+            if not self._truth.is_cancelled(self.name, action.job, action.index):
+                raise Violation(f"{self.name}: an answer landed nowhere: {action}")
+            return
+        what = f"{self.name}: the answer of task {action.job}/{action.index}"
+        require_body(incoming.pieces, self._truth.answer(self.name, action.job, action.index).base, incoming.size, what)
+        status = Status(action.status)
+        self._truth.outcome(self.name, action.job, action.index, status, incoming.head, incoming.size)
+
+    def _discard(self, action: client_orders.Discard) -> None:
+        self._incoming.pop(action.job << 32 | action.index, None)
+
+    def _released(self, action: client_orders.Released) -> None:
+        for index in action.indices:
+            self.bodies.pop(action.job << 32 | index, None)
+
+    def _mark_running(self, action: client_orders.MarkRunning) -> None:
+        if action.job not in self.records:
+            raise Violation(f"{self.name}: tasks of job {action.job} run, which is forgotten")
+
+    def _forgotten(self, action: client_orders.Forgotten) -> None:
+        record = self.records[action.job]
+        record.begun = False
+        if not record.open:
+            del self.records[action.job]

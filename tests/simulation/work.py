@@ -1,0 +1,122 @@
+"""What the simulated slots compute: a task's whole fate is written in its head.
+
+Bytes are views of one random pattern. A body is named by where in the pattern it begins (`base`) and never copied,
+so its first and last bytes tell whose it is and which part of it. The answer of a task is a function of its head
+alone, known to whoever made the head; the slot works it out from the bytes that reached it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .world import Violation
+
+PATTERN = np.frombuffer(random.Random(0).randbytes(12 << 20), np.uint8)
+BASES = 6 << 20
+"""Bodies begin below this, and are no longer than the rest of the pattern."""
+SAMPLE_BYTES = 16
+_HEAD = struct.Struct("<QBIIIIIf")
+
+
+class Kind(IntEnum):
+    """What becomes of a task."""
+
+    ANSWER = 0
+    RAISE = 1
+    FLAKY = 2
+    """Raises at times."""
+    CRASH = 3
+    FRAIL = 4
+    """Kills its slot at times."""
+    HANG = 5
+    UNSENDABLE = 6
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One task's fate.
+
+    Attributes
+    ----------
+    micros : int
+        How long it runs.
+    argument, base : int
+        Its body's length, and where in the pattern it begins.
+    answer_head, answer_body : int
+        Lengths of the answer's parts.
+    odds : float
+        How often it raises or crashes, where it does so at times.
+    """
+
+    serial: int
+    kind: Kind = Kind.ANSWER
+    micros: int = 1000
+    argument: int = 0
+    base: int = 0
+    answer_head: int = 16
+    answer_body: int = 0
+    odds: float = 0.5
+
+    def head(self, padding: int = 0) -> bytes:
+        """Return the task's head."""
+        fields = (self.serial, self.kind, self.micros, self.argument, self.base, self.answer_head, self.answer_body)
+        return _HEAD.pack(*fields, self.odds) + self.serial.to_bytes(8, "little") * (padding // 8)
+
+    @staticmethod
+    def of(head: Any) -> Spec:
+        """Read a head."""
+        serial, kind, *rest = _HEAD.unpack_from(head)
+        return Spec(serial, Kind(kind), *rest)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a task returns."""
+
+    head: bytes
+    body: int
+    base: int
+
+
+def answer_of(head: Any) -> Answer:
+    """Return what the function of the simulated slots returns for a head."""
+    spec = Spec.of(head)
+    digest = hashlib.blake2b(head, digest_size=16).digest()
+    text = (digest * (spec.answer_head // 16 + 1))[: spec.answer_head]
+    return Answer(text, spec.answer_body, int.from_bytes(digest[:4], "little") % BASES)
+
+
+def piece(base: int, offset: int, length: int) -> Any:
+    """Return bytes of a body."""
+    return PATTERN[base + offset : base + offset + length]
+
+
+def require_body(pieces: Iterable[tuple[int, Any]], base: int, size: int, what: str) -> None:
+    """Assert that these pieces, in the order of their coming, are the whole body and nothing else."""
+    at = 0
+    for offset, payload in pieces:
+        if offset != at:
+            raise Violation(f"{what}: bytes at {offset} came where those at {at} were due")
+        ours = memoryview(piece(base, offset, len(payload)))
+        theirs = memoryview(payload)
+        if ours[:SAMPLE_BYTES] != theirs[:SAMPLE_BYTES] or ours[-SAMPLE_BYTES:] != theirs[-SAMPLE_BYTES:]:
+            raise Violation(f"{what}: wrong bytes at {offset} of {size}")
+        at += len(payload)
+    if at != size:
+        raise Violation(f"{what}: {at} bytes came, of {size}")
+
+
+@lru_cache(maxsize=64)
+def function_blob(name: str, size: int) -> tuple[bytes, bytes]:
+    """Return a function's blob of this size, and its digest."""
+    blob = (name.encode() + b"\0" + PATTERN[:size].tobytes())[: max(size, len(name) + 1)]
+    return blob, hashlib.sha256(blob).digest()

@@ -1,0 +1,125 @@
+"""What clients ask for: bursts, streamed arguments and answers, trouble of every kind, cancels, questions."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from starcore.messages import HEAD_BYTES_MAX, FunctionKind
+
+from .peers import Calls, ClientProcess
+from .work import BASES, Kind, Spec
+from .world import World
+
+REGISTERED = ("physics:energy", "physics:force")
+PYTHONS = ("3.11", "3.12")
+
+
+class Workload:
+    """The people behind a world's clients.
+
+    Parameters
+    ----------
+    world : World
+        Whose chance decides.
+    body_bytes : int
+        The longest body.
+    seconds : float
+        Over how long a time they ask.
+    """
+
+    def __init__(self, world: World, *, body_bytes: int, seconds: float) -> None:
+        self.world = world
+        self._body_bytes = body_bytes
+        self._seconds = seconds
+        self._serials = count(1)
+        self._functions = count(1)
+
+    def begin(self, client: ClientProcess) -> None:
+        """Plan everything that this client will ask for."""
+        world, rng = self.world, self.world.rng
+        functions = [self._function() for _ in range(rng.randint(1, 4))]
+        for _ in range(rng.randint(2, 7)):
+            when = world.now + self._seconds * rng.random() ** 2
+            world.at(when, self._burst, client, rng.choice(functions))
+        for _ in range(rng.randint(0, 6)):
+            world.at(world.now + self._seconds * rng.random(), self._cancel, client)
+        if world.chance(0.5):
+            world.at(world.now + self._seconds * rng.random(), self._ask, client)
+
+    # -- functions -------------------------------------------------------------------------------------------
+
+    def _function(self) -> Calls:
+        world, rng = self.world, self.world.rng
+        record = Calls(FunctionKind.SHIPPED, f"function{next(self._functions)}")
+        if world.chance(0.2):
+            record.kind, record.function = FunctionKind.REGISTERED, rng.choice(("", *REGISTERED))
+        elif world.chance(0.3):
+            record.blob_bytes = int(world.skewed(HEAD_BYTES_MAX + 1, 400_000))
+        else:
+            record.blob_bytes = int(world.skewed(50, HEAD_BYTES_MAX))
+        if world.chance(0.25):
+            record.python = rng.choice(PYTHONS)
+        if world.chance(0.4):
+            record.retries = rng.randint(1, 3)
+        if world.chance(0.3):
+            record.timeout_seconds = world.skewed(0.02, 1.0)
+        if world.chance(0.3):
+            record.priority = rng.randint(-2, 2)
+        return record
+
+    # -- what happens ----------------------------------------------------------------------------------------
+
+    def _burst(self, client: ClientProcess, record: Calls) -> None:
+        if not client.alive or client.finished:
+            return
+        world, rng = self.world, self.world.rng
+        streamed = world.chance(0.4)
+        tasks = int(world.skewed(1, 8) if streamed else world.skewed(1, 150))
+        pace = world.skewed(20e-6, 0.3)
+        troubled = world.chance(0.4)
+        specs = []
+        for _ in range(tasks):
+            spec = self._spec(pace, streamed)
+            if troubled and world.chance(0.15):
+                spec = self._trouble(spec, record)
+            specs.append(spec)
+        padding = 0
+        if world.chance(0.1):
+            padding = 8 * rng.randint(0, (HEAD_BYTES_MAX - 200) // 8)
+            specs = specs[:4]
+        client.submit(record, specs, padding)
+
+    def _spec(self, pace: float, streamed: bool) -> Spec:
+        world, rng = self.world, self.world.rng
+        argument = answer = 0
+        if streamed and world.chance(0.7):
+            argument = int(world.skewed(1000, self._body_bytes))
+        if streamed and world.chance(0.6):
+            answer = int(world.skewed(1000, self._body_bytes))
+        seconds = pace * (0.5 + rng.random())
+        return Spec(
+            next(self._serials), Kind.ANSWER, max(1, int(seconds * 1e6)), argument, rng.randrange(BASES),
+            int(world.skewed(1, 2000)), answer,
+        )  # fmt: skip
+
+    def _trouble(self, spec: Spec, record: Calls) -> Spec:
+        kinds = [Kind.RAISE, Kind.FLAKY, Kind.FLAKY, Kind.CRASH, Kind.FRAIL, Kind.UNSENDABLE, Kind.HANG]
+        kind = self.world.rng.choice(kinds)
+        fields = (spec.serial, kind, spec.micros, spec.argument, spec.base, 16, 0, 0.5)
+        return Spec(*fields)
+
+    def _cancel(self, client: ClientProcess) -> None:
+        """Cancel a part of what is outstanding, with or without killing it."""
+        if not client.alive or client.finished:
+            return
+        world = self.world
+        kill, share = world.chance(0.6), world.skewed(0.02, 1.0)
+        for record in list(client.records.values()):
+            for index in list(record.open):
+                if world.chance(share):
+                    client.cancel(record, index, kill=kill)
+
+    @staticmethod
+    def _ask(client: ClientProcess) -> None:
+        if client.alive and not client.finished:
+            client.ask()
