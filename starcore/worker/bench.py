@@ -264,11 +264,11 @@ class Bench:
         lease, since, elapsed = batch.run.lease + event.started - 1, event.since, now - event.since
         entry = self._library.jobs.get(batch.run.job)
         timeout = entry.job.timeout_seconds if entry is not None else 0.0
-        if timeout and elapsed >= timeout:
+        if timeout and now >= since + timeout:  # the very sums that `_look_at` is given: no look is a hair too early
             text = f"it ran longer than its timeout of {timeout:g} s"
             found.actions += self.kill(slot, Why.TIMEOUT, lease, text)
             return
-        if elapsed < STARTED_SECONDS:
+        if now < since + STARTED_SECONDS:
             self._look_at(slot, since + min(STARTED_SECONDS, timeout or STARTED_SECONDS))
             return
         if slot.said_started != lease:
