@@ -265,6 +265,8 @@ class Leased:
     at: float
     estimate_seconds: float
     moved: bool = False
+    unwanted: dict[int, bool] = field(default_factory=dict)
+    """Offsets of leases that were retracted since their tasks are over, and whether by force."""
     answering: dict[int, Delivery] = field(default_factory=dict)
 
     @property
@@ -455,6 +457,8 @@ class Worker:
     backlog_seconds: float = 0.0
     arena_used_bytes: int = 0
     jobs: dict[int, Job] = field(default_factory=dict)
+    forgotten: list[int] = field(default_factory=list)
+    """Jobs that were over while it was away."""
     blobs: dict[bytes, Flow | None] = field(default_factory=dict)
     """Sent in this session, with the flow of one that is still on its way."""
 

@@ -73,6 +73,7 @@ class Workforce:
                 continue
             for offset in leased.live():
                 if leased.start + offset in pending:
+                    leased.unwanted[offset] = kill
                     wanted.setdefault(leased.worker, []).append(leased.first + offset)
         for worker, numbers in wanted.items():
             if worker.link:
@@ -84,6 +85,8 @@ class Workforce:
             worker.jobs.pop(job.number, None)
             if worker.link:
                 self._outbox.send(worker.link, Forget(job.number))
+            else:
+                worker.forgotten.append(job.number)
         job.workers.clear()
 
     # -- what workers say ------------------------------------------------------------------------------------
@@ -124,6 +127,10 @@ class Workforce:
                 self._results.lose(leased, offset)
             if leased.run.flows and leased.left and leased.start in leased.run.flows:
                 self._relay.aim(leased.run.flows[leased.start], worker.link, leased.first, leased.attempt)
+        self._retract_again(worker)
+        for number in worker.forgotten:
+            self._outbox.send(worker.link, Forget(number))
+        worker.forgotten.clear()
         return lost
 
     def lose(self, worker: Worker, *, blame: bool) -> int:
@@ -196,6 +203,19 @@ class Workforce:
         flow = run.flows.get(span.start) if run.flows else None
         if flow is not None:
             self._relay.aim(flow, worker.link, leased.first, span.attempt)
+
+    def _retract_again(self, worker: Worker) -> None:
+        """Say once more what a returning worker may not have heard."""
+        forced, asked = array("Q"), array("Q")
+        for leased in worker.leases:
+            for offset in leased.live():
+                if leased.unwanted.get(offset):
+                    forced.append(leased.first + offset)
+                elif offset in leased.unwanted or leased.marks[offset] == Mark.ASKED:
+                    asked.append(leased.first + offset)
+        for kill, numbers in ((True, forced), (False, asked)):
+            if numbers:
+                self._outbox.send(worker.link, Retract(kill, numbers))
 
     @staticmethod
     def _mark(leased: Leased, offset: int, mark: Mark) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from array import array
 
+from starcore.errors import Status
 from starcore.messages import (
     Assign,
     Confirm,
     Draining,
+    Forget,
     Outcome,
     Running,
     Slots,
@@ -148,4 +150,27 @@ def test_started_tasks_are_told_to_their_client():
     lease = worker.leased(job, 0, 2).lease
     worker.started([lease + 1])
     star.expect(Running(job.number, array("I", [1])), client)
+    star.quiet()
+
+
+def test_worker_that_was_away_hears_what_was_cancelled_and_forgotten_meanwhile():
+    star = Star()
+    worker, client = star.worker(slots=2), star.client()
+    job = client.job()
+    job.submit(2)
+    lease = worker.leased(job, 0, 2).lease
+    worker.lose()
+    client.cancel(job, [0], kill=True)
+    client.cancel(job, [1])
+    client.outcome(job, [0], Status.CANCELLED, head=b"")
+    client.outcome(job, [1], Status.CANCELLED, head=b"")
+    client.say(Forget(job.number))
+    worker.connect(leases=array("Q", [lease, lease + 1]))
+    assert worker.retracted(kill=True) == [lease]
+    assert worker.retracted() == [lease + 1]
+    star.take(Forget, worker)
+    worker.give_back([lease + 1])
+    worker.result([lease], Status.CANCELLED)
+    star.take(Confirm, worker)
+    settle(star)
     star.quiet()
