@@ -73,10 +73,14 @@ def main() -> int:
     asked = options()
     tasks = signals(asked.tasks, asked.length)
     address = f"{asked.url}:{asked.port}" if asked.port else asked.url
-    with starcore.Client(address) if asked.url else star_here() as client:
-        began = time.perf_counter()
-        results = client.run(tasks)
-        seconds = time.perf_counter() - began
+    try:
+        with starcore.Client(address) if asked.url else star_here() as client:
+            began = time.perf_counter()
+            results = client.run(tasks)
+            seconds = time.perf_counter() - began
+    except starcore.StarCoreError as error:
+        print(f"starcompute_client: {error}", file=sys.stderr)
+        return error.exit_code
 
     print(f"Took {seconds:.3f} seconds for {len(results)} results, {len(results) / seconds:.0f} a second")
     wanted = [float(task @ task) for task in tasks]

@@ -58,7 +58,11 @@ def main() -> int:
     """Work until told to stop, and return the exit code."""
     asked = options()
     worker = starcore.Worker(port=asked.port, manager_ip=asked.manager_ip or asked.url, function=process)
-    return worker.run()
+    try:
+        return worker.run()
+    except starcore.StarCoreError as error:
+        print(f"starcompute_worker: {error}", file=sys.stderr)
+        return error.exit_code
 
 
 if __name__ == "__main__":

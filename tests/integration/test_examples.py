@@ -172,6 +172,20 @@ def test_the_old_pair_works_over_the_old_certificates(environment: dict[str, str
     assert_said(ran, ["20 results", "The energies agree"])
 
 
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [("starcompute_worker.py", "--manager-ip"), ("starcompute_worker.py", "--url"), ("starcompute_client.py", "--url")],
+)
+def test_the_old_pair_says_in_one_line_that_it_has_no_certificates(
+    name: str, where: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    place = "https://127.0.0.1" if where == "--url" else "127.0.0.1"
+    ran = run(name, where, place, environment=environment, directory=tmp_path)
+    assert ran.returncode not in {0, 1}
+    assert ran.stderr.startswith(name.removesuffix(".py") + ": ")
+    assert len(ran.stderr.splitlines()) == 1
+
+
 # -- all of them ---------------------------------------------------------------------------------------------
 
 NAMES = sorted(path.name for path in EXAMPLES.glob("*.py"))
