@@ -99,11 +99,15 @@ class Uplink:
     def lost(self, event: Lost) -> list[Action]:
         """Dial again after a while, or give up."""
         farewell, self._farewell = self._farewell, None
+        greeting = self.state is LinkState.GREETING
         was_up = self.welcome is not None and self.state in (LinkState.UP, LinkState.CLOSING)
         self.state, self.link, self.welcome = LinkState.AWAY, 0, None
         reason = farewell.reason if farewell and farewell.reason else event.reason
         if farewell is not None and farewell.code in HOPELESS:
             return [Finished(HOPELESS[Code(farewell.code)], f"the manager refuses this worker: {reason}")]
+        if greeting and not self.ever_up and "ALERT" in reason.upper():
+            # In TLS 1.3 a refused certificate shows only now, as the reason why the link broke.
+            return [Finished(3, reason)]
         if not self._reconnect:
             return [Finished(5, f"no manager any more: {reason}" if was_up else f"no manager: {reason}")]
         self._backoff = min(BACKOFF_SECONDS_MAX, max(BACKOFF_SECONDS_MIN, self._backoff * 2))

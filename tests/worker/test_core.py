@@ -108,7 +108,7 @@ def test_short_tasks_are_given_in_batches_and_one_batch_ahead() -> None:
     assert (len(first.run), len(second.run)) == (256, 256)
     desk.quiet()
     desk.done(first, seconds=1e-6)
-    assert list(desk.batch(taught=False).run.leases)[0] == 100 + 512
+    assert desk.batch(taught=False).run.lease == 100 + 512
 
 
 def test_results_of_one_turn_leave_in_one_message() -> None:

@@ -114,7 +114,7 @@ def test_what_would_end_a_program_is_a_failure_of_its_task_only(shared: Child, e
 
 
 def test_a_result_that_does_not_pickle_says_so(shared: Child) -> None:
-    done = shared.call(lambda: threading.Lock())
+    done = shared.call(threading.Lock)
     assert done.statuses[0] == Status.UNSENDABLE
     assert b"lock" in bytes(done.heads)
 

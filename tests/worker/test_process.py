@@ -1,0 +1,117 @@
+"""The process behind a slot: started, killed with all it started, its end named."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from array import array
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psutil
+import pytest
+
+from starcore import pickling
+from starcore.messages import FunctionKind
+from starcore.worker.channel import Learn, Ready, Record, Setup, Work
+from starcore.worker.process import THREAD_VARIABLES, SlotProcess, _cause, slot_environment
+
+
+class Heard:
+    """An owner that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.records: asyncio.Queue[Record] = asyncio.Queue()
+        self.end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def said(self, process: SlotProcess, record: Record) -> None:
+        self.records.put_nowait(record)
+
+    def ended(self, process: SlotProcess, cause: str) -> None:
+        self.end.set_result(cause)
+
+
+@asynccontextmanager
+async def started() -> AsyncIterator[tuple[SlotProcess, Heard]]:
+    heard = Heard()
+    lifeline = os.pipe()
+    process = SlotProcess(0, heard, asyncio.get_running_loop(), lifeline[0], slot_environment(os.environ, 2, 1))
+    process.send(Setup(0, "", [], 1 << 20))
+    assert isinstance(await asyncio.wait_for(heard.records.get(), 20), Ready)
+    yield process, heard
+    process.kill()
+    await asyncio.wait_for(heard.end, 20)
+    for end in lifeline:
+        os.close(end)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    asyncio.run(test())  # type: ignore[arg-type]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def order(process: SlotProcess, function: Callable[..., Any], *args: Any) -> None:
+    shipped = pickling.ship(function)
+    process.send(Learn(1, FunctionKind.SHIPPED, shipped.digest, "fn", 0, len(shipped.blob), shipped.blob))
+    head = pickling.pack_call(args, {}).head
+    process.send(Work(1, 1, 0, 0, 0, array("I", [len(head)]), head))
+
+
+def test_a_death_is_told_by_its_signal_and_the_board_outlives_it() -> None:
+    async def test() -> None:
+        async with started() as (process, heard):
+            order(process, os.kill, os.getpid() and 0, 9)  # its own group
+            assert "SIGKILL (from outside" in await asyncio.wait_for(heard.end, 20)
+            assert process.board.read()[:3] == (1, 1, True)
+
+    run(test)
+
+
+def test_what_a_task_started_ends_with_its_slot() -> None:
+    def start() -> int:
+        import subprocess  # noqa: PLC0415
+
+        return subprocess.Popen(["sleep", "60"]).pid
+
+    async def test() -> None:
+        async with started() as (process, heard):
+            order(process, start)
+            done: Any = await asyncio.wait_for(heard.records.get(), 20)
+            pid = pickling.unpack_answer(done.heads)
+            assert psutil.pid_exists(pid)
+            process.kill()
+            assert await asyncio.wait_for(heard.end, 20) == "SIGKILL"
+            deadline = time.monotonic() + 10
+            while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0)
+
+    run(test)
+
+
+def test_a_slot_that_is_told_to_leave_leaves() -> None:
+    async def test() -> None:
+        async with started() as (process, heard):
+            process.leave()
+            assert await asyncio.wait_for(heard.end, 20) == "exit code 0"
+            process.send(Setup(0, "", [], 0))  # lost, and no error
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("code", "ours", "text"),
+    [(0, False, "exit code 0"), (3, False, "exit code 3"), (-11, False, "SIGSEGV"), (-9, True, "SIGKILL")],
+)
+def test_causes_have_names(code: int, ours: bool, text: str) -> None:
+    assert _cause(code, ours) == text
+
+
+def test_threads_are_shared_between_slots_unless_the_user_says_otherwise() -> None:
+    environment = slot_environment({"MKL_NUM_THREADS": "7"}, 8, 2)
+    assert environment["MKL_NUM_THREADS"] == "7"
+    assert {environment[name] for name in THREAD_VARIABLES if name != "MKL_NUM_THREADS"} == {"4"}
+    assert slot_environment({}, 2, 8)["OMP_NUM_THREADS"] == "1"
