@@ -245,7 +245,8 @@ def require_drained(manager: ManagerCore, limits: Limits, tokens: int) -> None:
             _require(not job.runs and not job.leased_runs and not job.waiting, "a job's runs", job.number)
     for session in manager._sessions.workers.values():
         _require(not session.leases and not session.asked, "I7: a worker's leases", session.name)
-        _require(not any(session.blobs.values()), "blobs on their way", session.name)
+        on_their_way = [flow for flow in session.blobs.values() if flow is not None and not flow.forwarded]
+        _require(not on_their_way, "blobs on their way", (session.name, on_their_way))
     blobs = manager._blobs._blobs.values()
     _require(all(blob.whole or not blob.jobs for blob in blobs), "an incomplete blob", len(blobs))
     kept = sum(blob.size for blob in blobs if blob.flow is not None)
@@ -255,7 +256,8 @@ def require_drained(manager: ManagerCore, limits: Limits, tokens: int) -> None:
     idle = sum(blob.size for blob in blobs if not blob.jobs)
     _require(idle <= limits.blob_idle_bytes, "I5: the cache of blobs", idle)
     for port in manager._relay._ports.values():
-        _require(not port.inbound and not port.outbound and not port.thirsty, "streams of a link", port)
+        streams = [flow for flow in port.outbound.values() if not (flow.shared and flow.forwarded)]
+        _require(not port.inbound and not streams and not port.thirsty, "streams of a link", streams)
 
 
 def require_empty(manager: ManagerCore) -> None:

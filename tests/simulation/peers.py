@@ -415,6 +415,7 @@ class ClientProcess(Process):
         self._truth = truth
         self._incoming: dict[int, _Incoming] = {}
         self._numbers = 0
+        self._tell_at = 0.0
         self._dials = 0
         self._dialling = False
         self._peer = _peer(Role.CLIENT, name)
@@ -463,7 +464,7 @@ class ClientProcess(Process):
         for at, spec in enumerate(specs):
             record.open[first + at] = spec
             self._truth.called(self.name, record, first + at, spec, spec.head(padding))
-        self.world.later(self.world.skewed(1e-6, 0.002), self.post, self._feed_calls, record, first, specs, padding)
+        self._tell(self._feed_calls, record, first, specs, padding)
 
     def cancel(self, record: Calls, index: int, *, kill: bool) -> None:
         """Nobody waits for this task any more."""
@@ -472,23 +473,28 @@ class ClientProcess(Process):
             self.bodies.pop(record.number << 32 | index, None)
             event = client_orders.CancelCall(record.number, [index], kill)
             mark = f"{record.number} {index} {kill}"
-            self.world.later(self.world.skewed(0.002, 0.004), self.post, self.driver.feed, event, mark)
+            self._tell(self.driver.feed, event, mark)
 
     def ask(self) -> None:
         """Ask for the star's state."""
-        self.post(self.driver.feed, client_orders.Ask())
+        self._tell(self.driver.feed, client_orders.Ask())
 
     def shutdown(self, *, abandon: bool = False) -> None:
         """Leave when all is done, or now."""
         if abandon:
             self._truth.gone(self.name)
-        self.post(self.driver.feed, client_orders.Shutdown(abandon))
+        self._tell(self.driver.feed, client_orders.Shutdown(abandon))
 
     def die(self) -> None:
         """SIGKILL: it never comes back."""
         super().die()
         self._truth.gone(self.name)
         self._network.kill(self)
+
+    def _tell(self, callback: Callable[..., None], *args: Any) -> None:
+        """Do something in the session's thread, a moment later and behind what was told before."""
+        self._tell_at = max(self.world.now + self.world.skewed(1e-6, 0.002), self._tell_at)
+        self.world.at(self._tell_at, self.post, callback, *args)
 
     def _feed_calls(self, record: Calls, first: int, specs: list[Spec], padding: int) -> None:
         if self.finished:

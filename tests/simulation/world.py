@@ -17,7 +17,7 @@ from typing import Any
 TAIL_EVENTS = 80
 """How many of the last events a failing seed shows."""
 LINE_LETTERS = 260
-STEPS_MAX = 400_000
+STEPS_MAX = 100_000
 """More than this and something ticks for ever."""
 
 
