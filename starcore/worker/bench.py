@@ -256,7 +256,7 @@ class Bench:
                 continue
             if lease == running and kill:
                 slot.wanted[lease] = True  # answered when the slot has died
-                found.actions += self.kill(slot, Why.CANCELLED, lease, f"lease {lease} was cancelled")
+                found.actions += self.kill(slot, Why.CANCELLED, lease, "its task was cancelled")
             else:
                 found.declined.append(lease)
 
