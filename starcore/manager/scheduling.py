@@ -39,6 +39,9 @@ UNKNOWN_SECONDS = 0.01
 MEAN_SECONDS_MIN = 1e-6
 MOVE_SECONDS = 0.1
 """Work that begins sooner than this where it is, is not moved."""
+WORKER_TASKS_MAX = BATCH_TASKS_MAX // 2
+"""What one worker holds unfinished. A HELLO lists every lease, those with an answer on its way included, and one
+column of it holds BATCH_TASKS_MAX."""
 LOOK_WORKERS_MAX = 16
 """How many workers one decision may look at."""
 
@@ -371,10 +374,10 @@ class Scheduler:
         slots, mean = worker.slots, job.mean_seconds
         by_count = (slots if idle else 2 * slots) - worker.unfinished
         if mean is None:
-            return by_count
+            return min(by_count, WORKER_TASKS_MAX - worker.unfinished)
         ahead = slots * AHEAD_SECONDS - worker.backlog_seconds
-        by_time = min(int(ahead / max(mean, MEAN_SECONDS_MIN)), slots * BATCH_TASKS_MAX - worker.unfinished)
-        return min(max(by_count, by_time), BATCH_TASKS_MAX)
+        by_time = int(ahead / max(mean, MEAN_SECONDS_MIN))
+        return min(max(by_count, by_time), WORKER_TASKS_MAX - worker.unfinished)
 
     def _movable(self, worker: Worker, lane: _Lane, count: int, now: float) -> list[tuple[Leased, int]]:
         """Pick unstarted leases from the end of what a worker holds, never from its first ones: those run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 
 from starcore.errors import Status
+from starcore.manager.scheduling import WORKER_TASKS_MAX
 from starcore.messages import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Assign, Submit
 
 from .star import Star, settle
@@ -28,7 +29,7 @@ def test_tasks_of_unknown_length_fill_the_slots_and_one_more_each():
 def test_short_tasks_come_in_large_batches_and_long_ones_one_ahead_of_each_slot():
     star = Star()
     worker, client = star.worker(slots=2), star.client()
-    for seconds, ahead in ((1e-6, 6000), (0.001, 40), (10.0, 4)):
+    for seconds, ahead in ((1e-6, WORKER_TASKS_MAX), (0.001, 40), (10.0, 4)):
         job = client.job()
         job.submit(2)
         worker.finish(worker.leased(job, 0, 2), seconds=seconds)
@@ -40,6 +41,16 @@ def test_short_tasks_come_in_large_batches_and_long_ones_one_ahead_of_each_slot(
         star.actions.clear()
         worker.goodbye()
         worker.connect()
+
+
+def test_worker_of_many_slots_holds_no_more_than_its_hello_can_list():
+    star = Star()
+    worker, client = star.worker(slots=128), star.client()
+    job = client.job()
+    job.submit(128)
+    worker.finish(worker.leased(job, 0, 128), seconds=1e-6)
+    job.submit(10_000)
+    assert sum(counts(star, worker)) == WORKER_TASKS_MAX <= BATCH_TASKS_MAX // 2
 
 
 def test_batch_carries_no_more_bytes_than_a_message_may():
