@@ -29,7 +29,7 @@ import types
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache, partial, update_wrapper
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,6 +46,7 @@ NAME_MAX = 200
 FROZEN_COUNT_MAX = 512
 FROZEN_BYTES_MAX = 1 << 20
 """Larger blobs are not kept: the cache may hold half a gigabyte at the very most."""
+_Cached = type(lru_cache(abs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +187,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                     return cloudpickle._dynamic_class_reduce(obj)
             elif isinstance(obj, types.ModuleType) and _is_own(obj.__name__):
                 return types.ModuleType, (obj.__name__,), self._contents(obj)
+            elif type(obj) is _Cached and (obj.__module__ == "__main__" or _is_own(obj.__module__)):
+                limits = obj.cache_parameters()
+                return empty_cache, (limits["maxsize"], limits["typed"]), obj.__wrapped__, None, None, fill_cache
         return super().reducer_override(obj)
 
     def _contents(self, module: types.ModuleType) -> dict[str, Any]:
@@ -277,6 +281,21 @@ def rebuild_array(buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...], ord
     if 0 in shape:
         return np.empty(shape, dtype, order)
     return np.ndarray(shape, dtype, buffer, order=order)
+
+
+def empty_cache(maxsize: int | None, typed: bool) -> Callable[..., Any]:
+    """Return what `functools.lru_cache` makes, before it has its function: that may refer to the cache itself."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return cached.__wrapped__(*args, **kwargs)
+
+    cached = lru_cache(maxsize, typed)(call)
+    return cached
+
+
+def fill_cache(cached: Any, function: Callable[..., Any]) -> None:
+    """Give a cache its function."""
+    update_wrapper(cached, function)
 
 
 def _is_own(name: Any) -> bool:

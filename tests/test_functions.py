@@ -420,3 +420,19 @@ def test_threads_may_ship_at_once() -> None:
         thread.join()
     assert len(found) == 80
     assert len(set(found)) == 1
+
+
+def test_a_cached_function_of_the_users_travels_with_its_limits_and_its_recursion() -> None:
+    scope: dict[str, Any] = {"functools": functools, "__name__": "__main__"}
+    exec(
+        "@functools.lru_cache(maxsize=50, typed=True)\n"
+        "def fibonacci(n):\n    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)\n",
+        scope,
+    )
+    again = load_function(ship(scope["fibonacci"]).blob)
+    assert again is not scope["fibonacci"]
+    assert again(80) == 23416728348467685
+    assert again.cache_parameters() == {"maxsize": 50, "typed": True}  # type: ignore[attr-defined]
+    assert again.cache_info().hits > 70  # type: ignore[attr-defined]
+    assert again.__name__ == "fibonacci"
+    assert scope["fibonacci"].cache_info().currsize == 0
