@@ -120,8 +120,10 @@ class Calls(Executor):
             chunksize = _positive("chunksize", chunksize)
         if buffersize is not None:
             buffersize = _positive("buffersize", buffersize)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + _number("timeout", timeout)
         key, shipped = self._name(fn)
+        for iterable in iterables:
+            _check_iterable(iterable)
         calls = zip(*iterables)  # noqa: B905 - the shortest ends it, as in the builtin
         session = self._client._live()
         record = self._record(session, key, shipped)
@@ -228,6 +230,7 @@ class Calls(Executor):
         list
             The results, in the order of the inputs.
         """
+        _check_iterable(inputs)
         items = [arrays.check_array(item) for item in inputs]
         futures = [self.submit_array(function or "", item) for item in items]
         try:
@@ -559,6 +562,9 @@ def _arguments(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> tuple[t
         raise ArgumentTypeError(f"args must be a tuple or list of arguments, not {type(args).__name__}")
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise ArgumentTypeError(f"kwargs must be a dict, not {type(kwargs).__name__}")
+    for name in kwargs or ():
+        if not isinstance(name, str):
+            raise ArgumentTypeError(f"the keys of kwargs must be names, not {name!r:.80}")
     return tuple(args), dict(kwargs or {})
 
 
@@ -576,12 +582,24 @@ def _integer(name: str, value: Any, low: int, high: int | None) -> int:
     return int(value)
 
 
-def _seconds(name: str, value: Any) -> float:
+def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise ArgumentTypeError(f"{name} must be a number of seconds, not {value!r:.80}")
-    if not 0 < value < float("inf"):
-        raise ArgumentValueError(f"{name} is {value}: it must be a number of seconds above 0")
     return float(value)
+
+
+def _seconds(name: str, value: Any) -> float:
+    seconds = _number(name, value)
+    if not 0 < seconds < float("inf"):
+        raise ArgumentValueError(f"{name} is {value}: it must be a number of seconds above 0")
+    return seconds
+
+
+def _check_iterable(value: Any) -> None:
+    try:
+        iter(value)
+    except TypeError:
+        raise ArgumentTypeError(f"an iterable is needed, not {type(value).__name__}") from None
 
 
 # -- forks ---------------------------------------------------------------------------------------------------
