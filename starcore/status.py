@@ -22,9 +22,7 @@ exit codes: 0 the star answered, 2 usage or no manager configured, 3 credentials
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="starcore status", description="Show the workers, slots and queues of a star.", epilog=_EPILOG
-    )
+    parser = Parser(prog="starcore status", description="Show the workers, slots and queues of a star.", epilog=_EPILOG)
     parser.add_argument("--manager", metavar="HOST[:PORT]", help="the manager's address for clients")
     parser.add_argument("--join", metavar="FILE", help="a client's join file")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -262,7 +262,8 @@ def identify(
             )
     elif (uris := _role_uris(shown)) != [ROLE_URI + _said(role)]:
         found = " and ".join(uri.removeprefix(ROLE_URI) for uri in uris) or "nobody in a star"
-        raise CredentialsError(f"{address} shows the certificate of a {found} ({name!r}) where a {_said(role)} belongs")
+        where = "where the manager should be" if role is Role.MANAGER else f"at the port for {_said(role)}s"
+        raise CredentialsError(f"{address} shows the certificate of a {found} ({name!r}) {where}")
     return Peer(role=role, name=name or f"{_said(role)}-{digest[:8]}", address=address, fingerprint=digest)
 
 

@@ -42,6 +42,8 @@ from starcore.messages import BATCH_TASKS_MAX, Buffer, Column, Job
 from starcore.pickling import Landing, Packed, unpack_failure
 
 CONNECT_SECONDS = 10.0
+PATIENCE_SECONDS = 2.0
+"""For a manager that is just starting: after that, "nobody listens there" is believed."""
 FAREWELL_SECONDS = 0.05
 """How long the last bytes of a session may take to reach the kernel."""
 JOIN_SECONDS = 2.0
@@ -361,7 +363,9 @@ class Session:
     def _wait_for_welcome(self, seconds: float) -> None:
         arrived = False
         try:
-            arrived = self._settled.wait(seconds)
+            arrived = self._settled.wait(min(seconds, PATIENCE_SECONDS))
+            if not arrived and not self._told_why():
+                arrived = self._settled.wait(max(0.0, seconds - PATIENCE_SECONDS))
         finally:
             if not arrived or self._over is not None:
                 self.end(abandon=True)
@@ -371,6 +375,11 @@ class Session:
             raise self._trouble or UnreachableError(
                 f"no WELCOME from the manager at {self.target.address} within {seconds:g} s"
             )
+
+    def _told_why(self) -> bool:
+        """Whether the machine, or what listens there, said no; rather than nothing yet."""
+        cause = None if self._trouble is None else self._trouble.__cause__
+        return cause is not None and not isinstance(cause, TimeoutError)
 
     def _dial(self, action: orders.Dial) -> None:
         self._dialer.dial(action.delay_seconds, action.reason)

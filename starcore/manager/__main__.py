@@ -52,6 +52,13 @@ def _parser() -> Parser:
         help="a peer silent for so long is taken for dead (default: %(default)s)",
     )
     add(
+        "--greeting-seconds",
+        type=seconds,
+        default=defaults.greeting_seconds,
+        metavar="S",
+        help="a new peer may take so long for TLS, and again for its first message (default: %(default)s)",
+    )
+    add(
         "--session-grace-seconds",
         type=seconds,
         default=defaults.session_grace_seconds,
@@ -119,6 +126,7 @@ def _serve(options: argparse.Namespace) -> None:
     limits = replace(
         Limits(),
         silence_seconds=options.silence_seconds,
+        greeting_seconds=options.greeting_seconds,
         session_grace_seconds=options.session_grace_seconds,
         drain_seconds=options.drain_seconds,
     )

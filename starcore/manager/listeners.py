@@ -1,15 +1,25 @@
-"""The sockets that the manager listens on, opened before anything else is done.
+"""The sockets that the manager listens on, and who gets through TLS there.
 
-A port that cannot be had is said before a star is made for it: a first start that fails leaves nothing behind. And
-both address families get the same number where the port is left to the system, which asyncio does not promise.
+They are opened before anything else is done: a port that cannot be had is said before a star is made for it, so a
+first start that fails leaves nothing behind. And both address families get the same number where the port is left to
+the system, which asyncio does not promise.
+
+`Acceptor` takes connections itself, one task each until TLS stands, since uvloop's own server says nothing of a
+handshake that fails, and the log shall say who was turned away, and why::
+
+    listening socket ─accept─▶ connect_accepted_socket ─TLS─▶ the protocol's connection_made
+                                       └─ refused, garbage, silence ─▶ one line
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import logging
 import os
 import socket
-from collections.abc import Sequence
+import ssl
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starcore.errors import AddressError
@@ -17,8 +27,97 @@ from starcore.tls import join_address
 
 BACKLOG = 4096
 """A backlog of 100 throttles a storm of reconnections."""
+ACCEPTS_A_TURN = 64
+EXHAUSTED_SECONDS = 1.0
+"""How long no connection is taken after one could not be, as when this process has no descriptor left."""
 ATTEMPTS = 20
 """A free port of one family may be taken in the other one."""
+
+_log = logging.getLogger("starcore.manager")
+
+
+class Acceptor:
+    """Takes connections from listening sockets, and sees them through TLS.
+
+    Parameters
+    ----------
+    sockets : sequence of socket.socket
+        They listen already; `close` closes them.
+    context : ssl.SSLContext
+        The port's.
+    factory : callable
+        Makes the protocol of a connection.
+    handshake_seconds : float
+        How long a handshake may take.
+    loop : asyncio.AbstractEventLoop
+        Where all of it happens.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        context: ssl.SSLContext,
+        factory: Callable[[], asyncio.BaseProtocol],
+        handshake_seconds: float,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._sockets = sockets
+        self._context = context
+        self._factory = factory
+        self._handshake_seconds = handshake_seconds
+        self._loop = loop
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        for each in sockets:
+            each.setblocking(False)
+            loop.add_reader(each, self._accept, each)
+
+    def close(self) -> None:
+        """Take no more connections, and drop those whose handshake is not done."""
+        self._closed = True
+        for each in self._sockets:
+            self._loop.remove_reader(each)
+            each.close()
+        for task in self._tasks:
+            task.cancel()
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(ACCEPTS_A_TURN):
+            try:
+                connection, address = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                _log.error("no connection can be taken for %g s: %s", EXHAUSTED_SECONDS, error.strerror)
+                self._loop.remove_reader(listener)
+                self._loop.call_later(EXHAUSTED_SECONDS, self._resume, listener)
+                return
+            connection.setblocking(False)
+            task = self._loop.create_task(self._shake_hands(connection, join_address(*address[:2])))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _resume(self, listener: socket.socket) -> None:
+        if not self._closed:
+            self._loop.add_reader(listener, self._accept, listener)
+
+    async def _shake_hands(self, connection: socket.socket, address: str) -> None:
+        try:
+            await self._loop.connect_accepted_socket(
+                self._factory, connection, ssl=self._context, ssl_handshake_timeout=self._handshake_seconds
+            )
+        except (OSError, asyncio.TimeoutError) as error:
+            connection.close()
+            _log.warning("refused %s: the TLS handshake failed: %s", address, self._why(error))
+
+    def _why(self, error: BaseException) -> str:
+        if isinstance(error, (ConnectionAbortedError, TimeoutError, asyncio.TimeoutError)):
+            return f"it was not done within {self._handshake_seconds:g} s"
+        if not isinstance(error, ssl.SSLError):
+            return "the other side closed the connection"
+        if error.reason == "CERTIFICATE_VERIFY_FAILED":
+            return f"its certificate is not one of this star ({getattr(error, 'verify_message', '') or 'unknown'})"
+        return (error.reason or str(error)).replace("_", " ").lower()
 
 
 def listen(host: str | None, port: int, flag: str) -> list[socket.socket]:

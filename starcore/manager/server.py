@@ -19,7 +19,6 @@ import logging
 import secrets
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,7 +32,6 @@ from starcore.manager import listeners
 from starcore.manager.core import Drain, Finished, Limits, Log, ManagerCore
 from starcore.messages import CHUNK_BYTES_MAX, Buffer, Role
 
-HANDSHAKE_SECONDS = 10.0
 POOL_BUFFERS_MAX = 64
 
 _log = logging.getLogger("starcore.manager")
@@ -148,7 +146,7 @@ class Server:
     async def serve(self) -> None:
         """Listen, and return when the drain is complete or a second signal came."""
         options, ports = self._options, self._options.ports
-        servers = await self._accept(Role.WORKER, ports.workers) + await self._accept(Role.CLIENT, ports.clients)
+        acceptors = self._accept(Role.WORKER, ports.workers), self._accept(Role.CLIENT, ports.clients)
         self._watch_signals()
         self._watch_lifeline()
         where = _where(ports.host, ports.worker), _where(ports.host, ports.client)
@@ -158,8 +156,8 @@ class Server:
         try:
             await self._finished.wait()
         finally:
-            for server in servers:
-                server.close()
+            for acceptor in acceptors:
+                acceptor.close()
             self._driver.close_all(Code.DRAINING, "the manager was stopped")
             await asyncio.sleep(0)
             _log.info("stopped")
@@ -174,19 +172,11 @@ class Server:
         _log.info("draining: no new work; again to stop at once")
         self._driver.feed(Drain())
 
-    async def _accept(self, role: Role, sockets: list[socket.socket]) -> list[asyncio.Server]:
+    def _accept(self, role: Role, sockets: list[socket.socket]) -> listeners.Acceptor:
         context = tls.listen_context(self._identity, role)
         identify = functools.partial(tls.identify, self._identity, role)
-        return [
-            await self._loop.create_server(
-                lambda: self._driver.connection(identify),
-                sock=each,
-                ssl=context,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                backlog=listeners.BACKLOG,
-            )
-            for each in sockets
-        ]
+        seconds = self._options.limits.greeting_seconds
+        return listeners.Acceptor(sockets, context, lambda: self._driver.connection(identify), seconds, self._loop)
 
     def _watch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -224,14 +214,10 @@ def run(identity: tls.ManagerIdentity, options: ServerOptions) -> None:
 
 
 def _on_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """One line for a peer that does not get past TLS, a traceback for anything else."""
+    """One line for a connection that broke, a traceback for a fault of our own."""
     exception = context.get("exception")
-    if isinstance(exception, (ssl.SSLError, OSError, asyncio.TimeoutError)):
-        transport = context.get("transport")
-        peer = transport.get_extra_info("peername") if transport is not None else None
-        where = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) and len(peer) > 1 else "somebody"
-        text = str(exception).splitlines()[0] if str(exception) else type(exception).__name__
-        _log.warning("refused %s: the TLS handshake failed (%s)", where, text)
+    if isinstance(exception, (OSError, asyncio.TimeoutError)):
+        _log.warning("a connection broke: %s", str(exception) or type(exception).__name__)
         return
     _log.error("%s", context.get("message", "an error in the loop"), exc_info=exception)
 
