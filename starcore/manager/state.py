@@ -66,6 +66,10 @@ class Limits:
     blob_idle_bytes: int = 64 << 20
     crash_tasks_max: int = 3
 
+    def __post_init__(self) -> None:
+        """Let several heartbeats fit into the longest silence, however short that was made."""
+        self.heartbeat_seconds = min(self.heartbeat_seconds, self.silence_seconds / 4)
+
 
 class State(IntEnum):
     """How a task stands; one byte a task."""

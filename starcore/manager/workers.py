@@ -116,6 +116,8 @@ class Workforce:
 
     def resume(self, worker: Worker, leases: Column) -> int:
         """A worker is back within its grace, and says what it still holds. Returns how many leases it lost."""
+        for job in worker.jobs.values():  # it may have been lost with the link; a worker that knows it ignores it
+            self._outbox.send(worker.link, job.message)
         held = set(leases)
         lost = 0
         for leased in list(worker.leases):

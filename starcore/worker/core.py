@@ -240,6 +240,8 @@ class WorkerCore:
     # -- jobs and blobs --------------------------------------------------------------------------------------
 
     def _on_job(self, message: Job) -> None:
+        if message.job in self._library.jobs:
+            return  # told again after a reconnection
         if self._library.add_job(message):
             self._send(Want(message.digest))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -115,11 +116,17 @@ class TriedStar(LocalStar):
                     found.append(int(entry.name))
         return found
 
-    def check_quiet(self, observer: Client) -> dict[str, Any]:
+    def check_quiet(self, observer: Client | None = None) -> dict[str, Any]:
         """End all other clients, assert that nothing is left of what was done here; return the last status."""
+        if observer is None:
+            with self.client(wait=False) as observer:
+                return self.check_quiet(observer)
         for client in self._clients:
             if client is not observer:
-                client.shutdown(wait=True)
+                ending = threading.Thread(target=client.shutdown, daemon=True)
+                ending.start()
+                ending.join(WAIT_SECONDS)
+                assert not ending.is_alive(), f"a client with outstanding tasks: {observer.status()}"
         self._clients = [observer]
         status: dict[str, Any] = {}
 
@@ -161,8 +168,7 @@ def tried_star(directory: Path, workers: int = 2, slots: int = 1, **options: Any
     star = TriedStar(directory, workers, slots, **options)
     try:
         yield star
-        with star.client(wait=False) as observer:
-            star.check_quiet(observer)
+        star.check_quiet()
     finally:
         star.close()
         left = star.processes()

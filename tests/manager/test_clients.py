@@ -75,7 +75,7 @@ def test_client_of_a_new_manager_begins_its_session_with_what_it_has():
 
 
 def test_client_that_never_comes_back_loses_its_jobs_and_what_runs_is_killed():
-    star = Star(silence_seconds=1000.0, heartbeat_seconds=900.0)
+    star = Star(silence_seconds=4000.0, heartbeat_seconds=900.0)
     worker, client = star.worker(), star.client()
     job = client.job()
     job.submit(3)

@@ -6,6 +6,7 @@ from array import array
 
 from starcore.errors import Code, Status
 from starcore.messages import Abort, Assign, Confirm, Grant, Outcome, Submit, Want
+from starcore.messages import Job as JobMessage
 
 from .star import Star, settle
 
@@ -242,6 +243,7 @@ def test_returning_worker_goes_on_with_its_answer():
     star.chunk(client)
     worker.lose()
     worker.connect(leases=array("Q", [lease]))
+    star.take(JobMessage, worker)
     worker.result([lease], bodies=[BODY])
     star.expect(Grant(lease, 1, 1000, BODY - 1000), worker)
     worker.push(lease, 1000, BODY - 1000)

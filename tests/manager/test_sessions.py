@@ -15,6 +15,7 @@ from starcore.messages import (
     StatusReply,
     StatusRequest,
 )
+from starcore.messages import Job as JobMessage
 
 from .star import EPOCH, Star, settle
 
@@ -91,6 +92,7 @@ def test_new_link_of_a_session_supersedes_the_old_one():
     job.submit(1)
     lease = worker.leased(job, 0, 1)
     assert worker.connect(leases=array("Q", [lease.lease])).resumed
+    star.take(JobMessage, worker)
     assert client.connect().resumed
     star.closed(old_worker, Code.SUPERSEDED)
     star.closed(old_client, Code.SUPERSEDED)

@@ -14,6 +14,7 @@ from starcore.manager.state import (
     IllegalStepError,
     Job,
     Leased,
+    Limits,
     Run,
     Span,
     State,
@@ -75,6 +76,12 @@ def test_step_of_tasks_that_do_not_stand_alike_raises_and_changes_nothing():
     with pytest.raises(IllegalStepError, match="QUEUED, LEASED"):
         tasks.step(0, 3, Step.LEASE)
     assert list(tasks.states) == [State.QUEUED, State.LEASED, State.QUEUED]
+
+
+def test_heartbeats_are_quicker_than_the_silence_they_fill():
+    assert Limits().heartbeat_seconds == 2.0
+    assert Limits(silence_seconds=1.0).heartbeat_seconds == 0.25
+    assert Limits(silence_seconds=60.0, heartbeat_seconds=5.0).heartbeat_seconds == 5.0
 
 
 def test_tasks_end_each_by_its_status():

@@ -14,6 +14,7 @@ from starcore.messages import (
     Running,
     Slots,
 )
+from starcore.messages import Job as JobMessage
 
 from .star import Star, settle
 
@@ -46,6 +47,7 @@ def test_worker_that_comes_back_within_its_grace_keeps_its_leases():
     worker.lose()
     star.wait(0.5)
     assert worker.connect(leases=array("Q", [lease.lease, lease.lease + 1])).resumed
+    star.take(JobMessage, worker)
     star.wait(1.0)
     worker.finish(lease)
     client.outcome(job, [0, 1])
@@ -140,6 +142,21 @@ def test_draining_worker_gets_nothing_more_and_gives_back_what_waits():
     other = star.worker()
     other.finish(other.leased(job, 1, 1, attempt=2))
     other.leased(job, 2, 1)
+
+
+def test_returning_worker_is_told_its_jobs_again_since_they_may_have_been_lost_with_the_link():
+    star = Star()
+    worker, client = star.worker(), star.client()
+    job = client.job()
+    job.submit(1)
+    worker.leased(job, 0, 1)
+    worker.lose()
+    worker.connect()
+    star.take(JobMessage, worker)  # before the leases
+    worker.finish(worker.leased(job, 0, 1, attempt=2))
+    client.outcome(job, [0])
+    settle(star)
+    star.quiet()
 
 
 def test_started_tasks_are_told_to_their_client():

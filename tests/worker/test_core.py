@@ -135,6 +135,14 @@ def test_a_job_without_its_blob_asks_for_it_and_its_tasks_wait() -> None:
     assert list(desk.batch().run.leases) == [10]
 
 
+def test_a_job_that_is_told_again_asks_for_nothing() -> None:
+    desk = Desk()
+    desk.receive(Job(1, FunctionKind.SHIPPED, b"d" * 32, "fn"))
+    desk.said(Want)
+    desk.receive(Job(1, FunctionKind.SHIPPED, b"d" * 32, "fn"))
+    desk.quiet()
+
+
 def test_a_large_blob_is_pulled_into_the_arena() -> None:
     desk = Desk()
     stream = BLOB_STREAM | 1
