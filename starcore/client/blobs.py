@@ -67,6 +67,10 @@ class Blobs:
         self._sending.open(stream, ATTEMPT, len(function.blob), window=False)
         self._streams[stream] = digest
 
+    def aborted(self, stream: int) -> None:
+        """The manager has these bytes, or takes them from somebody else."""
+        self._streams.pop(stream, None)
+
     def piece(self, stream: int, offset: int, length: int) -> memoryview:
         """The bytes of a chunk."""
         return memoryview(self._functions[self._streams[stream]].blob)[offset : offset + length]

@@ -427,12 +427,16 @@ class ClientCore:
         self._heard_at = self._outbox.now
         entry = self._answers.chunk(event)
         if entry is not None:
+            self._submit()  # what has landed weighs no more
             self._rest_if_idle(entry)
 
     def _abort(self, message: Abort) -> None:
         if self._answers.abort(message) or message.stream not in self._sending:
             return
         self._sending.close(message.stream)
+        if message.stream & BLOB_STREAM:
+            self._blobs.aborted(message.stream)
+            return
         entry = self._ledger.jobs.get(message.stream >> 32)
         run = None if entry is None else self._ledger.find(entry, message.stream & 0xFFFFFFFF)
         if run is not None:

@@ -26,6 +26,8 @@ from starcore.messages import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Column, Job, Sub
 
 TASK_OVERHEAD_BYTES = 64
 """What a task weighs at the manager beside its head."""
+AGAIN = 1 << 33
+"""Added to the priority of what was sent on an earlier link: it may weigh at the manager still, so it goes first."""
 DEAD_RUNS_MAX = 64
 """Finished runs that a job's index may carry before it is swept."""
 
@@ -153,7 +155,7 @@ class Ledger:
                 while cursor < len(states) and states[cursor] != WAITING:
                     cursor += 1
                 run.cursor = cursor
-                if cursor == len(states):
+                if cursor == len(states) or (priority > AGAIN // 2 and cursor >= run.again):
                     queue.popleft()
                     continue
                 stop = self._fill(run, cursor)
@@ -214,6 +216,8 @@ class Ledger:
                 if state in {SENT, LANDING}:
                     self.move(run, at, WAITING)
             self._queues.setdefault(run.entry.job.priority, deque()).append(run)
+            if run.again:
+                self._queues.setdefault(AGAIN + run.entry.job.priority, deque()).append(run)
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -237,7 +241,7 @@ class Ledger:
     def waiting(self) -> Iterator[Run]:
         """The runs that are queued, in the order in which they will go."""
         for priority in sorted(self._queues, reverse=True):
-            yield from self._queues[priority]
+            yield from (run for run in self._queues[priority] if priority < AGAIN // 2)
 
     def _fill(self, run: Run, start: int) -> int:
         """Mark tasks of a run from `start` on as sent, and say where it stopped."""

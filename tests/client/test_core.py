@@ -351,6 +351,17 @@ def test_answer_with_a_body_is_granted_whole_and_lands() -> None:
     client.quiet()
 
 
+def test_answer_that_has_landed_gives_its_credit_back() -> None:
+    client = Client().join(submit_bytes=4 + TASK_OVERHEAD_BYTES)
+    client.begin()
+    client.call(count=2)
+    assert [len(message.head_sizes) for message in client.sent() if type(message) is Submit] == [1]
+    client.say(client.outcome(0, bodies=[10]))
+    client.out.clear()
+    client.chunk(1 << 32, 0, 10)
+    assert [message.first for message in client.sent() if type(message) is Submit] == [1]
+
+
 def test_answer_that_breaks_off_is_discarded_and_comes_again() -> None:
     client = submitting(body=8)
     client.sent()
@@ -389,6 +400,16 @@ def test_large_function_is_streamed_from_the_cores_own_bytes() -> None:
     assert [type(message) for message in client.sent()] == [Blob, Job, Submit]
     client.say(Grant(BLOB_STREAM | 1, 1, 0, len(blob)))
     assert bytes(client.take(SendChunk).token) == blob[:CHUNK_BYTES_MAX]
+    client.quiet()
+
+
+def test_large_function_that_the_manager_has_already_is_not_sent() -> None:
+    client = Client().join()
+    client.begin(blob=bytes(HEAD_BYTES_MAX + 1))
+    client.call()
+    blob = next(message for message in client.sent() if type(message) is Blob)
+    client.say(Abort(blob.stream, 1, Code.NORMAL, "it is here"))
+    client.say(Grant(blob.stream, 1, 0, 100))
     client.quiet()
 
 
@@ -539,6 +560,21 @@ def test_arguments_sent_again_wait_to_be_asked_for() -> None:
     assert client.take_all(SendChunk) == []
     client.say(Grant(stream(0), 1, 300, 700))
     assert client.take_all(SendChunk) == [SendChunk(2, stream(0), 1, 300, 700)]
+
+
+def test_what_was_sent_before_is_said_again_before_anything_new() -> None:
+    """The manager counts it still: a new task of higher priority that came first could overrun the credit."""
+    client = Client().join(submit_bytes=2 * (4 + TASK_OVERHEAD_BYTES))
+    client.begin()
+    client.begin(2, priority=5)
+    client.call(count=2)
+    client.call(job=2)
+    client.out.clear()
+    client.lose()
+    client.join(resumed=True, submit_bytes=2 * (4 + TASK_OVERHEAD_BYTES))
+    assert [(message.job, message.first) for message in client.sent() if type(message) is Submit] == [(1, 0)]
+    client.say(client.outcome(0))
+    assert [(message.job, message.first) for message in client.sent() if type(message) is Submit] == [(2, 0)]
 
 
 def test_outcome_that_comes_again_before_its_task_was_sent_again_counts() -> None:
