@@ -83,6 +83,7 @@ class Driver:
         self._turning = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._now = 0.0
         self._pumps: set[int] = set()
 
     @property
@@ -163,8 +164,9 @@ class Driver:
     # -- private ---------------------------------------------------------------------------------------------
 
     def _turn(self, event: Event) -> None:
+        self._now = max(self._now, self._loop.time())
         try:
-            for action in self._core.handle(event, self._loop.time()):
+            for action in self._core.handle(event, self._now):
                 self._perform(action)
         except ProtocolError as error:
             self._blame(event, error.code, f"{type(error).__name__}: {error}")
@@ -234,4 +236,7 @@ class Driver:
 
     def _tick(self) -> None:
         self._timer = None
+        # A loop counts in its own grains (uvloop's clock has whole milliseconds) and may be a hair early. The core
+        # would find nothing due and ask again at once, until the grain is over: the loop would spin.
+        self._now = max(self._now, self._timer_at)
         self.feed(Tick())

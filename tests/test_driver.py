@@ -310,3 +310,35 @@ def test_an_action_of_the_role_goes_to_the_shell_and_the_timer_ticks(run: Any) -
         assert here.shell.performed == ["something of its own"]
 
     run(test)
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_tick_is_never_too_early_for_the_core_that_asked_for_it(loop: str) -> None:
+    """uvloop's clock has whole milliseconds: a sum of the core's may lie a hair above the one it wakes at."""
+    delays = [0.0013, 0.002, 0.002, 0.002, 0.0037, 0.002]
+
+    class Sleeper(ToyCore):
+        early = 0
+
+        def handle(self, event: Event, now: float) -> list[Action]:
+            if self.wake is not None and now < self.wake:
+                self.early += 1
+            elif delays:
+                self.wake = now + delays.pop()
+            else:
+                self.wake = None
+            return []
+
+    async def main() -> int:
+        core = Sleeper()
+        driver = Driver(core, asyncio.get_running_loop(), ToyShell(), logging.getLogger("starcore.test"))
+        driver.feed(Tick())
+        while core.wake is not None:
+            await asyncio.sleep(0.001)
+        return core.early
+
+    made = uvloop.new_event_loop() if loop == "uvloop" else asyncio.new_event_loop()
+    try:
+        assert made.run_until_complete(main()) == 0
+    finally:
+        made.close()
