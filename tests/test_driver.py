@@ -314,7 +314,7 @@ def test_an_action_of_the_role_goes_to_the_shell_and_the_timer_ticks(run: Any) -
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_a_tick_is_never_too_early_for_the_core_that_asked_for_it(loop: str) -> None:
-    """uvloop's clock has whole milliseconds: a sum of the core's may lie a hair above the one it wakes at."""
+    """The clock of uvloop has whole milliseconds: a sum of the core's may lie a hair above the one it wakes at."""
     delays = [0.0013, 0.002, 0.002, 0.002, 0.0037, 0.002]
 
     class Sleeper(ToyCore):
