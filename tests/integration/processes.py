@@ -14,6 +14,7 @@ test does, `Place.close` ends every program by its own process group. Nothing he
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -22,7 +23,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -238,10 +239,18 @@ class Place:
         assert said.returncode == 0, said.stderr
         return path
 
-    def client(self, manager: Manager, **options: Any) -> Client:
-        """A client in this process, with the join file of this place's own star."""
+    @contextlib.contextmanager
+    def client(self, manager: Manager, **options: Any) -> Iterator[Client]:
+        """A client in this process, with the join file of this place's own star; what it leaves undone is dropped."""
         options.setdefault("join", self.star / "client.join")
-        return Client(manager.address, **options)
+        client = Client(manager.address, **options)
+        try:
+            yield client
+        finally:
+            client.shutdown(wait=False, cancel_futures=True)
+            if client._session is not None:
+                client._session.end(abandon=True)
+                client._session.join(STOP_SECONDS_MAX)
 
     def runtime_files(self) -> list[dict[str, Any]]:
         """What running managers left for their neighbours."""

@@ -221,9 +221,9 @@ def test_local_star_with_wrong_options_leaves_nothing() -> None:
         LocalStar(slots=0)
     with pytest.raises(SetupError, match="the local manager ended with exit code 2"):
         LocalStar(manager_options=["--bogus"])
-    with LocalStar(workers=1, worker_options=["--bogus"]) as star:
-        with pytest.raises(SetupError, match="a local worker ended with 2"):
-            star.client()
+    refused = pytest.raises(SetupError, match="a local worker ended with 2")
+    with LocalStar(workers=1, worker_options=["--bogus"]) as star, refused:
+        star.client()
     assert children(os.getpid()) == before
 
 
