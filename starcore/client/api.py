@@ -21,10 +21,12 @@ import numpy as np
 
 from starcore import settings
 from starcore.client import arrays
+from starcore.client.arguments import check_iterable, further_arguments, integer, number, positive, seconds_above_zero
 from starcore.client.futures import BlockFuture, TaskFuture
 from starcore.client.maps import Batches
+from starcore.client.progress import load_tqdm, watch_blocks, watch_results
 from starcore.client.session import CONNECT_SECONDS, JobRecord, Session
-from starcore.errors import ArgumentTypeError, ArgumentValueError, SessionLostError, UnconfiguredError
+from starcore.errors import ArgumentValueError, SessionLostError, UnconfiguredError
 from starcore.messages import FunctionKind, Job, Role
 from starcore.pickling import Packed, Shipped, pack_array_call, pack_call, pack_calls, ship
 
@@ -87,6 +89,7 @@ class Calls(Executor):
         timeout: float | None = None,
         chunksize: int | str = "auto",
         buffersize: int | None = None,
+        progress: bool = False,
     ) -> Iterator[Any]:
         """Run `fn` on the items of the iterables, taken together; yield the results in order.
 
@@ -105,6 +108,8 @@ class Calls(Executor):
             Calls in a batch. A batch is one task: a slot that dies costs all of it one attempt.
         buffersize : int, optional
             How many items may be taken from the iterables and not yet yielded; they may then be endless.
+        progress : bool, default False
+            Draw a bar of the results yielded, with tqdm.
 
         Returns
         -------
@@ -115,16 +120,20 @@ class Calls(Executor):
         ------
         ArgumentTypeError, ArgumentValueError
             `fn` is no function, a size is below 1, or the first items cannot be pickled.
+        SetupError
+            `progress` was asked for, and there is no tqdm.
         """
         if chunksize != "auto":
-            chunksize = _positive("chunksize", chunksize)
+            chunksize = positive("chunksize", chunksize)
         if buffersize is not None:
-            buffersize = _positive("buffersize", buffersize)
-        deadline = None if timeout is None else time.monotonic() + _number("timeout", timeout)
+            buffersize = positive("buffersize", buffersize)
+        deadline = None if timeout is None else time.monotonic() + number("timeout", timeout)
         key, shipped = self._name(fn)
         for iterable in iterables:
-            _check_iterable(iterable)
-        calls = zip(*iterables)  # noqa: B905 - the shortest ends it, as in the builtin
+            check_iterable(iterable)
+        rows = zip(*iterables)  # noqa: B905 - the shortest ends it, as in the builtin
+        calls = list(rows) if buffersize is None else rows
+        tqdm = load_tqdm() if progress else None
         session = self._client._live()
         record = self._record(session, key, shipped)
 
@@ -134,12 +143,15 @@ class Calls(Executor):
 
         batches = Batches(
             send,
-            list(calls) if buffersize is None else calls,
+            calls,
             chunksize=None if isinstance(chunksize, str) else chunksize,
             buffersize=buffersize,
             slots=lambda: session.slots,
         )
-        return batches.results(deadline)
+        results = batches.results(deadline)
+        if tqdm is None:
+            return results
+        return watch_results(tqdm, results, len(calls) if isinstance(calls, list) else None, record.job.function)
 
     def submit_array(
         self,
@@ -152,6 +164,7 @@ class Calls(Executor):
         axis: int = 0,
         out: Array | None = None,
         copy: bool = False,
+        progress: bool = False,
     ) -> Future[Any]:
         """Run ``fn(array, *args, **kwargs)`` on a worker, or on blocks of the array on all workers.
 
@@ -175,6 +188,8 @@ class Calls(Executor):
             future is done.
         copy : bool, default False
             Take a snapshot of the array now.
+        progress : bool, default False
+            Draw a bar of the blocks done, with tqdm; needs `chunks`.
 
         Returns
         -------
@@ -189,13 +204,18 @@ class Calls(Executor):
         ArgumentValueError
             `chunks` is 0 or beyond the axis, there is no such axis, or `out` cannot be written, overlaps or does
             not fit.
+        SetupError
+            `progress` was asked for, and there is no tqdm.
         """
         key, shipped = self._name(fn)
         arrays.check_array(array)
         if out is not None:
             arrays.check_out(out, array)
-        further, named = _arguments(args, kwargs)
+        further, named = further_arguments(args, kwargs)
         pieces = None if chunks is None else arrays.plan(array, cast("Any", chunks), axis)
+        if progress and pieces is None:
+            raise ArgumentValueError("progress counts blocks, and without chunks there is only one call")
+        tqdm = load_tqdm() if progress else None
         session = self._client._live()
         record = self._record(session, key, shipped)
         if copy:
@@ -212,6 +232,8 @@ class Calls(Executor):
         joiner = arrays.Joiner(pieces, axis, out=out, trust=self._client._trust)
         whole = BlockFuture([TaskFuture(session, record) for _ in pieces], joiner)
         session.submit_many(record, packs, whole.parts)
+        if tqdm is not None:
+            watch_blocks(tqdm, whole, record.job.function)
         whole.watch()
         return whole
 
@@ -230,7 +252,7 @@ class Calls(Executor):
         list
             The results, in the order of the inputs.
         """
-        _check_iterable(inputs)
+        check_iterable(inputs)
         items = [arrays.check_array(item) for item in inputs]
         futures = [self.submit_array(function or "", item) for item in items]
         try:
@@ -282,9 +304,9 @@ class Calls(Executor):
         return View(
             self._client,
             (
-                old_retries if retries is None else _integer("retries", retries, 0, RETRIES_MAX),
-                old_timeout if timeout is None else _seconds("timeout", timeout),
-                old_priority if priority is None else _integer("priority", priority, -PRIORITY_MAX - 1, PRIORITY_MAX),
+                old_retries if retries is None else integer("retries", retries, 0, RETRIES_MAX),
+                old_timeout if timeout is None else seconds_above_zero("timeout", timeout),
+                old_priority if priority is None else integer("priority", priority, -PRIORITY_MAX - 1, PRIORITY_MAX),
             ),
         )
 
@@ -391,7 +413,7 @@ class Client(Calls):
     ) -> None:
         self._client = self
         self._trust = trust_results
-        self._connect_seconds = _seconds("connect_seconds", connect_seconds)
+        self._connect_seconds = seconds_above_zero("connect_seconds", connect_seconds)
         self._loop = loop
         self._lock = threading.Lock()
         self._shut = False
@@ -497,6 +519,7 @@ def submit_array(
     axis: int = 0,
     out: Array | None = None,
     copy: bool = False,
+    progress: bool = False,
     retries: int | None = None,
     timeout: float | None = None,
     priority: int | None = None,
@@ -513,7 +536,9 @@ def submit_array(
     calls: Calls = default_client()
     if not (retries is None and timeout is None and priority is None):
         calls = calls.options(retries=retries, timeout=timeout, priority=priority)
-    return calls.submit_array(fn, array, args=args, kwargs=kwargs, chunks=chunks, axis=axis, out=out, copy=copy)
+    return calls.submit_array(
+        fn, array, args=args, kwargs=kwargs, chunks=chunks, axis=axis, out=out, copy=copy, progress=progress
+    )
 
 
 def map(
@@ -522,9 +547,12 @@ def map(
     timeout: float | None = None,
     chunksize: int | str = "auto",
     buffersize: int | None = None,
+    progress: bool = False,
 ) -> Iterator[Any]:
     """Run `fn` on the items of the iterables, on workers of the default client; see `Client.map`."""
-    return default_client().map(fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize)
+    return default_client().map(
+        fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize, progress=progress
+    )
 
 
 def run(inputs: Iterable[Array], function: Function | None = None) -> list[Any]:
@@ -552,54 +580,6 @@ def _target(address: str | None, join: str | os.PathLike[str] | None) -> Target:
 def _start_local_star() -> Client:
     # The roof of the house stands above this room, and is only looked for where nothing else is configured.
     return cast("Client", importlib.import_module("starcore.local").start_default())
-
-
-# -- arguments -----------------------------------------------------------------------------------------------
-
-
-def _arguments(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(args, (str, bytes, np.ndarray)) or not isinstance(args, Iterable):
-        raise ArgumentTypeError(f"args must be a tuple or list of arguments, not {type(args).__name__}")
-    if kwargs is not None and not isinstance(kwargs, Mapping):
-        raise ArgumentTypeError(f"kwargs must be a dict, not {type(kwargs).__name__}")
-    for name in kwargs or ():
-        if not isinstance(name, str):
-            raise ArgumentTypeError(f"the keys of kwargs must be names, not {name!r:.80}")
-    return tuple(args), dict(kwargs or {})
-
-
-def _positive(name: str, value: Any) -> int:
-    return _integer(name, value, 1, None)
-
-
-def _integer(name: str, value: Any, low: int, high: int | None) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise ArgumentTypeError(f"{name} must be an int, not {value!r:.80}")
-    if value < low or (high is not None and value > high):
-        raise ArgumentValueError(
-            f"{name} is {value}: it must be at least {low}" + (f", at most {high}" if high else "")
-        )
-    return int(value)
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise ArgumentTypeError(f"{name} must be a number of seconds, not {value!r:.80}")
-    return float(value)
-
-
-def _seconds(name: str, value: Any) -> float:
-    seconds = _number(name, value)
-    if not 0 < seconds < float("inf"):
-        raise ArgumentValueError(f"{name} is {value}: it must be a number of seconds above 0")
-    return seconds
-
-
-def _check_iterable(value: Any) -> None:
-    try:
-        iter(value)
-    except TypeError:
-        raise ArgumentTypeError(f"an iterable is needed, not {type(value).__name__}") from None
 
 
 # -- forks ---------------------------------------------------------------------------------------------------

@@ -449,7 +449,9 @@ class ClientCore:
             self._outbox.ask(MarkRunning(message.job, message.indices))
 
     def _notice(self, message: Notice) -> None:
-        self._outbox.ask(Say(message.text))
+        entry = self._ledger.jobs.get(message.job)
+        if entry is not None:  # else it is done or cancelled by now
+            self._outbox.ask(Say(f"{entry.job.function or 'a call'} waits: {message.text}"))
 
     def _slots(self, message: Slots) -> None:
         self._outbox.ask(Resized(message.workers, message.slots))

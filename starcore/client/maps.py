@@ -85,7 +85,13 @@ class Batches:
 
     def results(self, deadline: float | None) -> Iterator[Any]:
         """Yield the answers in order; raises the first exception met, or TimeoutError past `deadline`."""
+        results = self._in_order(deadline)
+        next(results)
+        return results
+
+    def _in_order(self, deadline: float | None) -> Iterator[Any]:
         try:
+            yield None  # taken at once: a generator that has begun is closed with its calls, one that has not is not
             while True:
                 if self._buffersize is not None:
                     self.fill()

@@ -732,7 +732,7 @@ def test_running_notice_slots_and_status_reach_the_shell() -> None:
     client.say(StatusReply("{}"))
     client.expect(
         orders.MarkRunning(1, array("I", [0])),
-        orders.Say("no worker has Python 3.11"),
+        orders.Say("f waits: no worker has Python 3.11"),
         orders.Resized(3, 12),
         StatusRequest(),
         orders.Told("{}"),

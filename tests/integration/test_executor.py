@@ -248,6 +248,13 @@ def test_map_closed_early_cancels_the_rest(client: Client, tmp_path: Path) -> No
     assert len(list(tmp_path.glob("ran-*"))) < 50
 
 
+def test_map_closed_before_its_first_answer_cancels_all(client: Client) -> None:
+    begun = time.monotonic()
+    client.map(time.sleep, [0.05] * 1000, chunksize=1).close()  # type: ignore[attr-defined]
+    assert client.submit(square, 1).result(SECONDS) == 1
+    assert time.monotonic() - begun < 5
+
+
 def test_map_runs_before_anybody_iterates(client: Client, tmp_path: Path) -> None:
     results = client.map(lambda name: (tmp_path / name).touch(), list("abcdefgh" * 5))
     eventually(lambda: len(list(tmp_path.glob("?"))) == 8, "all have run")
@@ -293,6 +300,17 @@ def test_map_of_many_small_calls_is_quick(client: Client) -> None:
     begun = time.monotonic()
     assert sum(client.map(square, range(50_000))) == sum(i * i for i in range(50_000))
     assert time.monotonic() - begun < 15
+
+
+def test_progress_is_drawn_where_it_is_asked_for(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tqdm")
+    assert list(client.map(square, range(50), progress=True)) == [i * i for i in range(50)]
+    drawn = capsys.readouterr().err
+    assert "square" in drawn
+    assert "50/50" in drawn
+    whole = client.submit_array(np.negative, np.ones((9, 9)), chunks=2, progress=True)
+    assert whole.result(SECONDS).sum() == -81
+    eventually(lambda: "5/5" in capsys.readouterr().err, "the bar is full")
 
 
 # -- options -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,47 @@
+"""A progress bar for calls that have many parts, drawn by tqdm where that is installed (``starcore[progress]``).
+
+tqdm is looked for at the call that asks for a bar, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any, TypeAlias
+
+from starcore.client.futures import BlockFuture
+from starcore.errors import SetupError
+
+Tqdm: TypeAlias = Any
+"""The class `tqdm.tqdm`, or its notebook's counterpart."""
+
+
+def load_tqdm() -> Tqdm:
+    """Return the class that draws.
+
+    Raises
+    ------
+    SetupError
+        There is no tqdm.
+    """
+    try:
+        return importlib.import_module("tqdm.auto").tqdm
+    except ImportError:
+        raise SetupError("progress=True draws with tqdm, which is not installed: pip install tqdm") from None
+
+
+def watch_results(tqdm: Tqdm, results: Iterator[Any], total: int | None, what: str) -> Iterator[Any]:
+    """Yield the results, and count them up to `total` (None: nobody knows); to stop early ends both."""
+    with tqdm(total=total, desc=what, unit="call") as bar, closing(results):  # type: ignore[type-var]
+        for value in results:
+            bar.update()
+            yield value
+
+
+def watch_blocks(tqdm: Tqdm, whole: BlockFuture, what: str) -> None:
+    """Count the blocks as they are done; however the whole ends, so does the bar."""
+    bar = tqdm(total=len(whole.parts), desc=what, unit="block")
+    for part in list(whole.parts):
+        part.add_done_callback(lambda _: bar.update())
+    whole.add_done_callback(lambda _: bar.close())
