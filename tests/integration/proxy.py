@@ -50,15 +50,17 @@ class Proxy:
     ----------
     port : int
         Where the manager listens.
+    listen : int, optional
+        Where the proxy does; any free port where it is not given.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, listen: int = 0) -> None:
         self.delay = 0.0
         self.closed = False
         self.accepted = 0
         self._port = port
         self._pairs: set[_Pair] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", listen))
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
         self._loop = asyncio.new_event_loop()

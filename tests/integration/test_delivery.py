@@ -123,8 +123,8 @@ def test_large_arrays_both_ways_survive_the_death_of_a_worker(start: Callable[..
     client = star.client()
     array = random_array(1, 64)
     expected = digest(doubled(array))
-    futures = Counted([client.submit_array(doubled, array) for _ in range(6)])
-    until(lambda: futures.done >= 1, "the first answer")
+    futures = Counted([client.submit_array(doubled, array) for _ in range(4)])
+    until(lambda: futures.done >= 1, "the first answer", 30)
     star.kill_worker(star.worker_pids[1])
     for result in futures.results():
         assert digest(result) == expected
@@ -149,12 +149,26 @@ def test_stopped_worker_loses_its_task_and_its_late_result_is_dropped(
     pids = {client.submit(os.getppid).result(SECONDS) for _ in range(40)}
     pids |= {f.result(SECONDS) for f in [client.submit(lambda: (time.sleep(0.02), os.getppid())[1]) for _ in range(20)]}
     assert pids == set(star.worker_pids)
+    assert "1 tasks are dropped" in star.log()
 
 
-def test_late_result_of_a_worker_that_was_stopped_is_counted_as_stale(
-    start: Callable[..., TriedStar], tmp_path: Path
-) -> None:
-    # Only the way of the worker's words stops: it does not know, and says its result when the way is free again.
+def test_late_result_of_a_cancelled_task_is_counted_as_stale(start: Callable[..., TriedStar]) -> None:
+    star = start(workers=0, slots=1)
+    with Proxy(star.port) as proxy:
+        star.start_worker("--manager", proxy.address)
+        client = star.client()
+        assert client.submit(pow, 2, 2).result(SECONDS) == 4
+        proxy.delay = 0.3  # the result is on its way when the client cancels
+        future = client.submit(pow, 2, 2)
+        client.status()
+        assert client.cancel(future)
+        until(lambda: client.status()["stale"] == 1, "the late result")
+        proxy.delay = 0.0
+        assert client.submit(pow, 2, 2).result(SECONDS) == 4
+        star.check_quiet()
+
+
+def test_worker_that_is_away_for_too_long_begins_anew(start: Callable[..., TriedStar], tmp_path: Path) -> None:
     star = start(workers=1, slots=1, manager_options=QUICK)
     with Proxy(star.port) as proxy:
         behind = star.start_worker("--manager", proxy.address, "--name", "behind")
@@ -215,8 +229,8 @@ def test_burst_survives_many_cuts_of_the_clients_wire(start: Callable[..., Tried
         client = through(star, proxy)
         burst = Counted([client.submit(pow, number, 2) for number in range(20_000)])
         cuts = 0
-        while burst.done < 20_000 and cuts < 8:
-            time.sleep(0.15)
+        for threshold in range(500, 20_000, 2500):
+            until(lambda threshold=threshold: burst.done >= threshold, f"{threshold} results")  # type: ignore[misc]
             cuts += proxy.cut()
         assert burst.results() == [number * number for number in range(20_000)]
         assert cuts >= 3
