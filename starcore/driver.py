@@ -108,6 +108,11 @@ class Driver:
             self._turning = False
         self._arm()
 
+    def flush(self) -> None:
+        """Write what the links have queued, rather than at the end of the loop's turn."""
+        for connection in self._links.values():
+            connection.flush()
+
     def close_all(self, code: int = Code.NORMAL, reason: str = "") -> None:
         """Close every link with a GOODBYE; the core hears nothing of it."""
         for connection in list(self._links.values()):
@@ -166,13 +171,15 @@ class Driver:
     def _turn(self, event: Event) -> None:
         self._now = max(self._now, self._loop.time())
         try:
-            for action in self._core.handle(event, self._now):
+            actions = self._core.handle(event, self._now)
+        except Exception as error:
+            self._blame(event, event, error)
+            return
+        for action in actions:  # one that fails takes none of the others along
+            try:
                 self._perform(action)
-        except ProtocolError as error:
-            self._blame(event, error.code, f"{type(error).__name__}: {error}")
-        except Exception:
-            self._log.exception("a fault of our own while handling %s", type(event).__name__)
-            self._blame(event, Code.INTERNAL, "internal error; see the other side's log")
+            except Exception as error:
+                self._blame(action if hasattr(action, "link") else event, event, error)
 
     def _perform(self, action: Action) -> None:
         kind = type(action)
@@ -217,8 +224,14 @@ class Driver:
         connection.close(Goodbye(code, reason))
         self.feed(Lost(link, reason))
 
-    def _blame(self, event: Event, code: int, reason: str) -> None:
-        connection = self._links.get(getattr(event, "link", 0))
+    def _blame(self, culprit: Any, event: Event, error: Exception) -> None:
+        """Close the link that an error concerns: for its peer's fault with a line, for ours with a traceback."""
+        code, reason = Code.INTERNAL, "internal error; see the other side's log"
+        if isinstance(error, ProtocolError):
+            code, reason = error.code, f"{type(error).__name__}: {error}"
+        else:
+            self._log.error("a fault of our own while handling %s", type(event).__name__, exc_info=error)
+        connection = self._links.get(getattr(culprit, "link", 0))
         if connection is not None:
             self._log.warning("closing %s: %s", connection.address, reason)
             self._drop_link(connection.link, code, reason)

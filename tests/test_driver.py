@@ -286,6 +286,31 @@ def test_a_fault_of_our_own_costs_one_link_and_is_logged(run: Any, caplog: pytes
     assert "ZeroDivisionError" in caplog.text
 
 
+def test_an_action_that_fails_takes_no_other_one_along(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(here: End, there: End) -> None:
+        link = (await here.until(lambda: here.core.seen(Opened))) or here.core.seen(Opened)[0].link
+        unsendable = Notice(1, "\udc80")
+        here.core.answers[Tick] = lambda e: [Send(link, unsendable), "another action"]
+        here.driver.feed(Tick())
+        assert here.shell.performed == ["another action"]
+        assert [lost.link for lost in here.core.seen(Lost)] == [link], "what could not be said is missing there"
+
+    run(test)
+    assert "UnicodeEncodeError" in caplog.text
+
+
+def test_flush_writes_on_every_link(run: Any) -> None:
+    async def test(here: End, there: End) -> None:
+        await here.until(lambda: here.core.seen(Opened))
+        sent: list[int] = []
+        for connection in here.driver._links.values():
+            connection.flush = lambda: sent.append(1)  # type: ignore[method-assign]
+        here.driver.flush()
+        assert sent == [1]
+
+    run(test)
+
+
 def test_close_says_goodbye_and_the_core_hears_lost_once(run: Any) -> None:
     async def test(here: End, there: End) -> None:
         await here.until(lambda: here.core.seen(Opened) and there.core.seen(Opened))
