@@ -149,7 +149,7 @@ class Connection(asyncio.BufferedProtocol):
         self._queue.append(codec.encode(message))
         if not self._flush_due:
             self._flush_due = True
-            self._loop.call_soon(self.flush)
+            self._loop.call_soon(self._flush)
 
     def send_chunk(self, stream: int, attempt: int, offset: int, view: Buffer) -> None:
         """Write a chunk, behind every message queued so far."""
@@ -160,25 +160,11 @@ class Connection(asyncio.BufferedProtocol):
         self._queue.clear()
         self._transport.writelines([header, view])
 
-    def flush(self) -> None:
-        """Write what is queued now; the loop asks for it at the end of each turn that queued something."""
-        self._flush_due = False
-        if not self._queue or self._transport is None:
-            return
-        joined = b"".join(self._queue)
-        self._queue.clear()
-        if len(joined) <= WRITE_PIECE_BYTES:
-            self._transport.write(joined)
-            return
-        view = memoryview(joined)
-        for start in range(0, len(joined), WRITE_PIECE_BYTES):
-            self._transport.write(view[start : start + WRITE_PIECE_BYTES])
-
     def close(self, last: Message | None = None) -> None:
         """Send what is queued, then `last`, and close; the owner hears nothing more of this link."""
         if last is not None:
             self.send(last)
-        self.flush()
+        self._flush()
         self._closed = True
         self._reader.close()
         if self._transport is not None:
@@ -214,6 +200,19 @@ class Connection(asyncio.BufferedProtocol):
     def _arrived(self, stream: int, attempt: int, offset: int, length: int, token: Any) -> None:
         if not self._closed:
             self._owner.arrived(self.link, stream, attempt, offset, length, token)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if not self._queue or self._transport is None:
+            return
+        joined = b"".join(self._queue)
+        self._queue.clear()
+        if len(joined) <= WRITE_PIECE_BYTES:
+            self._transport.write(joined)
+            return
+        view = memoryview(joined)
+        for start in range(0, len(joined), WRITE_PIECE_BYTES):
+            self._transport.write(view[start : start + WRITE_PIECE_BYTES])
 
     def _tune(self) -> None:
         assert self._transport is not None

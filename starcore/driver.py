@@ -108,11 +108,6 @@ class Driver:
             self._turning = False
         self._arm()
 
-    def flush(self) -> None:
-        """Write what the links have queued, rather than at the end of the loop's turn."""
-        for connection in self._links.values():
-            connection.flush()
-
     def close_all(self, code: int = Code.NORMAL, reason: str = "") -> None:
         """Close every link with a GOODBYE; the core hears nothing of it."""
         for connection in list(self._links.values()):

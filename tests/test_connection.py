@@ -151,16 +151,6 @@ def test_messages_of_one_turn_leave_in_one_write(desk: Desk) -> None:
     assert [message.text for message in written(desk)] == ["a", "b", "c"]
 
 
-def test_flush_writes_what_is_queued_without_waiting_for_the_turn_to_end(desk: Desk) -> None:
-    desk.connection.flush()
-    assert desk.transport.writes == [], "nothing is queued"
-    desk.connection.send(Heartbeat())
-    desk.connection.flush()
-    assert written(desk) == [Heartbeat()]
-    desk.loop.turn()
-    assert len(desk.transport.writes) == 1, "the queue is empty by then"
-
-
 def test_a_chunk_leaves_at_once_behind_the_messages_before_it(desk: Desk) -> None:
     desk.connection.send(Heartbeat())
     desk.connection.send_chunk(5, 2, 0, b"x" * 100)

@@ -299,18 +299,6 @@ def test_an_action_that_fails_takes_no_other_one_along(run: Any, caplog: pytest.
     assert "UnicodeEncodeError" in caplog.text
 
 
-def test_flush_writes_on_every_link(run: Any) -> None:
-    async def test(here: End, there: End) -> None:
-        await here.until(lambda: here.core.seen(Opened))
-        sent: list[int] = []
-        for connection in here.driver._links.values():
-            connection.flush = lambda: sent.append(1)  # type: ignore[method-assign]
-        here.driver.flush()
-        assert sent == [1]
-
-    run(test)
-
-
 def test_close_says_goodbye_and_the_core_hears_lost_once(run: Any) -> None:
     async def test(here: End, there: End) -> None:
         await here.until(lambda: here.core.seen(Opened) and there.core.seen(Opened))

@@ -295,9 +295,6 @@ class Session:
             else:
                 at += 1
                 self._driver.feed(call)
-        # Now, not at the next turn: between two turns this thread lets go of the interpreter, and a caller that
-        # computes would keep it for 5 ms.
-        self._driver.flush()
         self._loop.call_soon(self._drain)
 
     def _feed_calls(self, calls: list[Any], at: int) -> int:
