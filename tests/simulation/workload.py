@@ -115,8 +115,9 @@ class Workload:
         world = self.world
         kill, share = world.chance(0.6), world.skewed(0.02, 1.0)
         for record in list(client.records.values()):
-            for index in list(record.open):
-                if world.chance(share):
+            for index, spec in list(record.open.items()):
+                endless = spec.kind is Kind.HANG and not record.timeout_seconds
+                if world.chance(share) and (kill or not endless):
                     client.cancel(record, index, kill=kill)
 
     @staticmethod
