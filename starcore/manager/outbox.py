@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from starcore.events import Action, Close, Drop, Send, SendChunk, Token
 from starcore.messages import Message
+from starcore.texts import plain
 
 
 @dataclass(slots=True)
@@ -64,7 +65,7 @@ class Outbox:
 
     def log(self, level: str, text: str) -> None:
         """Say something in the log."""
-        self._actions.append(Log(level, text))
+        self._actions.append(Log(level, plain(text)))
 
     def finish(self) -> None:
         """Say that the drain is complete."""

@@ -21,6 +21,7 @@ from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.state import Delivery, Flow, Leased, Mark, State, Worker, contiguous
 from starcore.messages import Confirm, Result
+from starcore.texts import plain
 
 
 class Results:
@@ -124,14 +125,14 @@ class Results:
             if flow is not None and not flow.source:
                 self._relay.expect(flow, leased.worker.link, window=False)
             return True
-        seconds = message.seconds[piece.low]
+        seconds = self._seconds(piece)
         if run.states[position] != State.LEASED:
             self._leases.counters.stale += 1
             self._leases.close(leased, offset, offset + 1, Mark.ENDED, seconds)
             return False
         if status == Status.CRASHED:
             self._leases.counters.crashes += 1
-            self._leases.count_loss(leased, offset, bytes(piece.heads).decode(errors="replace"), seconds)
+            self._leases.count_loss(leased, offset, plain(bytes(piece.heads).decode(errors="replace")), seconds)
             return False
         if status == Status.RAISED and run.job.message.retries:
             task = run.task(position)
@@ -151,11 +152,11 @@ class Results:
         leased, message, count = piece.leased, piece.message, piece.count
         run, job = leased.run, leased.run.job
         start = leased.start + piece.offset
-        statuses, sizes, spent = message.statuses, message.head_sizes, message.seconds
+        statuses, sizes = message.statuses, message.head_sizes
         if count != len(message.leases):
             low, high = piece.low, piece.high
-            statuses, sizes, spent = statuses[low:high], sizes[low:high], spent[low:high]
-        seconds = sum(spent)
+            statuses, sizes = statuses[low:high], sizes[low:high]
+        seconds = self._seconds(piece)
         job.time(count, seconds)
         failed = run.end(start, start + count, statuses)
         job.failed += failed
@@ -167,12 +168,20 @@ class Results:
             job, [(run, start, start + count)], indices, leased.attempt, statuses, sizes, piece.heads
         )
 
+    def _seconds(self, piece: _Piece) -> float:
+        """How long the leases of a piece ran: as the worker says, but no longer than it had them."""
+        leased, spent = piece.leased, piece.message.seconds
+        if piece.count != len(spent):
+            spent = spent[piece.low : piece.high]
+        slots = min(piece.count, leased.worker.slots)
+        return min(sum(spent), slots * (self._outbox.now - leased.at))
+
     def _answer(self, piece: _Piece, size: int) -> None:
         """A result whose body is still at the worker: an OUTCOME of one task, and a flow."""
         leased, message, offset = piece.leased, piece.message, piece.offset
         run, job = leased.run, leased.run.job
         position = leased.start + offset
-        seconds = message.seconds[piece.low]
+        seconds = self._seconds(piece)
         job.time(1, seconds)
         self._leases.close(leased, offset, offset + 1, Mark.ANSWERING, seconds)
         flow = Flow(size, source_stream=leased.first + offset, source_attempt=leased.attempt)

@@ -20,6 +20,11 @@ from starcore.events import Peer
 from starcore.manager.outbox import Outbox
 from starcore.manager.state import Capability, Client, Limits, Worker, python_capability
 from starcore.messages import PROTOCOL_VERSION, FunctionKind, Heartbeat, Hello, Role
+from starcore.texts import NAME_CHARS_MAX, plain
+
+
+SLOTS_MAX = (1 << 32) - 1
+"""What a u32 of the wire says of the whole star."""
 
 
 class Timer(Enum):
@@ -118,7 +123,7 @@ class Sessions:
             resumed = session is not None
             if session is None:
                 session = self.clients[hello.session] = _client(link, hello)
-            session.result_bytes = hello.result_bytes
+            session.result_bytes = min(hello.result_bytes, self._limits.result_bytes)
         else:
             session = self.workers.get(hello.session)
             resumed = session is not None
@@ -135,7 +140,10 @@ class Sessions:
             known, grace = self.clients.get(session.session) is session, self._limits.session_grace_seconds
         else:
             known, grace = self.workers.get(session.session) is session, self._limits.worker_grace_seconds
-        return known and not session.link and now >= session.left_at + grace
+        session.awaited = known and not session.link and now < session.left_at + grace
+        if session.awaited:
+            self._timers.set(session.left_at + grace, Timer.GRACE, session)
+        return known and not session.link and not session.awaited
 
     def absent(self, session: Client | Worker, now: float) -> None:
         """A session lost its link: wait for it."""
@@ -143,12 +151,14 @@ class Sessions:
         session.left_at = now
         client = isinstance(session, Client)
         grace = self._limits.session_grace_seconds if client else self._limits.worker_grace_seconds
-        self._timers.set(now + grace, Timer.GRACE, session)
+        if not session.awaited:  # one timer, however often it comes and goes
+            session.awaited = True
+            self._timers.set(now + grace, Timer.GRACE, session)
 
     def size(self) -> tuple[int, int]:
         """Count connected workers and their slots."""
         here = [worker.slots for worker in self.workers.values() if worker.link and not worker.draining]
-        return len(here), sum(here)
+        return len(here), min(sum(here), SLOTS_MAX)
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -180,12 +190,26 @@ class Sessions:
             raise RefusedError(Code.ROLE, "this session belongs to another certificate")
         if known is None and self.draining:
             raise RefusedError(Code.DRAINING, "this manager is shutting down")
-        if role == Role.WORKER and hello.slots < 1:
-            raise RefusedError(Code.UNEXPECTED, "a worker without slots")
+        if known is None:
+            self._limit(link, role)
+        if role == Role.WORKER and not 1 <= hello.slots <= self._limits.worker_slots_max:
+            raise RefusedError(
+                Code.UNEXPECTED, f"a worker has 1 to {self._limits.worker_slots_max} slots, not {hello.slots}"
+            )
+        if len(hello.functions) > self._limits.worker_functions_max:
+            most = self._limits.worker_functions_max
+            raise RefusedError(Code.OVERRUN, f"{len(hello.functions)} registered functions, where {most} are allowed")
+
+    def _limit(self, link: Link, role: Role) -> None:
+        """One certificate cannot fill the tables with sessions that nobody continues."""
+        sessions = self.clients.values() if role == Role.CLIENT else self.workers.values()
+        most = self._limits.certificate_sessions_max
+        if len(sessions) >= most and sum(each.fingerprint == link.peer.fingerprint for each in sessions) >= most:
+            raise RefusedError(Code.OVERRUN, f"this certificate has {most} sessions; those that ended badly are waited for")
 
 
 def _client(link: Link, hello: Hello) -> Client:
-    name = hello.name or link.peer.name
+    name = plain(hello.name or link.peer.name, NAME_CHARS_MAX)
     return Client(hello.session, link.peer.fingerprint, name, link.peer.address, hello.result_bytes)
 
 
@@ -198,10 +222,10 @@ def _worker(link: Link, hello: Hello) -> Worker:
     return Worker(
         hello.session,
         link.peer.fingerprint,
-        hello.name or link.peer.name,
-        hello.host,
+        plain(hello.name or link.peer.name, NAME_CHARS_MAX),
+        plain(hello.host, NAME_CHARS_MAX),
         link.peer.address,
-        hello.python,
+        plain(hello.python, NAME_CHARS_MAX),
         hello.slots,
         hello.arena_bytes,
         tuple(dict.fromkeys(capabilities)),

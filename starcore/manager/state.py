@@ -38,6 +38,10 @@ from starcore.messages import Job as JobMessage
 
 TASK_OVERHEAD_BYTES = 64
 """What a task costs in every credit beyond its head."""
+JOB_OVERHEAD_BYTES = 1 << 10
+"""What a job costs beyond its texts."""
+BLOB_OVERHEAD_BYTES = 1 << 10
+"""What a blob costs beyond its bytes."""
 FIRST_ATTEMPT = 1
 SUSPECT_LOSSES = 2
 """A task under which so many slots or workers died runs alone, so that nobody is blamed with it."""
@@ -59,6 +63,18 @@ class Limits:
     notice_seconds: float = 5.0
     slots_said_seconds: float = 0.2
     submit_bytes: int = 32 << 20
+    result_bytes: int = 1 << 30
+    """Unread answers kept for a session at most, whatever its HELLO asks for."""
+    settled_bytes: int = 256 << 20
+    """Unread outcomes of a session that no worker had a part in: cancelled, refused, not known."""
+    job_bytes: int = 256 << 20
+    """Of a session's jobs: their texts, and JOB_OVERHEAD_BYTES each."""
+    certificate_sessions_max: int = 4096
+    """Sessions of one certificate, connected or waited for."""
+    worker_slots_max: int = 1 << 16
+    worker_functions_max: int = 1024
+    status_seconds: float = 0.1
+    """How old a status may be that is told once more."""
     first_window_bytes: int = 1 << 20
     relay_window_bytes: int = 4 << 20
     relay_link_bytes: int = 64 << 20
@@ -421,6 +437,8 @@ class Client:
     result_bytes: int
     link: int = 0
     left_at: float = 0.0
+    awaited: bool = False
+    """A timer for its grace is set."""
     jobs: dict[int, Job] = field(default_factory=dict)
     blobs: dict[int, Blob] = field(default_factory=dict)
     owed_bytes: int = 0
@@ -449,6 +467,8 @@ class Worker:
     capabilities: tuple[Capability, ...]
     link: int = 0
     left_at: float = 0.0
+    awaited: bool = False
+    """A timer for its grace is set."""
     draining: bool = False
     reserved: bool = False
     """It gets nothing new until it is empty: a suspect is to run on it alone."""

@@ -105,8 +105,9 @@ class Workforce:
             run = leased.run
             running = array("I")
             for offset in range(low, high):
+                told = leased.marks[offset] == Mark.STARTED
                 self._mark(leased, offset, Mark.STARTED)
-                if run.states[leased.start + offset] == State.LEASED:
+                if not told and run.states[leased.start + offset] == State.LEASED:
                     running.append(run.first + leased.start + offset)
             client = run.job.client
             if running and client.link:
@@ -228,7 +229,7 @@ class Workforce:
     def _held(self, worker: Worker, leases: Column) -> list[tuple[Leased, int, int]]:
         """Find the leases that a worker speaks of and has not ended, in pieces of one leased run and mark."""
         found: list[tuple[Leased, int, int]] = []
-        for lease in leases:
+        for lease in dict.fromkeys(leases):
             leased = worker.find(lease)
             if leased is None or leased.marks[lease - leased.first] >= Mark.ANSWERING:
                 self._leases.counters.stale += 1

@@ -262,7 +262,8 @@ class WorkerSide(Side):
         head: bytes = b"answer",
         bodies: Sequence[int] = (),
     ) -> None:
-        """Say how leases ended."""
+        """Say how leases ended; they took their time."""
+        self.star.now += seconds
         column = array("Q", leases)
         number = len(column)
         statuses = bytes([status] * number if isinstance(status, int) else status)

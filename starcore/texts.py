@@ -1,0 +1,24 @@
+"""Texts of a peer's, made fit for a log, a terminal or a message of our own. Pure.
+
+Whoever has a certificate may call itself what it likes, line breaks and terminal escapes included, in 64 KiB. Such
+texts are shown to other people; so they are cleaned once, where they come in or where they are said.
+"""
+
+from __future__ import annotations
+
+NAME_CHARS_MAX = 100
+"""Of a peer's name, host or version, or of a function's name, wherever people read it."""
+LINE_CHARS_MAX = 1000
+"""Of a line in a log, or of a reason that a peer gives."""
+
+
+def plain(text: str, chars_max: int = LINE_CHARS_MAX) -> str:
+    r"""Return the text on one line: escapes for what cannot be printed, an ellipsis for what is too long.
+
+    >>> plain("a\nb"), plain("abcdef", 4)
+    ('a\\nb', 'abc…')
+    """
+    cut = text[: chars_max + 1]
+    if not cut.isprintable():
+        cut = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in cut)
+    return cut if len(cut) <= chars_max else cut[: chars_max - 1] + "…"

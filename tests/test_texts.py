@@ -1,0 +1,22 @@
+"""What a peer calls itself is shown on one line, and on a short one."""
+
+from __future__ import annotations
+
+import pytest
+
+from starcore.texts import LINE_CHARS_MAX, plain
+
+
+def test_a_printable_text_of_moderate_length_stays_what_it_is() -> None:
+    assert plain("größe 5 µm") == "größe 5 µm"
+
+
+@pytest.mark.parametrize("ugly", ["a\nb", "a\r\nb", "\x1b[2J", "\x00", "\u202eabc", "\u2028", "\x9b31m"])
+def test_what_cannot_be_printed_is_escaped(ugly: str) -> None:
+    assert plain(ugly).isprintable()
+    assert plain(ugly) == ugly.encode("unicode_escape").decode()
+
+
+def test_a_long_text_is_cut_also_where_its_escapes_make_it_long() -> None:
+    assert len(plain("x" * 70_000)) == LINE_CHARS_MAX
+    assert len(plain("\n" * 70_000, 10)) == 10
