@@ -18,7 +18,6 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import TypeVar
 
 PIECE_BYTES = 256 << 10
@@ -105,7 +104,7 @@ class Proxy:
     def __enter__(self) -> Proxy:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # -- the thread ------------------------------------------------------------------------------------------
@@ -147,7 +146,9 @@ class Proxy:
                 continue
             pair = _Pair(peer, manager)
             self._pairs.add(pair)
-            pair.tasks = [self._loop.create_task(self._forward(pair, *ends)) for ends in ((peer, manager), (manager, peer))]
+            pair.tasks = [
+                self._loop.create_task(self._forward(pair, *ends)) for ends in ((peer, manager), (manager, peer))
+            ]
 
     async def _forward(self, pair: _Pair, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):

@@ -71,7 +71,7 @@ class TriedStar(LocalStar):
     # -- hurting it ------------------------------------------------------------------------------------------
 
     def kill_manager(self) -> None:
-        """kill -9."""
+        """Kill -9."""
         self._manager.kill()
         self._manager.wait()
 
@@ -87,7 +87,7 @@ class TriedStar(LocalStar):
             return super().start_worker(*options)
 
     def kill_worker(self, pid: int, number: int = signal.SIGKILL) -> list[int]:
-        """kill -9 a supervisor; return the slots that it had."""
+        """Kill -9 a supervisor; return the slots that it had."""
         slots = children(pid)
         process = next(worker for worker in self._workers if worker.pid == pid)
         os.kill(pid, number)
@@ -119,8 +119,8 @@ class TriedStar(LocalStar):
     def check_quiet(self, observer: Client | None = None) -> dict[str, Any]:
         """End all other clients, assert that nothing is left of what was done here; return the last status."""
         if observer is None:
-            with self.client(wait=False) as observer:
-                return self.check_quiet(observer)
+            with self.client(wait=False) as client:
+                return self.check_quiet(client)
         for client in self._clients:
             if client is not observer:
                 ending = threading.Thread(target=client.shutdown, daemon=True)

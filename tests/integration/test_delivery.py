@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -66,6 +67,20 @@ def start(tmp_path: Path) -> Iterator[Callable[..., TriedStar]]:
         context.__exit__(None, None, None)
 
 
+@pytest.fixture(scope="module")
+def lasting_star(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TriedStar]:
+    with tried_star(tmp_path_factory.mktemp("lasting"), workers=2, slots=1) as star:
+        star.client()
+        yield star
+
+
+@pytest.fixture
+def star(lasting_star: TriedStar) -> Iterator[TriedStar]:
+    """A star that is not hurt itself."""
+    yield lasting_star
+    lasting_star.check_quiet()
+
+
 def doubled(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array * 2
 
@@ -123,7 +138,7 @@ def test_large_arrays_both_ways_survive_the_death_of_a_worker(start: Callable[..
     client = star.client()
     array = random_array(1, 64)
     expected = digest(doubled(array))
-    futures = Counted([client.submit_array(doubled, array) for _ in range(4)])
+    futures = Counted([client.submit_array(doubled, array) for _ in range(3)])
     until(lambda: futures.done >= 1, "the first answer", 30)
     star.kill_worker(star.worker_pids[1])
     for result in futures.results():
@@ -222,24 +237,41 @@ def through(star: TriedStar, proxy: Proxy) -> Client:
     return client
 
 
-def test_burst_survives_many_cuts_of_the_clients_wire(start: Callable[..., TriedStar]) -> None:
-    star = start(workers=2, slots=1)
-    star.client()
+@contextlib.contextmanager
+def cutting(proxy: Proxy, seconds: float) -> Iterator[Callable[[], int]]:
+    """Cut a wire again and again; yields what says how often."""
+    ended = threading.Event()
+    cuts = 0
+
+    def cut() -> None:
+        nonlocal cuts
+        while not ended.wait(seconds):
+            cuts += proxy.cut()
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+    try:
+        yield lambda: cuts
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_burst_survives_many_cuts_of_the_clients_wire(star: TriedStar) -> None:
+    def square(number: int) -> int:
+        time.sleep(0.0001)
+        return number * number
+
     with Proxy(star.client_port) as proxy:
         client = through(star, proxy)
-        burst = Counted([client.submit(pow, number, 2) for number in range(20_000)])
-        cuts = 0
-        for threshold in range(500, 20_000, 2500):
-            until(lambda threshold=threshold: burst.done >= threshold, f"{threshold} results")  # type: ignore[misc]
-            cuts += proxy.cut()
-        assert burst.results() == [number * number for number in range(20_000)]
-        assert cuts >= 3
+        with cutting(proxy, 0.25) as cuts:
+            burst = Counted([client.submit(square, number) for number in range(20_000)])
+            assert burst.results() == [number * number for number in range(20_000)]
+            assert cuts() >= 4
         client.shutdown()
 
 
-def test_arrays_survive_many_cuts_of_the_clients_wire(start: Callable[..., TriedStar]) -> None:
-    star = start(workers=2, slots=1)
-    star.client()
+def test_arrays_survive_many_cuts_of_the_clients_wire(star: TriedStar) -> None:
     arrays = [random_array(seed, 16) for seed in range(8)]
     expected = [digest(doubled(array)) for array in arrays]
     with Proxy(star.client_port) as proxy:
@@ -254,9 +286,7 @@ def test_arrays_survive_many_cuts_of_the_clients_wire(start: Callable[..., Tried
         client.shutdown()
 
 
-def test_answer_into_out_survives_cuts_of_the_clients_wire(start: Callable[..., TriedStar]) -> None:
-    star = start(workers=2, slots=1)
-    star.client()
+def test_answer_into_out_survives_cuts_of_the_clients_wire(star: TriedStar) -> None:
     array = random_array(3, 64)
     with Proxy(star.client_port) as proxy:
         client = through(star, proxy)
@@ -284,14 +314,12 @@ def test_half_open_wire_of_a_client_is_noticed_by_its_silence(start: Callable[..
         for result in arrays.results():
             assert digest(result) == digest(doubled(random_array(4, 16)))
         assert time.monotonic() - begun < SILENCE_SECONDS + 5
-        assert proxy.accepted == 2
+        assert proxy.accepted >= 2
         client.shutdown()
     assert "came back" in star.log()
 
 
-def test_flipped_bit_on_a_clients_wire_costs_a_connection_and_nothing_else(start: Callable[..., TriedStar]) -> None:
-    star = start(workers=1, slots=1)
-    star.client()
+def test_flipped_bit_on_a_clients_wire_costs_a_connection_and_nothing_else(star: TriedStar) -> None:
     array = random_array(5, 16)
     with Proxy(star.client_port) as proxy:
         client = through(star, proxy)
@@ -303,23 +331,20 @@ def test_flipped_bit_on_a_clients_wire_costs_a_connection_and_nothing_else(start
         client.shutdown()
 
 
-def test_cancelled_while_the_wire_is_down_stays_cancelled(start: Callable[..., TriedStar], tmp_path: Path) -> None:
-    star = start(workers=1, slots=1)
-    star.client()
-
+def test_cancelled_while_the_wire_is_down_stays_cancelled(star: TriedStar, tmp_path: Path) -> None:
     def touch(path: str) -> None:
         Path(path).touch()
 
     with Proxy(star.client_port) as proxy:
         client = through(star, proxy)
-        blocker = client.submit(time.sleep, 1.0)
+        blockers = [client.submit(time.sleep, 1.0) for _ in range(2)]
         queued = [client.submit(touch, str(tmp_path / f"cancelled{number}")) for number in range(10)]
         client.status()
         proxy.closed = True
         proxy.cut()
         assert all(future.cancel() for future in queued)
         proxy.closed = False
-        assert blocker.result(SECONDS) is None
+        assert [blocker.result(SECONDS) for blocker in blockers] == [None, None]
         assert client.submit(pow, 2, 2).result(SECONDS) == 4
         client.shutdown()
     assert not list(tmp_path.glob("cancelled*"))
@@ -383,7 +408,7 @@ def test_half_open_wire_of_a_worker_is_noticed_and_its_late_results_are_dropped(
         until(lambda: os.listdir(notes), "the first attempt")
         proxy.half_open()
         assert future.result(SECONDS)[0] == behind
-        assert proxy.accepted == 2
+        assert proxy.accepted >= 2
         assert client.submit(pow, 2, 2).result(SECONDS) == 4
         star.check_quiet()
 

@@ -1,4 +1,4 @@
-"""Peers that are allowed in and talk nonsense, and a manager that does: whoever hears it survives, nobody else notices."""
+"""Peers that are let in and talk nonsense, and a manager that does: who hears it survives, nobody else notices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pytest
@@ -46,7 +45,9 @@ MAGIC = 0x4353
 ROLES = [Role.CLIENT, Role.WORKER]
 
 
-def frame(kind: int, meta: bytes = b"", payload: bytes = b"", *, meta_bytes: int = -1, payload_bytes: int = -1) -> bytes:
+def frame(
+    kind: int, meta: bytes = b"", payload: bytes = b"", *, meta_bytes: int = -1, payload_bytes: int = -1
+) -> bytes:
     """A frame whose header says what it likes."""
     says_meta = len(meta) if meta_bytes < 0 else meta_bytes
     says_payload = len(payload) if payload_bytes < 0 else payload_bytes
@@ -58,7 +59,8 @@ def chunk(stream: int, offset: int, data: bytes) -> bytes:
 
 
 def hello(role: Role, name: str, **changes: Any) -> Hello:
-    fields: dict[str, Any] = {"version": PROTOCOL_VERSION, "role": role, "session": secrets.token_bytes(16), "name": name}
+    session = secrets.token_bytes(16)
+    fields: dict[str, Any] = {"version": PROTOCOL_VERSION, "role": role, "session": session, "name": name}
     if role == Role.WORKER:
         fields |= {"slots": 1, "python": "2.7", "only_registered": True}  # nothing will be leased to it
     else:
@@ -110,7 +112,7 @@ class Stranger:
     def __enter__(self) -> Stranger:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._sock.close()
 
 
@@ -186,9 +188,7 @@ def test_nonsense_instead_of_a_hello_is_turned_out(
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("garbage", AFTER_HELLO.values(), ids=AFTER_HELLO)
-def test_nonsense_after_the_hello_is_turned_out(
-    star: TriedStar, neighbour: Client, role: Role, garbage: bytes
-) -> None:
+def test_nonsense_after_the_hello_is_turned_out(star: TriedStar, neighbour: Client, role: Role, garbage: bytes) -> None:
     with Stranger(star, role) as stranger:
         stranger.greet(role)
         stranger.say(garbage)
@@ -257,7 +257,8 @@ def test_submitting_beyond_the_credit_is_turned_out(star: TriedStar, neighbour: 
                 stranger.say(Submit(1, first, False, heads, array("Q"), bytes(size * count)))
             raise ConnectionError("everything was swallowed")
         assert neighbour.submit(pow, 2, 3).result(SECONDS) == 8
-        lines = until(lambda: [x for x in star.log().splitlines() if stranger.address in x and "granted" in x], "a line")
+        log = until(lambda: stranger.address in star.log() and star.log(), "a line")
+        lines = [line for line in log.splitlines() if stranger.address in line and "granted" in line]
         assert len(lines) == 1
 
 
@@ -374,5 +375,3 @@ def test_worker_of_another_manager_is_not_believed(star: TriedStar, neighbour: C
         with Stranger(star, role) as stranger:
             stranger.say(hello(claimed, "liar"))
             expect_closed(star, stranger, neighbour)
-
-
