@@ -5,11 +5,12 @@ Cores never log; they ask their shell for a line (`Log`), and it comes here. Slo
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import time
 from json import dumps
-from typing import TextIO
+from typing import Any, TextIO
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -62,6 +63,21 @@ def setup(level: str = "info", json: bool = False, stream: TextIO | None = None)
     root.addHandler(handler)
     root.setLevel(level.upper())
     root.propagate = False
+
+
+def watch(loop: asyncio.AbstractEventLoop, log: logging.Logger) -> None:
+    """Tell what goes wrong in a loop outside of anybody's hands: one line for a connection that broke, else all."""
+
+    def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, RuntimeError) and "handler is closed" in str(error):
+            log.debug("uvloop wrote to a closed transport: %s", error)  # it had more to say as the link was closed
+        elif isinstance(error, (OSError, asyncio.TimeoutError)):
+            log.warning("a connection broke: %s", str(error) or type(error).__name__)
+        else:
+            log.error("%s", context.get("message", "an error in the loop"), exc_info=error)
+
+    loop.set_exception_handler(tell)
 
 
 def _room(record: logging.LogRecord) -> str:

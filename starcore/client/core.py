@@ -256,7 +256,8 @@ class ClientCore:
         if self._phase == CLOSED:
             return
         if self._link and event.link == self._link:
-            self._outbox.ask(Log("warning", f"the connection to the manager is lost: {event.reason}"))
+            level = "info" if self._phase == GREETING else "warning"  # before the first WELCOME an error says it
+            self._outbox.ask(Log(level, f"the connection to the manager is lost: {event.reason}"))
             self._forsake()
             self._redial(event.reason)
         elif self._phase == AWAY and (event.link == 0 or event.link > self._newest_link):
@@ -330,6 +331,8 @@ class ClientCore:
         self._ledger.submit_bytes = message.submit_bytes
         self._ledger.rewind(message.resumed)
         for number, entry in list(self._ledger.jobs.items()):
+            if number not in self._ledger.jobs:
+                continue  # forgotten a moment ago, to make room
             for kill in (False, True):
                 indices = array("I", sorted(index for index, kills in entry.kills.items() if kills == kill))
                 if indices:

@@ -378,8 +378,7 @@ class Session:
 
     def _told_why(self) -> bool:
         """Whether the machine, or what listens there, said no; rather than nothing yet."""
-        cause = None if self._trouble is None else self._trouble.__cause__
-        return cause is not None and not isinstance(cause, TimeoutError)
+        return self._trouble is not None and not isinstance(self._trouble.__cause__, TimeoutError)
 
     def _dial(self, action: orders.Dial) -> None:
         self._dialer.dial(action.delay_seconds, action.reason)

@@ -82,7 +82,7 @@ class ManagerCore:
         self._timers = Timers()
         self._sessions = Sessions(self._outbox, self._timers, limits)
         self._relay = Relay(self._outbox, limits)
-        self._blobs = Blobs(self._outbox, self._relay, limits)
+        self._blobs = Blobs(epoch, self._outbox, self._relay, limits)
         self._scheduler = Scheduler()
         self._deliveries = Deliveries(self._outbox, self._relay, limits)
         self._leases = Leases(epoch, self._outbox, self._relay, self._scheduler, self._deliveries, limits)
@@ -249,13 +249,18 @@ class ManagerCore:
     # -- links begin and end ---------------------------------------------------------------------------------
 
     def _greet(self, link: Link, message: Any, now: float) -> None:
+        if isinstance(message, Goodbye):  # it was not needed any more when it stood
+            self._outbox.close(link.number, Code.NORMAL, "goodbye")
+            self._leave(link.number, message.reason, now)
+            return
         if not isinstance(message, Hello):
             raise UnexpectedError(f"{type(message).__name__.upper()} before HELLO")
         session, resumed = self._sessions.greet(link, message, now)
         if session.link:
-            self._sessions.close(session.link)
-            self._relay.close_link(session.link)
-            self._outbox.close(session.link, Code.SUPERSEDED, "this session has a new connection")
+            old, session.link = session.link, 0
+            self._sessions.close(old)
+            self._relay.close_link(old)
+            self._outbox.close(old, Code.SUPERSEDED, "this session has a new connection")
             if isinstance(session, Client):
                 self._clientele.absent(session)
         session.link = link.number
@@ -283,8 +288,10 @@ class ManagerCore:
             self._outbox.log("info", f"client {session.name} {verb} from {session.address}")
             self._clientele.resume(session)
             return
-        about = f"{session.slots} slots, Python {session.python}, arena {session.arena_bytes} bytes"
-        self._outbox.log("info", f"worker {session.name} ({session.host}) {verb} from {session.address}: {about}")
+        slots_said = f"{session.slots} slot{'' if session.slots == 1 else 's'}"
+        about = f"{slots_said}, Python {session.python}, an arena of {session.arena_bytes >> 20} MiB"
+        who = f"worker {session.name} (certificate {link.peer.name})"
+        self._outbox.log("info", f"{who} {verb} from {session.address}: {about}")
         if resumed:
             lost = self._workforce.resume(session, message.leases)
             if lost:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from starcore import tls
+from starcore import logs, tls
 from starcore.driver import Driver
 from starcore.errors import AddressError, Code
 from starcore.events import Action
@@ -202,7 +202,7 @@ def run(identity: tls.ManagerIdentity, options: ServerOptions) -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(_on_loop_exception)
+        logs.watch(loop, _log)
         await Server(identity, options, loop).serve()
 
     if sys.version_info >= (3, 11):
@@ -211,15 +211,6 @@ def run(identity: tls.ManagerIdentity, options: ServerOptions) -> None:
     else:
         uvloop.install()
         asyncio.run(main())
-
-
-def _on_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """One line for a connection that broke, a traceback for a fault of our own."""
-    exception = context.get("exception")
-    if isinstance(exception, (OSError, asyncio.TimeoutError)):
-        _log.warning("a connection broke: %s", str(exception) or type(exception).__name__)
-        return
-    _log.error("%s", context.get("message", "an error in the loop"), exc_info=exception)
 
 
 def _where(host: str | None, port: int) -> str:

@@ -285,7 +285,7 @@ class Supervisor:
                 server_hostname=target.identity.server_name,
             )
             await asyncio.wait_for(connecting, DIAL_SECONDS_MAX)
-        except (CredentialsError, ssl.SSLError, OSError, asyncio.TimeoutError, StarCoreError) as exc:
+        except Exception as exc:  # whatever it is, somebody has to dial again: a name may also be no name at all
             error = tls.as_error(TimeoutError() if isinstance(exc, asyncio.TimeoutError) else exc, self._target)
             if isinstance(error, CredentialsError):
                 self._feed(Refused(str(error)))
@@ -383,13 +383,16 @@ class Supervisor:
             process.own.pop(record.number, None)
 
     def _done(self, process: SlotProcess, record: Done) -> None:
-        run = process.runs[record.batch]
+        runs = process.runs
+        while (oldest := next(iter(runs))) < record.batch:  # recalled before its last task
+            del runs[oldest]
+        run = runs[record.batch]
         lease = run.lease + record.first
         self._stock.put_answer(lease, process, record)
         if record.kept:
             process.attached.discard(self._stock.piece(lease))  # the slot has let go of the number itself
         if record.first + len(record.statuses) == len(run):
-            del process.runs[record.batch]
+            del runs[record.batch]
         self._feed(
             SlotDone(
                 process.number,
@@ -433,7 +436,9 @@ def run_worker(options: WorkerOptions) -> tuple[int, str]:
     options.resolve()  # what is wrong with the settings is said before anything is started
 
     async def main() -> tuple[int, str]:
-        supervisor = Supervisor(options, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        logs.watch(loop, _log)
+        supervisor = Supervisor(options, loop)
         return await supervisor.run(), supervisor.reason
 
     loop = _new_loop()

@@ -55,7 +55,7 @@ def test_three_lines_of_the_card_and_the_same_again_later(place: Place) -> None:
     worker.wait_for("connected")
     ran = place.python(ARRAY)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, ANSWER, "")
-    manager.wait_for(r"worker \S+ \(\S+\) joined from \S+: \d+ slots")
+    manager.wait_for(r"worker \S+ \(certificate worker\) joined from \S+: \d+ slots?, Python 3\.\d+")
     manager.wait_for(r"client client left: the client is done")
 
     assert manager.terminate() == 0  # and it comes back: the star is the same, and the worker finds it by itself
