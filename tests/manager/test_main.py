@@ -1,0 +1,71 @@
+"""The manager's command line; what it does as a process is in tests/integration/."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from starcore import certificates
+from starcore.manager.__main__ import _compare, _greet, _parser, main
+from starcore.manager.core import Limits
+
+
+@pytest.fixture(autouse=True)
+def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("CONFIG", "RUNTIME"):
+        monkeypatch.setenv(f"STARCORE_{name}_DIR", str(tmp_path / name))
+    log = logging.getLogger("starcore")
+    before = log.handlers[:], log.level, log.propagate
+    yield
+    log.handlers[:], log.level, log.propagate = before
+
+
+def test_defaults_are_the_cards_ports_and_the_cores_limits() -> None:
+    options = _parser().parse_args([])
+    limits = Limits()
+    assert (options.port, options.client_port, options.host) == (443, 444, None)
+    assert options.silence_seconds == limits.silence_seconds
+    assert options.greeting_seconds == limits.greeting_seconds
+    assert options.session_grace_seconds == limits.session_grace_seconds
+    assert options.drain_seconds == limits.drain_seconds
+
+
+def test_one_port_for_both_is_a_wrong_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--port", "8443", "--client-port", "8443"])
+    assert left.value.code == 2
+    assert "are both 8443" in capsys.readouterr().err
+
+
+def test_what_is_wrong_is_one_line_and_makes_no_star(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--host", "203.0.113.1", "--port", "0", "--client-port", "0"]) == 4
+    said = capsys.readouterr().err
+    assert said.startswith("starcore manager: '203.0.113.1' is not an address of this machine")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "CONFIG").exists()
+
+
+def test_greeting_is_three_lines_that_name_the_join_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    star = certificates.Star(tmp_path, "id", "host")
+    _greet(star)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert str(star.directory) in lines[0]
+    assert str(star.worker_join) in lines[1]
+    assert str(star.client_join) in lines[2]
+
+
+@pytest.mark.parametrize(("port", "lines"), [(443, 0), (8443, 1)])
+def test_ports_that_join_files_do_not_say_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, port: int, lines: int
+) -> None:
+    monkeypatch.setattr(logging.getLogger("starcore"), "propagate", True)
+    with caplog.at_level("INFO", "starcore.manager"):
+        _compare(certificates.Star(tmp_path, "id", "host"), SimpleNamespace(worker=port, client=444))  # type: ignore[arg-type]
+    assert len(caplog.records) == lines
+    if lines:
+        assert "certs init --port 8443 --client-port 444" in caplog.text

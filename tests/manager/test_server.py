@@ -1,0 +1,85 @@
+"""The manager's memory for chunks, its ports, its signals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from starcore import certificates, errors
+from starcore.events import Action
+from starcore.manager.core import Finished, Limits, Log
+from starcore.manager.server import POOL_BUFFERS_MAX, BufferPool, Server, ServerOptions, listen
+from starcore.messages import CHUNK_BYTES_MAX
+
+
+def test_whole_chunks_buffers_are_reused_and_others_are_not() -> None:
+    pool = BufferPool()
+    first = pool.take(CHUNK_BYTES_MAX)
+    mark = id(first)
+    pool.give(first)
+    del first
+    assert id(pool.take(CHUNK_BYTES_MAX)) == mark
+    small = pool.take(10)
+    assert len(small) == 10
+    pool.give(small)
+    assert pool._free == []
+
+
+def test_buffer_that_somebody_still_looks_at_is_not_reused() -> None:
+    pool = BufferPool()
+    buffer = pool.take(CHUNK_BYTES_MAX)
+    view = memoryview(buffer)
+    pool.give(buffer)
+    assert pool.take(CHUNK_BYTES_MAX) is not buffer
+    assert len(view) == CHUNK_BYTES_MAX
+
+
+def test_pool_keeps_no_more_than_its_limit() -> None:
+    pool = BufferPool()
+    for buffer in [pool.take(CHUNK_BYTES_MAX) for _ in range(POOL_BUFFERS_MAX + 5)]:
+        pool.give(buffer)
+    assert len(pool._free) == POOL_BUFFERS_MAX
+
+
+def test_second_port_that_cannot_be_had_gives_the_first_one_back() -> None:
+    taken = listen("127.0.0.1", 0, 0)
+    with pytest.raises(errors.AddressError, match="--client-port"):
+        listen("127.0.0.1", 0, taken.client)
+    assert taken.worker != taken.client
+    for each in (*taken.workers, *taken.clients):
+        each.close()
+
+
+async def serve(tmp_path: Path, *, stops: int) -> list[str]:
+    star, _ = certificates.create_star(tmp_path / "star", host="127.0.0.1")
+    loop = asyncio.get_running_loop()
+    said: list[str] = []
+    ports = listen("127.0.0.1", 0, 0)
+    options = ServerOptions(ports, Limits(drain_seconds=5), on_listening=lambda: said.append("listening"))
+    server = Server(certificates.manager_identity(star), options, loop)
+    loop.call_later(0.01, lambda: [server.stop() for _ in range(stops)])
+    await asyncio.wait_for(server.serve(), 10)
+    said.append("ended")
+    assert all(each.fileno() == -1 for each in (*ports.workers, *ports.clients))
+    with pytest.raises(TypeError, match="does not know"):
+        server.perform(Action)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="relays"):
+        server.source(1, 2, 3, 4, 5)
+    server.perform(Log("info", "a line"))
+    server.perform(Finished())
+    server.release(None)
+    return said
+
+
+@pytest.mark.parametrize("stops", [1, 2])
+def test_server_says_when_it_listens_and_ends_when_it_is_stopped(
+    tmp_path: Path, stops: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("starcore"), "propagate", True)
+    with caplog.at_level("INFO", "starcore.manager"):
+        assert asyncio.run(serve(tmp_path, stops=stops)) == ["listening", "ended"]
+    assert ("stopping at once" in caplog.text) is (stops == 2)
+    assert "listening: workers on 127.0.0.1:" in caplog.text

@@ -1,0 +1,43 @@
+"""The package's face: every name is there, loaded at its first use and not before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+import starcore
+from starcore import errors
+
+
+def test_every_name_of_the_face_can_be_had_and_is_listed() -> None:
+    assert dir(starcore) == sorted(starcore.__all__)
+    for name in starcore.__all__:
+        assert getattr(starcore, name) is getattr(starcore, name)
+
+
+def test_errors_of_the_face_are_those_of_the_tree() -> None:
+    names = [name for name in starcore.__all__ if isinstance(getattr(starcore, name), type)]
+    for name in names:
+        if issubclass(getattr(starcore, name), errors.StarCoreError):
+            assert getattr(starcore, name) is getattr(errors, name)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'starcore' has no attribute 'nonsense'"):
+        starcore.nonsense  # noqa: B018
+
+
+def test_looking_at_the_face_loads_no_room() -> None:
+    code = "import starcore, sys; dir(starcore); print([m for m in sys.modules if 'starcore.' in m])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+
+
+def test_version_is_that_of_the_installed_package() -> None:
+    try:
+        assert metadata.version("starcore") == starcore.__version__
+    except metadata.PackageNotFoundError:
+        pytest.skip("the package is not installed, only on the path")

@@ -1,0 +1,55 @@
+"""One line for a wrong command line, and the options' types."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from starcore.options import Parser, listening_port, port, seconds
+
+
+def test_wrong_command_line_is_one_line_that_names_help(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser(prog="star", description="What it does.")
+    parser.add_argument("--port", type=port)
+    for wrong in (["--port", "x"], ["--bogus"], ["--por", "3"]):
+        with pytest.raises(SystemExit) as left:
+            parser.parse_args(wrong)
+        said = capsys.readouterr().err
+        assert left.value.code == 2
+        assert said.count("\n") == 1
+        assert said.startswith("star: ")
+        assert said.endswith("; 'star --help' tells the options\n")
+
+
+def test_subcommands_are_parsers_of_the_same_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser(prog="star")
+    parser.add_subparsers(required=True).add_parser("make", help="make it")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["make", "--bogus"])
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["1", "443", "65535"])
+def test_ports(text: str) -> None:
+    assert port(text) == listening_port(text) == int(text)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "65536", "x", "1.5", " 1", "1" * 5000, "٤٤٣"])
+def test_texts_that_are_no_ports(text: str) -> None:
+    for kind in (port, listening_port):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not a port"):
+            kind(text)
+
+
+def test_any_free_port_is_for_listening_alone() -> None:
+    assert listening_port("0") == 0
+    with pytest.raises(argparse.ArgumentTypeError):
+        port("0")
+
+
+def test_seconds() -> None:
+    assert seconds("0.5") == 0.5
+    for text in ("0", "-1", "nan", "inf", "soon", "", "1e10"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not a time"):
+            seconds(text)

@@ -1,0 +1,55 @@
+"""The status as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from starcore import status
+
+WORKER = {"name": "node7", "address": "192.0.2.7:5", "python": "3.12", "slots": 8, "running": 3, "arena_bytes": 1}
+CLIENT = {"name": "laptop", "address": "192.0.2.8:6", "queued": 2, "leased": 3}
+JOB = {"function": "fit", "client": "laptop", "queued": 2, "leased": 3, "done": 4, "failed": 0, "mean_seconds": 1.23456}
+
+
+def test_text_has_a_summary_and_a_table_for_whatever_there_is() -> None:
+    text = status.render({"workers": [WORKER, WORKER], "clients": [CLIENT], "jobs": [JOB]})
+    assert text.splitlines() == [
+        "2 workers, 16 slots, 6 tasks on workers, 1 client",
+        "",
+        "WORKER  ADDRESS      PYTHON  SLOTS  RUNNING",
+        "node7   192.0.2.7:5  3.12    8      3",
+        "node7   192.0.2.7:5  3.12    8      3",
+        "",
+        "CLIENT  ADDRESS      QUEUED  LEASED",
+        "laptop  192.0.2.8:6  2       3",
+        "",
+        "JOB  CLIENT  QUEUED  LEASED  DONE  FAILED  MEAN SECONDS",
+        "fit  laptop  2       3       4     0       1.23",
+    ]
+
+
+def test_empty_star_is_one_line() -> None:
+    assert status.render({"workers": [], "clients": [], "jobs": []}) == (
+        "0 workers, 0 slots, 0 tasks on workers, 0 clients"
+    )
+
+
+def test_column_that_a_manager_does_not_tell_is_left_out_and_a_missing_value_is_a_dash() -> None:
+    text = status.render({"workers": [{"name": "a", "slots": 1, "running": 0}], "jobs": [JOB, {**JOB, "done": None}]})
+    assert "WORKER  SLOTS  RUNNING" in text
+    assert text.splitlines()[-1].split()[4] == "-"
+
+
+def test_status_starts_no_star_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("CONFIG", "RUNTIME"):
+        monkeypatch.setenv(f"STARCORE_{name}_DIR", str(tmp_path / name))
+    for name in ("STARCORE_JOIN", "STARCORE_MANAGER", "STARCOMPUTE_CLIENT_KEY", "STARCOMPUTE_CLIENT_KEY_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    assert status.main([]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("starcore status: no manager is configured")
+    assert (said.err.count("\n"), said.out) == (1, "")
