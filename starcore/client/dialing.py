@@ -94,7 +94,7 @@ class Dialer:
             await asyncio.wait_for(connecting, DIAL_SECONDS)
         except asyncio.TimeoutError:
             failure = TimeoutError()
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever it is, the core has to hear of it, or nobody dials again
             failure = error
         self._task = None
         if failure is not None:

@@ -23,7 +23,6 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from starcore._framing import Segment
-from starcore.errors import FrameError
 from starcore.worker.arena import Piece
 from starcore.worker.board import Board
 from starcore.worker.channel import Attach, Broken, Inlet, Outlet, Record
@@ -176,14 +175,14 @@ class SlotProcess:
     def _readable(self) -> None:
         try:
             more = self._inlet.pull()
+            self._tell()
         except BlockingIOError:
             return
-        except (OSError, FrameError) as error:
+        except Exception as error:  # also a segment that cannot be mapped: an answer is lost, and somebody waits for it
             self._broken = self._broken or f"a broken channel ({error})"
             self._loop.remove_reader(self._socket.fileno())
             self._kill_group()
             return
-        self._tell()
         if not more and self.alive:
             self._loop.remove_reader(self._socket.fileno())  # its exit is reported by the pidfd
 
@@ -215,10 +214,14 @@ class SlotProcess:
     def _exited(self) -> None:
         if not self.alive:
             return
-        with contextlib.suppress(OSError, FrameError):
-            while self._inlet.pull():
+        while not self._broken:
+            try:
+                more = self._inlet.pull()
                 self._tell()
-        self._tell()
+            except Exception:
+                break
+            if not more:
+                break
         self.alive = False
         self._kill_group()  # before its number is free for others: whatever it started goes with it
         code = self._popen.wait()

@@ -70,6 +70,22 @@ def test_a_death_is_told_by_its_signal_and_the_board_outlives_it() -> None:
     run(test)
 
 
+def test_a_record_that_cannot_be_taken_costs_the_slot_and_not_the_answer() -> None:
+    """A segment that cannot be mapped, say: its task runs again, where an escaped exception left it waiting."""
+
+    async def test() -> None:
+        async with started() as (process, heard):
+
+            def said(process: SlotProcess, record: Record) -> None:
+                raise OSError("no memory to map")
+
+            heard.said = said  # type: ignore[method-assign]
+            order(process, abs, -1)
+            assert await asyncio.wait_for(heard.end, 20) == "a broken channel (no memory to map)"
+
+    run(test)
+
+
 def test_what_a_task_started_ends_with_its_slot() -> None:
     def start() -> int:
         import subprocess  # noqa: PLC0415

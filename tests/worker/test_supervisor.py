@@ -9,7 +9,9 @@ import asyncio
 import os
 import re
 import socket
+from array import array
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -18,6 +20,8 @@ import pytest
 from starcore import certificates, settings, tls
 from starcore.errors import ArgumentValueError, CredentialsError, SetupError, UnreachableError
 from starcore.messages import Role
+from starcore.worker.channel import NOWHERE, Done
+from starcore.worker.runs import Run
 from starcore.worker.supervisor import Supervisor, Worker, WorkerOptions, run_worker
 
 MIB = 1 << 20
@@ -59,6 +63,38 @@ def test_without_reconnection_an_absent_manager_is_exit_code_5(join: Path, close
     code, reason = run_worker(options(join, closed_port, reconnect=False))
     assert code == 5
     assert "nobody listens" in reason
+
+
+@pytest.mark.parametrize("name", ["manager..example", "a" * 64 + ".example"])
+def test_a_name_that_is_none_is_an_absent_manager_like_any_other(join: Path, name: str) -> None:
+    def resolve() -> tls.Target:
+        return settings.dialer(Role.WORKER, join=join, address=name, port=443)
+
+    async def test() -> tuple[int, str]:
+        supervisor = Supervisor(WorkerOptions(resolve, slots=1, reconnect=False), asyncio.get_running_loop())
+        return await asyncio.wait_for(supervisor.run(), 20), supervisor.reason
+
+    code, reason = asyncio.run(test())
+    assert code == 5
+    assert name in reason
+    assert len(reason.splitlines()) == 1
+
+
+def test_a_batch_that_was_recalled_half_way_is_forgotten_when_the_next_one_answers(
+    join: Path, closed_port: int
+) -> None:
+    runs = {number: Run(number, 1, 0, 1, array("I", [1, 1]), b"ab") for number in (1, 2)}
+    process: Any = SimpleNamespace(number=0, runs=runs)
+
+    async def test() -> None:
+        supervisor = Supervisor(options(join, closed_port), asyncio.get_running_loop())
+        supervisor._finished.set()  # its core hears nothing of this
+        answers = bytes(2), array("d", [0.0, 0.0]), array("I", [1, 1]), b"cd"
+        supervisor._done(process, Done(2, 0, NOWHERE, 0, 0, 0, False, *answers))
+        await supervisor._leave()
+
+    asyncio.run(test())
+    assert runs == {}
 
 
 def test_a_drained_worker_leaves_no_process_and_no_descriptor(join: Path, closed_port: int) -> None:
