@@ -113,7 +113,8 @@ class Deliveries:
         return run, start, stop
 
     def resend(self, client: Client) -> None:
-        """Tell a client that came back what it has not acknowledged."""
+        """Tell a client that came back, perhaps with another credit, what it has not acknowledged."""
+        self._unread(client, 0)
         for delivery in client.unread.values():
             self._send(client, delivery, window=False)
 
