@@ -105,7 +105,8 @@ class Calls(Executor):
         timeout : float, optional
             Seconds from this call after which the iterator raises TimeoutError.
         chunksize : int or "auto", default "auto"
-            Calls in a batch. A batch is one task: a slot that dies costs all of it one attempt.
+            Calls in a batch. A batch is one task: a slot that dies costs all of it one attempt. With `retries` or
+            a `timeout` among the options, which are each call's own, every call is a task of its own.
         buffersize : int, optional
             How many items may be taken from the iterables and not yet yielded; they may then be endless.
         progress : bool, default False
@@ -125,6 +126,9 @@ class Calls(Executor):
         """
         if chunksize != "auto":
             chunksize = positive("chunksize", chunksize)
+        retries, seconds, _ = self._options
+        if retries or seconds:
+            chunksize = 1
         if buffersize is not None:
             buffersize = positive("buffersize", buffersize)
         deadline = None if timeout is None else time.monotonic() + number("timeout", timeout)

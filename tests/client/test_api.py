@@ -227,6 +227,14 @@ def test_map_packs_small_calls(star: InlineStar, client: Client) -> None:
     assert star.core.sequence - before < 2000
 
 
+@pytest.mark.parametrize("options", [{"retries": 1}, {"timeout": 5.0}])
+def test_map_gives_every_call_the_options_for_itself(star: InlineStar, client: Client, options: Any) -> None:
+    before = star.call(lambda: len(star.core.seen))
+    assert list(client.options(**options).map(abs, range(-60, 0), chunksize=30)) == list(range(60, 0, -1))
+    messages = star.call(lambda: star.core.seen[before:])
+    assert sum(len(message.head_sizes) for message in messages if type(message) is Submit) == 60
+
+
 def test_map_of_an_endless_iterable_yields_as_it_goes(client: Client) -> None:
     results = client.map(abs, count(), buffersize=10)
     assert [next(results) for _ in range(50)] == list(range(50))
