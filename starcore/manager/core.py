@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from starcore.errors import Code, ProtocolError, RefusedError, UnexpectedError
@@ -34,6 +35,7 @@ from starcore.manager.workers import Workforce
 from starcore.messages import (
     BLOB_STREAM,
     PROTOCOL_VERSION,
+    STATUS_BYTES_MAX,
     Abort,
     Ack,
     Blob,
@@ -59,6 +61,12 @@ from starcore.messages import (
 from starcore.messages import (
     Job as JobMessage,
 )
+from starcore.texts import NAME_CHARS_MAX, plain
+
+VERSIONS_MAX = 8
+"""How many Python versions one notice lists."""
+STATUS_ROWS_MAX = 2000
+"""Of each of a status's tables; fewer, where the whole is longer than STATUS_BYTES_MAX."""
 
 __all__ = ["Drain", "Finished", "Limits", "Log", "ManagerCore"]
 
@@ -103,6 +111,7 @@ class ManagerCore:
         )
         self._slots_timer = False
         self._slots_said = (0, 0)
+        self._status_said = (0.0, "")
         self._drain_until: float | None = None
         self._finished = False
 
@@ -144,13 +153,15 @@ class ManagerCore:
         times = [time for time in (self._timers.next(), self._workforce.move_at) if time is not None]
         return min(times, default=None)
 
-    def status(self, now: float) -> dict[str, Any]:
-        """Describe the star, for `starcore status`."""
+    def status(self, now: float, rows_max: int = STATUS_ROWS_MAX) -> dict[str, Any]:
+        """Describe the star, for `starcore status`; its tables have at most so many rows."""
         clients, counters = self._sessions.clients.values(), self._leases.counters
+        workers = self._sessions.workers.values()
+        jobs = (job for client in clients for job in client.jobs.values())
         return {
             "epoch": self._epoch,
             "draining": self._sessions.draining,
-            "workers": [self._worker_status(worker, now) for worker in self._sessions.workers.values()],
+            "workers": [self._worker_status(worker, now) for worker in islice(workers, rows_max)],
             "clients": [
                 {
                     "name": client.name,
@@ -162,9 +173,9 @@ class ManagerCore:
                     "unread_bytes": client.unread_bytes,
                     "used_seconds": client.used_seconds,
                 }
-                for client in clients
+                for client in islice(clients, rows_max)
             ],
-            "jobs": [_job_status(job) for client in clients for job in client.jobs.values()],
+            "jobs": [_job_status(job) for job in islice(jobs, rows_max)],
             "held_bytes": self._held_bytes(),
             "idle_blob_bytes": self._blobs.idle_bytes,
             "stale": counters.stale,
@@ -365,7 +376,7 @@ class ManagerCore:
         if message.stream & BLOB_STREAM:
             self._clientele.blob_aborted(client, message.stream)
         else:
-            self._clientele.aborted(client, message.stream, message.reason)
+            self._clientele.aborted(client, message.stream, plain(message.reason))
 
     def _worker_abort(self, worker: Worker, message: Abort) -> None:
         if message.stream & BLOB_STREAM:
@@ -382,13 +393,21 @@ class ManagerCore:
         """It was heard."""
 
     def _draining(self, worker: Worker, message: Draining) -> None:
+        if worker.draining:
+            return
         worker.draining = True
         self._scheduler.leave(worker)
         self._outbox.log("info", f"worker {worker.name} drains: it finishes what runs")
         self._slots_changed(self._outbox.now)
 
     def _status(self, client: Client, message: StatusRequest) -> None:
-        self._outbox.send(client.link, StatusReply(json.dumps(self.status(self._outbox.now))))
+        now, rows = self._outbox.now, STATUS_ROWS_MAX
+        made_at, text = self._status_said
+        if not text or now >= made_at + self._limits.status_seconds:
+            while len(text := json.dumps(self.status(now, rows))) > STATUS_BYTES_MAX:
+                rows //= 2
+            self._status_said = now, text
+        self._outbox.send(client.link, StatusReply(text))
 
     # -- what clients are told about the star ----------------------------------------------------------------
 
@@ -476,7 +495,7 @@ def _job_status(job: Job) -> dict[str, Any]:
     return {
         "job": job.number,
         "client": job.client.name,
-        "function": job.message.function,
+        "function": plain(job.message.function, NAME_CHARS_MAX),
         "queued": job.queued,
         "leased": job.leased,
         "done": job.done,
@@ -488,11 +507,12 @@ def _job_status(job: Job) -> dict[str, Any]:
 
 def _missing(capability: Capability, workers: list[Worker]) -> str:
     """Say in one sentence why nobody takes a job."""
-    kind, name = capability
+    kind, name = capability[0], plain(capability[1], NAME_CHARS_MAX)
     if not workers:
         return "no worker is connected"
     if kind == FunctionKind.SHIPPED:
-        there = ", ".join(sorted({worker.python or "?" for worker in workers}))
+        versions = sorted({worker.python or "?" for worker in workers})
+        there = ", ".join(versions[:VERSIONS_MAX])
         return f"it was made with Python {name}, and no connected worker runs such code (they have Python {there})"
     if not name:
         return "no connected worker has a registered function"
