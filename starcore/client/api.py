@@ -126,8 +126,7 @@ class Calls(Executor):
         """
         if chunksize != "auto":
             chunksize = positive("chunksize", chunksize)
-        retries, seconds, _ = self._options
-        if retries or seconds:
+        if any(self._options[:2]):
             chunksize = 1
         if buffersize is not None:
             buffersize = positive("buffersize", buffersize)
