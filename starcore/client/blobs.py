@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from starcore.client.orders import Outbox
-from starcore.messages import BLOB_STREAM, HEAD_BYTES_MAX, Blob
+from starcore.errors import Code
+from starcore.messages import BLOB_STREAM, HEAD_BYTES_MAX, Abort, Blob
 from starcore.streams import Sending
 
 ATTEMPT = 1
@@ -49,8 +50,9 @@ class Blobs:
         if not function.jobs:
             del self._functions[digest]
             for stream in [stream for stream, used in self._streams.items() if used == digest]:
-                self._sending.close(stream)
                 del self._streams[stream]
+                if self._sending.close(stream):
+                    self._outbox.send(Abort(stream, ATTEMPT, Code.GONE, "no job needs it any more"))
 
     def tell(self, digest: bytes, *, again: bool = False) -> None:
         """Say BLOB, unless this link's manager was told; `again` where it wants it."""

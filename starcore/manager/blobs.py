@@ -25,7 +25,8 @@ from starcore.messages import Blob as BlobMessage
 class Blobs:
     """Every blob that is here, or on its way here."""
 
-    def __init__(self, outbox: Outbox, relay: Relay, limits: Limits) -> None:
+    def __init__(self, epoch: int, outbox: Outbox, relay: Relay, limits: Limits) -> None:
+        self._epoch = epoch
         self._outbox = outbox
         self._relay = relay
         self._limits = limits
@@ -97,11 +98,13 @@ class Blobs:
                 raise UnexpectedError("a blob that is not what its digest says")
         return self._arrived(blob)
 
-    def aborted(self, client: Client, stream: int) -> None:
-        """The client stopped sending a blob."""
+    def aborted(self, client: Client, stream: int) -> Blob | None:
+        """The client stopped sending a blob. Returns it if jobs need it still."""
         blob = client.blobs.pop(stream, None)
-        if blob is not None and not blob.whole:
-            self._discard(blob)
+        if blob is None or blob.whole:
+            return None
+        self._discard(blob)
+        return blob if blob.jobs else None
 
     def left(self, client: Client) -> Iterator[Blob]:
         """The client's link is gone: what it was sending is incomplete. Yields those that jobs still need."""
@@ -117,13 +120,13 @@ class Blobs:
         if blob.digest in worker.blobs or not blob.whole:
             return
         self._streams += 1
-        stream = BLOB_STREAM | self._streams
+        stream = BLOB_STREAM | self._epoch << 32 | self._streams  # a worker may keep blobs of an earlier manager
         if blob.flow is None:
             self._outbox.send(worker.link, BlobMessage(blob.digest, stream, 0, blob.head))
             worker.blobs[blob.digest] = None
         else:
             self._outbox.send(worker.link, BlobMessage(blob.digest, stream, blob.size))
-            worker.blobs[blob.digest] = self._relay.lend(blob.flow, worker.link, stream)
+            worker.blobs[blob.digest] = blob.lent[worker] = self._relay.lend(blob.flow, worker.link, stream)
 
     def wanted(self, worker: Worker, digest: bytes) -> None:
         """A worker lacks a blob: send it, once more if need be."""
@@ -137,6 +140,9 @@ class Blobs:
         flow = worker.blobs.pop(digest, None)
         if flow is not None:
             self._relay.end(flow)
+            blob = self._blobs.get(digest)
+            if blob is not None:
+                blob.lent.pop(worker, None)
 
     def flows(self) -> Iterator[Flow]:
         """Every flow that brings or keeps a blob."""
@@ -184,6 +190,14 @@ class Blobs:
     def _forget(self, blob: Blob) -> None:
         self._idle.pop(blob, None)
         self._blobs.pop(blob.digest, None)
+        for worker, flow in blob.lent.items():
+            if flow.forwarded:
+                worker.blobs[blob.digest] = None
+                self._relay.end(flow)
+            else:  # it lives on bytes that are about to go
+                del worker.blobs[blob.digest]
+                self._relay.abort(flow, Code.GONE, "no job needs this blob any more")
+        blob.lent.clear()
         if blob.flow is not None:
             self._relay.end(blob.flow)
 

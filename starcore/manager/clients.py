@@ -111,7 +111,9 @@ class Clientele:
 
     def blob_aborted(self, client: Client, stream: int) -> None:
         """A blob will not come from this client."""
-        self._blobs.aborted(client, stream)
+        blob = self._blobs.aborted(client, stream)
+        if blob is not None:
+            self._ask_anyone(blob)
 
     # -- tasks -----------------------------------------------------------------------------------------------
 

@@ -188,6 +188,8 @@ class Sessions:
         known = self.clients.get(hello.session) if role == Role.CLIENT else self.workers.get(hello.session)
         if known is not None and known.fingerprint != link.peer.fingerprint:
             raise RefusedError(Code.ROLE, "this session belongs to another certificate")
+        if known is not None and known.link > link.number:  # its dialer gave this link up before it made that one
+            raise RefusedError(Code.SUPERSEDED, "this session has a newer connection")
         if known is None and self.draining:
             raise RefusedError(Code.DRAINING, "this manager is shutting down")
         if known is None:

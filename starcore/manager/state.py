@@ -355,6 +355,8 @@ class Blob:
     refusal: str = ""
     """Why it will never come."""
     jobs: dict[Job, None] = field(default_factory=dict)
+    lent: dict[Worker, Flow] = field(default_factory=dict)
+    """On its way to workers, from the bytes that are here."""
 
 
 @dataclass(slots=True, eq=False)

@@ -130,7 +130,7 @@ class Workforce:
                 self._results.lose(leased, offset)
             if leased.run.flows and leased.left and leased.start in leased.run.flows:
                 self._relay.aim(leased.run.flows[leased.start], worker.link, leased.first, leased.attempt)
-        self._retract_again(worker)
+        self._retract_again(worker, leases)
         for number in worker.forgotten:
             self._outbox.send(worker.link, Forget(number))
         worker.forgotten.clear()
@@ -207,9 +207,9 @@ class Workforce:
         if flow is not None:
             self._relay.aim(flow, worker.link, leased.first, span.attempt)
 
-    def _retract_again(self, worker: Worker) -> None:
-        """Say once more what a returning worker may not have heard."""
-        forced, asked = array("Q"), array("Q")
+    def _retract_again(self, worker: Worker, held: Column) -> None:
+        """Say once more what a returning worker may not have heard, and take from it what nobody knows of."""
+        forced, asked = array("Q", (lease for lease in held if worker.find(lease) is None)), array("Q")
         for leased in worker.leases:
             for offset in leased.live():
                 if leased.unwanted.get(offset):

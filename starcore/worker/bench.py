@@ -174,7 +174,7 @@ class Bench:
                 slot.digests.add(job.digest)
                 yield Teach(slot.number, job, volume.data, volume.key)
         idle = not slot.batches
-        batch = slot.give(run)
+        batch = slot.give(run, job.timeout_seconds)
         if idle:
             self._look_later(slot, now)
         yield RunBatch(slot.number, batch.number, run)
@@ -263,7 +263,7 @@ class Bench:
     def _watch(self, slot: Slot, batch: Batch, event: Inspected, now: float, found: Inspection) -> None:
         lease, since, elapsed = batch.run.lease + event.started - 1, event.since, now - event.since
         entry = self._library.jobs.get(batch.run.job)
-        timeout = entry.job.timeout_seconds if entry is not None else 0.0
+        timeout = batch.timeout_seconds
         if timeout and now >= since + timeout:  # the very sums that `_look_at` is given: no look is a hair too early
             text = f"it ran longer than its timeout of {timeout:g} s"
             found.actions += self.kill(slot, Why.TIMEOUT, lease, text)
@@ -281,8 +281,7 @@ class Bench:
             self._look_at(slot, since + timeout)
 
     def _look_later(self, slot: Slot, now: float) -> None:
-        entry = self._library.jobs.get(slot.batches[0].run.job)
-        timeout = entry.job.timeout_seconds if entry is not None else 0.0
+        timeout = slot.batches[0].timeout_seconds
         self._look_at(slot, now + min(STARTED_SECONDS, timeout or STARTED_SECONDS))
 
     def _look_at(self, slot: Slot, at: float) -> None:

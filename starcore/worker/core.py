@@ -106,8 +106,8 @@ class WorkerCore:
             Opened: self._on_opened,
             Received: self._on_received,
             ChunkReceived: self._on_chunk,
-            Blocked: self._on_blocked,
-            Writable: self._on_writable,
+            Blocked: self._on_room,
+            Writable: self._on_room,
             Lost: self._on_lost,
             Tick: self._on_tick,
             SlotReady: self._on_slot_ready,
@@ -206,9 +206,7 @@ class WorkerCore:
         dialling = self._uplink.state is LinkState.DIALLING  # a link that never opened has a number of its own
         if not dialling and event.link != self._uplink.link:
             return
-        for volume in self._library.incomplete():
-            self._receiving.close(volume.key)
-            self._drop_key(volume.key)
+        self._lose_blobs(self._library.incomplete())
         if self._leaving and not self._leases():
             self._finish(0)
             return
@@ -224,8 +222,7 @@ class WorkerCore:
 
     def _forget_everything(self) -> None:
         """A new session of the manager's: nothing that was leased counts any more."""
-        dropped = len(self._leases())
-        if dropped:
+        if dropped := len(self._leases()):
             self._say("warning", f"the manager does not know this session any more: {dropped} tasks are dropped")
         for run in self._unstarted():
             self._free(run)
@@ -261,8 +258,7 @@ class WorkerCore:
                 self._send(Abort(message.stream, BLOB_ATTEMPT, Code.NORMAL, "this blob is here"))
             return
         if known is not None:  # announced anew, so the old stream will bring nothing more
-            self._receiving.close(known.key)
-            self._drop_key(known.key)
+            self._lose_blobs([known])
         if not message.body_bytes:
             self._library.add_volume(Volume(message.digest, len(message.head), bytes(message.head)))
             self._inbox.ready.extend(self._library.complete(message.digest))
@@ -270,6 +266,11 @@ class WorkerCore:
         self._library.add_volume(Volume(message.digest, message.body_bytes, key=message.stream))
         self._receiving.open(message.stream, BLOB_ATTEMPT, message.body_bytes)
         self._memory.demand(Demand(message.stream, BLOB_ATTEMPT, message.body_bytes), first=True)
+
+    def _lose_blobs(self, volumes: list[Volume]) -> None:
+        for volume in volumes:
+            self._receiving.close(volume.key)
+            self._drop_key(volume.key)
 
     # -- leases in -------------------------------------------------------------------------------------------
 
@@ -323,6 +324,9 @@ class WorkerCore:
             self._inbox.add(self._inbox.arriving.pop(key))
 
     def _on_abort(self, message: Abort) -> None:
+        if message.stream & BLOB_STREAM:  # the manager has let go of it; a job that comes later asks for it anew
+            self._lose_blobs(self._library.incomplete(message.stream))
+            return
         self._sending.close(message.stream)
         run = self._inbox.arriving.get(message.stream)
         if run is not None and run.attempt == message.attempt:
@@ -485,13 +489,9 @@ class WorkerCore:
             self._sending.close(lease)
             self._release_answer(lease)
 
-    def _on_blocked(self, event: Blocked) -> None:
+    def _on_room(self, event: Blocked | Writable) -> None:
         if event.link == self._uplink.link:
-            self._blocked = True
-
-    def _on_writable(self, event: Writable) -> None:
-        if event.link == self._uplink.link:
-            self._blocked = False
+            self._blocked = type(event) is Blocked
             self._pump()
 
     def _pump(self) -> None:
@@ -596,6 +596,5 @@ class WorkerCore:
         self._bench.check()
         self._receiving.check()
         self._sending.check()
-        keys = {volume.key for volume in self._library.volumes.values() if volume.key}
-        keys |= set(leases) | self._bench.dropped()
+        keys = {*leases, *self._bench.dropped(), *(volume.key for volume in self._library.volumes.values())}
         assert self._memory.keys() <= keys, "memory that nobody owns"

@@ -116,9 +116,9 @@ class Library:
         needed = {entry.job.digest for entry in self.jobs.values() if not entry.registered}
         return sorted(needed - self.volumes.keys())
 
-    def incomplete(self) -> list[Volume]:
-        """Take out the blobs that did not arrive whole: their stream ended with its link."""
-        broken = [volume for volume in self.volumes.values() if not volume.complete]
+    def incomplete(self, key: int = 0) -> list[Volume]:
+        """Take out the blobs that will not arrive whole: the one under this key, or all where the link is gone."""
+        broken = [volume for volume in self.volumes.values() if not volume.complete and key in (0, volume.key)]
         for volume in broken:
             del self.volumes[volume.digest]
         return broken

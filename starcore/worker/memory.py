@@ -79,7 +79,7 @@ class Memory:
         if not failed:
             return True
         self._used -= self._held.pop(key)
-        if self._held or self._answers:
+        if self._answers or any(not key & BLOB_STREAM for key in self._held):
             self._short = True  # the machine has less than we thought: wait for our own to come back
             self._demands.appendleft(demand)
             return False

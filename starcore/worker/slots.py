@@ -83,6 +83,8 @@ class Batch:
     number: int
     run: Run
     done: int = 0
+    timeout_seconds: float = 0.0
+    """The job's, which may be forgotten while its last, cancelled tasks run."""
 
 
 @dataclass(slots=True)
@@ -171,10 +173,10 @@ class Slot:
         """Find a batch by its number."""
         return next((batch for batch in self.batches if batch.number == number), None)
 
-    def give(self, run: Run) -> Batch:
+    def give(self, run: Run, timeout_seconds: float = 0.0) -> Batch:
         """Add a batch."""
         self.last_batch += 1
-        batch = Batch(self.last_batch, run)
+        batch = Batch(self.last_batch, run, timeout_seconds=timeout_seconds)
         self.batches.append(batch)
         return batch
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from starcore.client.blobs import Blobs
 from starcore.client.orders import Outbox
+from starcore.errors import Code
 from starcore.events import Send
-from starcore.messages import BLOB_STREAM, HEAD_BYTES_MAX, Blob, Grant
+from starcore.messages import BLOB_STREAM, HEAD_BYTES_MAX, Abort, Blob, Grant
 from starcore.streams import Sending
 
 SMALL, LARGE = b"s" * 32, b"l" * 32
@@ -53,7 +54,9 @@ def test_function_goes_with_its_last_job_and_its_stream_with_it() -> None:
     shelf.blobs.drop(LARGE)
     shelf.blobs.check([SMALL, LARGE])
     assert len(shelf.sending) == 1
+    shelf.said()
     shelf.blobs.drop(LARGE)
+    assert shelf.said() == [Abort(BLOB_STREAM | 1, 1, Code.GONE, "no job needs it any more")]
     shelf.blobs.drop(LARGE)
     shelf.blobs.check([SMALL])
     assert len(shelf.sending) == 0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 
-from starcore.errors import Code
+from starcore.errors import Code, Status
 from starcore.messages import (
+    Abort,
     Assign,
     Blob,
     Forget,
+    Grant,
     Want,
 )
 from starcore.messages import Job as JobMessage
@@ -70,6 +72,45 @@ def test_unneeded_blobs_are_kept_while_there_is_room_the_latest_longest():
     star.quiet()
     client.job(blob=False, code=b"first")
     star.take(Want, client)
+
+
+def test_function_that_goes_while_a_worker_receives_it_is_aborted_there():
+    """Its buffers are given back, and would be sent with another chunk's bytes in them."""
+    star = Star(blob_idle_bytes=0, first_window_bytes=0)
+    worker, client = star.worker(), star.client()
+    code = bytes(100_000)
+    job = client.job(blob=False, code=code)
+    star.take(Want, client)
+    client.say(Blob(job.digest, 1 << 63 | 1, len(code)))
+    star.take(Grant, client)
+    client.push(1 << 63 | 1, 0, len(code), token=bytearray(code))
+    job.submit(1)
+    stream = star.take(Blob, worker).stream
+    worker.leased(job, 0, 1)
+    client.cancel(job, [0], kill=True)
+    worker.retracted(kill=True)
+    client.outcome(job, [0], Status.CANCELLED, head=b"")
+    client.say(Forget(job.number))
+    star.take(Forget, worker)
+    star.expect(Abort(stream, 1, Code.GONE, "no job needs this blob any more"), worker)
+    assert len(star.dropped) == 1
+    worker.say(Grant(stream, 1, 0, len(code)))
+    star.quiet()
+
+
+def test_blob_that_its_client_stops_sending_is_asked_of_another():
+    star = Star()
+    first, second = star.client(), star.client()
+    code = bytes(100_000)
+    job = first.job(blob=False, code=code)
+    star.take(Want, first)
+    first.say(Blob(job.digest, 1 << 63 | 1, len(code)))
+    star.take(Grant, first)
+    second.job(blob=False, code=code)
+    first.say(Forget(job.number))
+    first.say(Abort(1 << 63 | 1, 1, Code.GONE, "no job needs it any more"))
+    star.expect(Want(job.digest), second)
+    star.quiet()
 
 
 def test_function_that_no_job_needs_is_kept_and_counted_apart():

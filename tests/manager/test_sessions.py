@@ -9,11 +9,14 @@ import pytest
 from starcore.errors import Code
 from starcore.events import Received
 from starcore.messages import (
+    PROTOCOL_VERSION,
+    Goodbye,
     Heartbeat,
     Hello,
     Role,
     StatusReply,
     StatusRequest,
+    Want,
 )
 from starcore.messages import Job as JobMessage
 
@@ -81,6 +84,28 @@ def test_session_of_another_certificate_is_refused():
     thief = star.open(Role.CLIENT, fingerprint="another")
     star.feed(Received(thief, Hello(1, Role.CLIENT, owner.session)))
     star.closed(thief, Code.ROLE)
+    star.quiet()
+
+
+def test_hello_that_was_long_on_its_way_does_not_supersede_a_newer_link():
+    """The dialer gave up the older link before it made the newer one, and would take SUPERSEDED for its end."""
+    star = Star()
+    client = star.client()
+    late = star.open(Role.CLIENT, client.name, client.fingerprint)
+    client.connect()
+    star.feed(Received(late, Hello(PROTOCOL_VERSION, Role.CLIENT, client.session, client.name)))
+    star.closed(late, Code.SUPERSEDED)
+    star.closed(1, Code.SUPERSEDED)
+    job = client.job(blob=False)
+    star.expect(Want(job.digest), client)
+    star.quiet()
+
+
+def test_goodbye_on_a_link_that_was_not_needed_any_more_is_no_fault():
+    star = Star()
+    link = star.open(Role.CLIENT)
+    star.feed(Received(link, Goodbye(Code.NORMAL, "not needed any more")))
+    star.closed(link, Code.NORMAL)
     star.quiet()
 
 

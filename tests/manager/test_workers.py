@@ -170,6 +170,18 @@ def test_started_tasks_are_told_to_their_client():
     star.quiet()
 
 
+def test_returning_worker_gives_back_leases_that_nobody_knows_of():
+    """The RETRACT for them was lost with the link: what hangs there would hold its slot for ever."""
+    star = Star()
+    worker = star.worker()
+    worker.lose()
+    worker.connect(leases=array("Q", [5, 6]))
+    assert worker.retracted(kill=True) == [5, 6]
+    worker.give_back([5], declined=[6])
+    settle(star)
+    star.quiet()
+
+
 def test_worker_that_was_away_hears_what_was_cancelled_and_forgotten_meanwhile():
     star = Star()
     worker, client = star.worker(slots=2), star.client()

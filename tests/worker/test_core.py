@@ -44,6 +44,7 @@ from starcore.worker.orders import (
     StartSlot,
     Stop,
     Teach,
+    Unteach,
 )
 
 from .desk import Desk
@@ -171,6 +172,36 @@ def test_a_blob_that_was_cut_off_is_asked_for_again() -> None:
     desk.connect(resumed=True)
     assert desk.said(Want).digest == b"d" * 32
     desk.quiet()
+
+
+def test_a_blob_that_the_manager_lets_go_of_leaves_no_memory_behind() -> None:
+    desk = Desk()
+    stream = BLOB_STREAM | 5
+    desk.receive(Blob(hashlib.sha256(b"gone").digest(), stream, 1 << 20))
+    assert desk.take(Allocate).key == stream
+    desk.feed(Allocated(stream))
+    desk.said(Grant)
+    desk.receive(Abort(stream, 1, Code.GONE, "no job needs this blob any more"))
+    assert desk.take(Release).key == stream
+    desk.quiet()
+
+
+def test_a_timeout_outlives_its_forgotten_job() -> None:
+    """A cancelled task that may run on is the last of its job; nobody else would ever end it."""
+    desk = Desk()
+    job = desk.job(timeout=2.0)
+    desk.assign(job, 10)
+    batch = desk.batch()
+    since = desk.now
+    desk.receive(Forget(job))
+    desk.take(Unteach)
+    desk.wait(0.05)
+    desk.take(Inspect)
+    desk.inspected(batch, 1, since=since)
+    desk.wait(2.0)
+    desk.take(Inspect)
+    desk.inspected(batch, 1, since=since)
+    assert "timeout" in desk.take(KillSlot).reason
 
 
 def test_a_blob_announced_anew_replaces_its_old_stream() -> None:

@@ -71,6 +71,17 @@ def test_a_failed_allocation_is_tried_again_when_something_came_back() -> None:
     assert found.used == 0
 
 
+def test_an_allocation_that_fails_beside_nothing_but_functions_has_failed() -> None:
+    """They stay as long as their jobs do, so to wait for them would be to wait for ever."""
+    found = Memory(8 * MIB)
+    found.demand(Demand(BLOB_STREAM | 1, 1, MIB), first=True)
+    found.demand(Demand(7, 1, MIB))
+    assert admitted(found) == [BLOB_STREAM | 1, 7]
+    assert found.allocated(BLOB_STREAM | 1, failed=False)
+    assert found.allocated(7, failed=True)
+    assert found.keys() == {BLOB_STREAM | 1}
+
+
 def test_an_allocation_that_nobody_waits_for_any_more_is_passed_over() -> None:
     found = memory(MIB, MIB)
     admitted(found)
