@@ -19,7 +19,10 @@ from starcore.events import ChunkReceived
 from starcore.messages import Abort, Ack, Column, Outcome
 from starcore.streams import Receiving, Sending
 
-ACK_DELAY_SECONDS = 0.002
+ACK_DELAY_SECONDS = 0.02
+"""Long enough that in a loop of calls the next SUBMIT takes the ACK along."""
+BODY_ACK_DELAY_SECONDS = 0.002
+"""An answer with a body lies in a worker's arena until it is acknowledged."""
 ACKS_MAX = 1024
 
 
@@ -141,7 +144,7 @@ class Answers:
         self._outbox.ask(Landed(job, index, landing.status))
         answer.pending -= 1
         if not answer.pending:
-            self.acknowledge(answer.sequence)
+            self.acknowledge(answer.sequence, BODY_ACK_DELAY_SECONDS)
         return run.entry
 
     def abort(self, message: Abort) -> bool:
@@ -161,10 +164,10 @@ class Answers:
             self._ledger.move(landing.run, landing.at, SENT)
             self._outbox.ask(Discard(landing.run.entry.job.job, landing.run.first + landing.at))
 
-    def acknowledge(self, sequence: int) -> None:
+    def acknowledge(self, sequence: int, delay_seconds: float = ACK_DELAY_SECONDS) -> None:
         """Acknowledge soon."""
-        if not self._acks:
-            self._ack_at = self._outbox.now + ACK_DELAY_SECONDS
+        due = self._outbox.now + delay_seconds
+        self._ack_at = min(self._ack_at, due) if self._acks else due
         self._acks.append(sequence)
         if len(self._acks) >= ACKS_MAX:
             self.flush()

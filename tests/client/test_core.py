@@ -133,7 +133,7 @@ class Client:
 
     def acks(self) -> list[int]:
         """What is acknowledged within the next moment."""
-        self.wait(0.01)
+        self.wait(0.05)
         found = [message for message in self.sent() if type(message) is Ack]
         return [sequence for ack in found for sequence in ack.sequences]
 
