@@ -89,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
                 arena_bytes=options.arena,
                 reconnect=not options.no_reconnect,
                 lifeline=options.lifeline,
+                json_logs=options.json_logs,
             )
         )
     except StarCoreError as error:

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
+import time
 from typing import Any
 
+JSON_VARIABLE = "STARCORE_JSON_LOGS"
+"""Set in a slot's environment when its worker's log is JSON."""
 LINE_CHARACTERS_MAX = 1 << 16
 """A longer line is written in parts: nothing piles up in the slot."""
 
@@ -21,10 +25,13 @@ class TaskStream(io.TextIOBase):
     ----------
     descriptor : int
         Where the lines go.
+    as_json : bool, default False
+        One object a line, as `--json-logs` has it, with the task's name as `task`.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, as_json: bool = False) -> None:
         self.task = "slot"
+        self._as_json = as_json
         self._descriptor = descriptor
         self._line = ""
 
@@ -73,6 +80,13 @@ class TaskStream(io.TextIOBase):
             self._put([line])
 
     def _put(self, lines: list[str]) -> None:
-        text = "".join(f"[{self.task}] {line}\n" for line in lines)
+        text = "".join(map(self._json if self._as_json else self._text, lines))
         with contextlib.suppress(OSError):  # the log is gone: the task goes on
             os.write(self._descriptor, text.encode("utf-8", "backslashreplace"))
+
+    def _text(self, line: str) -> str:
+        return f"[{self.task}] {line}\n"
+
+    def _json(self, line: str) -> str:
+        about = {"time": round(time.time(), 6), "level": "info", "room": "worker.slot", "pid": os.getpid()}
+        return json.dumps({**about, "task": self.task, "text": line}) + "\n"

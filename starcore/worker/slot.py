@@ -57,7 +57,7 @@ from starcore.worker.channel import (
     Work,
     send_all,
 )
-from starcore.worker.prints import TaskStream
+from starcore.worker.prints import JSON_VARIABLE, TaskStream
 
 FLUSH_SECONDS = 0.0005
 """Results wait for each other no longer than this."""
@@ -455,7 +455,7 @@ def main(arguments: list[str]) -> int:
     # by the programs that a task starts.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    stream = TaskStream(os.dup(2))
+    stream = TaskStream(os.dup(2), as_json=bool(os.environ.pop(JSON_VARIABLE, "")))
     faulthandler.enable(2)
     sys.stdout = sys.stderr = stream
     page = Board(board)

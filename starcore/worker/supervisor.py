@@ -74,6 +74,7 @@ from starcore.worker.orders import (
     Teach,
     Unteach,
 )
+from starcore.worker.prints import JSON_VARIABLE
 from starcore.worker.process import SlotProcess, slot_environment
 from starcore.worker.stock import Stock
 
@@ -111,6 +112,7 @@ class WorkerOptions:
     arena_bytes: int = 0
     reconnect: bool = True
     lifeline: int | None = None
+    json_logs: bool = False
 
 
 class Supervisor:
@@ -320,6 +322,8 @@ class Supervisor:
 
     def _start_slot(self, action: StartSlot) -> None:
         environment = slot_environment(os.environ, self._cores, self._slots)
+        if self._options.json_logs:
+            environment[JSON_VARIABLE] = "1"
         try:
             process = SlotProcess(action.slot, self, self._loop, self._lifeline, environment)
         except OSError as error:

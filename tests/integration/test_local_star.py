@@ -36,6 +36,7 @@ star = local._default
 with open("star.json", "w") as file:
     json.dump({"directory": str(star.directory), "pids": star.pids}, file)
 print("worked", flush=True)
+sys.stdin.readline()
 """
 
 
@@ -55,6 +56,7 @@ class Caller:
             env=environment,
             cwd=self.place.directory,
             start_new_session=True,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -63,6 +65,9 @@ class Caller:
         assert process.stdout.readline() == "worked\n", process.communicate()[1]
         self.below = children(process.pid)
         assert len(self.below) >= 3  # manager, worker, slots
+        assert process.stdin is not None
+        process.stdin.write("go on\n")
+        process.stdin.flush()
         return process
 
     def run(self, code: str) -> subprocess.CompletedProcess[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +49,14 @@ def test_what_is_no_text_is_refused_and_a_closed_log_is_nobodys_fault() -> None:
 
 def test_what_cannot_be_encoded_is_escaped() -> None:
     assert written("\udc80\n") == "[1/2 fit] \\udc80\n"
+
+
+def test_lines_are_json_objects_where_the_log_is_json(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as log:
+        stream = TaskStream(log.fileno(), as_json=True)
+        stream.task = "1/0 fit"
+        print('two "quoted"\nlines', file=stream)
+    said = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["text"] for line in said] == ['two "quoted"', "lines"]
+    assert {(line["task"], line["room"], line["level"]) for line in said} == {("1/0 fit", "worker.slot", "info")}
