@@ -33,6 +33,8 @@ WRITE_HIGH_WATER_BYTES = 128 << 10
 NOTSENT_LOWAT_BYTES = 128 << 10
 """What the kernel may hold unsent; without it a peer that reads nothing swallows 4 MB."""
 WRITE_PIECE_BYTES = 256 << 10
+COMPANY_SECONDS = 0.01
+"""How long a message without hurry waits for others."""
 CLOSING_SECONDS = 2.0
 """How long a closed link may take to send its last bytes."""
 
@@ -86,6 +88,7 @@ class Connection(asyncio.BufferedProtocol):
         self._reader = FrameReader(self._deliver, self._destination, self._arrived)
         self._queue: list[bytes] = []
         self._flush_due = False
+        self._company_due = False
         self._closed = False
 
     # -- called by the loop ----------------------------------------------------------------------------------
@@ -140,16 +143,19 @@ class Connection(asyncio.BufferedProtocol):
 
     # -- called by the driver --------------------------------------------------------------------------------
 
-    def send(self, message: Message) -> None:
-        """Queue a message for this turn's one write."""
+    def send(self, message: Message, *, hurry: bool = True) -> None:
+        """Queue a message for this turn's one write, or without `hurry` for the next one."""
         if self._closed:
             return
         if type(message) is Welcome:
             self._reader.greeted()
         self._queue.append(codec.encode(message))
-        if not self._flush_due:
+        if hurry and not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
+        elif not hurry and not self._company_due:
+            self._company_due = True
+            self._loop.call_later(COMPANY_SECONDS, self._flush_late)
 
     def send_chunk(self, stream: int, attempt: int, offset: int, view: Buffer) -> None:
         """Write a chunk, behind every message queued so far."""
@@ -200,6 +206,10 @@ class Connection(asyncio.BufferedProtocol):
     def _arrived(self, stream: int, attempt: int, offset: int, length: int, token: Any) -> None:
         if not self._closed:
             self._owner.arrived(self.link, stream, attempt, offset, length, token)
+
+    def _flush_late(self) -> None:
+        self._company_due = False
+        self._flush()
 
     def _flush(self) -> None:
         self._flush_due = False

@@ -181,7 +181,7 @@ class Driver:
         if kind is Send:
             connection = self._links.get(action.link)
             if connection is not None:
-                connection.send(action.message)
+                connection.send(action.message, hurry=action.hurry)
         elif kind is SendChunk:
             self._send_chunk(action)
         elif kind is Drop:

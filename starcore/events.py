@@ -88,10 +88,14 @@ class Tick:
 
 @dataclass(slots=True)
 class Send:
-    """Queue a message; all that one loop turn queues leaves in one write."""
+    """Queue a message; all that one loop turn queues leaves in one write.
+
+    Without `hurry` it waits a moment for something else to travel with, and is never overtaken.
+    """
 
     link: int
     message: Message
+    hurry: bool = True
 
 
 @dataclass(slots=True)

@@ -26,13 +26,13 @@ class Loop:
 
     def __init__(self) -> None:
         self.soon: list[tuple[Any, tuple[Any, ...]]] = []
-        self.later: list[float] = []
+        self.later: list[tuple[float, Any]] = []
 
     def call_soon(self, callback: Any, *arguments: Any) -> None:
         self.soon.append((callback, arguments))
 
     def call_later(self, seconds: float, callback: Any, *arguments: Any) -> None:
-        self.later.append(seconds)
+        self.later.append((seconds, callback))
 
     def turn(self) -> None:
         due, self.soon = self.soon, []
@@ -149,6 +149,25 @@ def test_messages_of_one_turn_leave_in_one_write(desk: Desk) -> None:
     desk.loop.turn()
     assert len(desk.transport.writes) == 1
     assert [message.text for message in written(desk)] == ["a", "b", "c"]
+
+
+def test_a_message_without_hurry_travels_with_the_next_one_that_has(desk: Desk) -> None:
+    desk.connection.send(Notice(1, "later"), hurry=False)
+    desk.loop.turn()
+    assert desk.transport.writes == []
+    desk.connection.send(Notice(1, "now"))
+    desk.loop.turn()
+    assert [message.text for message in written(desk)] == ["later", "now"]
+    assert len(desk.transport.writes) == 1
+
+
+def test_a_message_without_hurry_leaves_alone_after_a_moment(desk: Desk) -> None:
+    for text in "ab":
+        desk.connection.send(Notice(1, text), hurry=False)
+    ((seconds, callback),) = desk.loop.later
+    assert 0 < seconds <= 0.05
+    callback()
+    assert [message.text for message in written(desk)] == ["a", "b"]
 
 
 def test_a_chunk_leaves_at_once_behind_the_messages_before_it(desk: Desk) -> None:

@@ -44,9 +44,9 @@ class Outbox:
         actions, self._actions = self._actions, []
         return actions
 
-    def send(self, link: int, message: Message) -> None:
-        """Queue a message."""
-        self._actions.append(Send(link, message))
+    def send(self, link: int, message: Message, *, hurry: bool = True) -> None:
+        """Queue a message; without `hurry` it may wait a moment for company."""
+        self._actions.append(Send(link, message, hurry))
         self.spoken_at[link] = self.now
 
     def chunk(self, link: int, stream: int, attempt: int, offset: int, length: int, token: Token) -> None:

@@ -50,7 +50,8 @@ class Results:
         if kept:
             leases = array("Q", (lease for lease in leases if lease not in kept))
         if leases:
-            self._outbox.send(worker.link, Confirm(leases))
+            # Nothing waits for it, and the next ASSIGN takes it along: alone it would cost a lone task a TLS record.
+            self._outbox.send(worker.link, Confirm(leases), hurry=False)
 
     def acknowledged(self, delivery: Delivery) -> None:
         """A client has an answer with a body whole: its worker may free it."""
