@@ -22,7 +22,6 @@ from starcore.manager.state import Capability, Client, Limits, Worker, python_ca
 from starcore.messages import PROTOCOL_VERSION, FunctionKind, Heartbeat, Hello, Role
 from starcore.texts import NAME_CHARS_MAX, plain
 
-
 SLOTS_MAX = (1 << 32) - 1
 """What a u32 of the wire says of the whole star."""
 
@@ -166,7 +165,8 @@ class Sessions:
             assert link.number == number and number in self._outbox.spoken_at
             assert link.owner is None or link.owner.link == number, number
         assert self._outbox.spoken_at.keys() == self.links.keys()
-        for session in (*self.clients.values(), *self.workers.values()):
+        sessions: list[Client | Worker] = [*self.clients.values(), *self.workers.values()]
+        for session in sessions:
             assert not session.link or self.links[session.link].owner is session
 
     def _watch_at(self, link: Link, when: float) -> None:
@@ -207,7 +207,8 @@ class Sessions:
         sessions = self.clients.values() if role == Role.CLIENT else self.workers.values()
         most = self._limits.certificate_sessions_max
         if len(sessions) >= most and sum(each.fingerprint == link.peer.fingerprint for each in sessions) >= most:
-            raise RefusedError(Code.OVERRUN, f"this certificate has {most} sessions; those that ended badly are waited for")
+            text = f"this certificate has {most} sessions; those that ended badly are waited for"
+            raise RefusedError(Code.OVERRUN, text)
 
 
 def _client(link: Link, hello: Hello) -> Client:
