@@ -208,7 +208,8 @@ class Session:
     def pending(self) -> list[TaskFuture]:
         """The futures that are not done yet."""
         with self._lock:
-            return [future for record in self._records.values() for future in record.futures.values()]
+            # The loop ends futures without the lock: their table is copied in one step.
+            return [future for record in self._records.values() for future in list(record.futures.values())]
 
     def end(self, *, abandon: bool) -> None:
         """Take no more calls; leave when what is outstanding is done, or at once."""

@@ -276,6 +276,12 @@ def test_interpreter_ends_cleanly_with_work_outstanding(star: InlineStar) -> Non
     assert (done.stdout, done.stderr) == ("made\n", "")
 
 
+def test_pending_futures_are_counted_while_they_end(star: InlineStar, client: Client) -> None:
+    futures = [client.submit(abs, number) for number in range(20_000)]
+    while not futures[-1].done():
+        assert len(client._live().pending()) <= len(futures)
+
+
 def test_acknowledgements_are_few(star: InlineStar, client: Client) -> None:
     for _ in range(20):
         [future.result(SECONDS) for future in [client.submit(abs, number) for number in range(50)]]
