@@ -30,7 +30,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, ClassVar
 
-from starcore import tls
+from starcore import logs, tls
 from starcore.client import orders
 from starcore.client.core import ClientCore
 from starcore.client.dialing import Dialer, hello, new_loop
@@ -125,6 +125,7 @@ class Session:
         self._settled = threading.Event()
         context = tls.dial_context(target.identity)
         self._loop = new_loop(loop)
+        logs.watch(self._loop, _log)
         self._driver = Driver(ClientCore(hello(target)), self._loop, self, _log)
         self._dialer = Dialer(target, context, self._driver, self._loop, self._lose_heart)
         self._thread = threading.Thread(target=self._main, name="starcore-client", daemon=True)
