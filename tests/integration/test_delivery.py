@@ -219,10 +219,8 @@ def test_killed_manager_that_comes_back_gets_every_outstanding_task(start: Calla
     burst = Counted([client.submit(slow_square, number) for number in range(1500)])
     arrays = Counted([client.submit_array(doubled, array) for _ in range(4)])
     until(lambda: burst.done > 50, "some results")
-    for _ in range(2):
-        star.kill_manager()
-        star.restart_manager()
-        until(lambda: client.status()["workers"], "a worker")
+    star.kill_manager()
+    star.restart_manager()
     assert burst.results() == [number * number for number in range(1500)]
     assert [digest(result) for result in arrays.results()] == [expected] * 4
     until(lambda: client.slots == 2, "both workers")
@@ -272,7 +270,7 @@ def test_burst_survives_many_cuts_of_the_clients_wire(star: TriedStar) -> None:
 
 
 def test_arrays_survive_many_cuts_of_the_clients_wire(star: TriedStar) -> None:
-    arrays = [random_array(seed, 16) for seed in range(8)]
+    arrays = [random_array(seed, 16) for seed in range(5)]
     expected = [digest(doubled(array)) for array in arrays]
     with Proxy(star.client_port) as proxy:
         client = through(star, proxy)
@@ -380,14 +378,14 @@ def test_worker_that_comes_back_within_its_grace_keeps_its_leases(
 
 def test_arrays_survive_many_cuts_of_a_workers_wire(start: Callable[..., TriedStar]) -> None:
     star = start(workers=0, slots=2)
-    arrays = [random_array(seed, 16) for seed in range(6)]
+    arrays = [random_array(seed, 16) for seed in range(4)]
     with Proxy(star.port) as proxy:
         star.start_worker("--manager", proxy.address)
         client = star.client()
         futures = Counted([client.submit_array(doubled, array) for array in arrays])
         small = Counted([client.submit(pow, number, 2) for number in range(2000)])
         cuts = 0
-        while futures.done + small.done < 2006 and cuts < 6:
+        while futures.done + small.done < 2004 and cuts < 6:
             time.sleep(0.12)
             cuts += proxy.cut()
         assert [digest(result) for result in futures.results()] == [digest(doubled(array)) for array in arrays]

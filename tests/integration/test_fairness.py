@@ -59,7 +59,7 @@ class Endless(threading.Thread):
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "seconds"), [(0.02, 0.02, 10.0), (0.01, 0.1, 6.0)], ids=["equal", "one with longer tasks"]
+    ("first", "second", "seconds"), [(0.02, 0.02, 10.0), (0.01, 0.1, 5.0)], ids=["equal", "one with longer tasks"]
 )
 def test_two_endless_clients_get_half_of_the_slots_each(
     star: TriedStar, first: float, second: float, seconds: float
