@@ -498,7 +498,8 @@ class Session:
             sys.stderr.write(f"starcore: {action.text}\n")
 
     def _log_line(self, action: orders.Log) -> None:
-        getattr(_log, action.level)("%s", action.text)
+        # Where no logging is set up, Python prints the bare text: say whose it is.
+        getattr(_log, action.level)("starcore: %s", action.text)
 
     def _end_all(self, error: StarCoreError) -> None:
         with self._lock:
