@@ -14,10 +14,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from starcore.errors import Code, UnexpectedError
+from starcore.errors import Code, OverrunError, UnexpectedError
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
-from starcore.manager.state import FIRST_ATTEMPT, Blob, Client, Flow, Job, Limits, Worker
+from starcore.manager.state import BLOB_OVERHEAD_BYTES, FIRST_ATTEMPT, Blob, Client, Flow, Job, Limits, Worker
 from starcore.messages import BLOB_STREAM, Abort, Want
 from starcore.messages import Blob as BlobMessage
 
@@ -32,6 +32,8 @@ class Blobs:
         self._limits = limits
         self._blobs: dict[bytes, Blob] = {}
         self._idle: dict[Blob, None] = {}
+        self.idle_bytes = 0
+        """Bytes of blobs that no job needs, kept in case one will."""
         self._streams = 0
 
     def pin(self, digest: bytes, job: Job) -> Blob:
@@ -40,7 +42,7 @@ class Blobs:
         if blob is None:
             blob = self._blobs[digest] = Blob(digest)
         blob.jobs[job] = None
-        self._idle.pop(blob, None)
+        self._wake(blob)
         return blob
 
     def unpin(self, job: Job) -> None:
@@ -63,6 +65,9 @@ class Blobs:
             if message.body_bytes:
                 self._outbox.send(client.link, Abort(message.stream, FIRST_ATTEMPT, Code.NORMAL, "it is here"))
             return None
+        if message.body_bytes and message.stream in client.blobs:
+            raise UnexpectedError(f"two blobs on stream {message.stream}")
+        self._charge(client, message.body_bytes or len(message.head))
         if message.body_bytes == 0:
             if hashlib.sha256(message.head).digest() != message.digest:
                 raise UnexpectedError("a blob that is not what its digest says")
@@ -71,10 +76,12 @@ class Blobs:
         if message.body_bytes > self._limits.blob_bytes:
             reason = f"a blob of {message.body_bytes} bytes, where {self._limits.blob_bytes} is the limit"
             self._outbox.send(client.link, Abort(message.stream, FIRST_ATTEMPT, Code.OVERRUN, reason))
+            if any(job.client is not client for job in blob.jobs):
+                return None  # what one client cannot send may still come from another
             blob.refusal = reason
             return blob if blob.jobs else None
         self._register(blob)
-        blob.size = message.body_bytes
+        blob.size, blob.refusal = message.body_bytes, ""
         blob.flow = Flow(message.body_bytes, source_stream=message.stream)
         client.blobs[message.stream] = blob
         self._relay.expect(blob.flow, client.link)
@@ -153,11 +160,6 @@ class Blobs:
         """Bytes of small blobs; those of large ones are the relay's."""
         return sum(len(blob.head) for blob in self._blobs.values())
 
-    @property
-    def idle_bytes(self) -> int:
-        """Bytes of blobs that no job needs, kept in case one will."""
-        return sum(blob.size for blob in self._idle)
-
     def check(self) -> None:
         """Assert the invariants."""
         for digest, blob in self._blobs.items():
@@ -165,6 +167,17 @@ class Blobs:
             assert (not blob.jobs and blob.whole) == (blob in self._idle), "idle blobs"
             assert all(job.blob is blob for job in blob.jobs)
         assert all(self._blobs.get(blob.digest) is blob for blob in self._idle)
+        assert self.idle_bytes == sum(blob.size for blob in self._idle)
+
+    def _charge(self, client: Client, size: int) -> None:
+        """Hold what a session's blobs measure within its bound."""
+        client.blob_bytes += size + BLOB_OVERHEAD_BYTES
+        if client.blob_bytes > self._limits.session_blob_bytes:
+            blobs = {job.blob for job in client.jobs.values() if job.blob is not None} | {*client.blobs.values()}
+            client.blob_bytes = sum(blob.size + BLOB_OVERHEAD_BYTES for blob in blobs) + size + BLOB_OVERHEAD_BYTES
+            if client.blob_bytes > self._limits.session_blob_bytes:
+                most = self._limits.session_blob_bytes
+                raise OverrunError(f"{client.blob_bytes} bytes of functions, where {most} are granted")
 
     def _register(self, blob: Blob) -> None:
         self._blobs[blob.digest] = blob
@@ -184,11 +197,17 @@ class Blobs:
                 self._forget(blob)
             return
         self._idle[blob] = None
-        while self.idle_bytes > self._limits.blob_idle_bytes:
+        self.idle_bytes += blob.size
+        while self.idle_bytes > self._limits.blob_idle_bytes or len(self._idle) > self._limits.blobs_idle_max:
             self._forget(next(iter(self._idle)))
 
+    def _wake(self, blob: Blob) -> None:
+        """Take a blob out of the idle ones, if it is one."""
+        if self._idle.pop(blob, blob) is None:
+            self.idle_bytes -= blob.size
+
     def _forget(self, blob: Blob) -> None:
-        self._idle.pop(blob, None)
+        self._wake(blob)
         self._blobs.pop(blob.digest, None)
         for worker, flow in blob.lent.items():
             if flow.forwarded:

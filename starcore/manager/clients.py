@@ -19,6 +19,7 @@ from starcore.manager.results import Results
 from starcore.manager.scheduling import Scheduler
 from starcore.manager.state import (
     FIRST_ATTEMPT,
+    JOB_OVERHEAD_BYTES,
     TASK_OVERHEAD_BYTES,
     Blob,
     Capability,
@@ -39,6 +40,8 @@ from starcore.messages import Blob as BlobMessage
 from starcore.messages import Job as JobMessage
 
 INDEX_MAX = (1 << 32) - 1
+WAITING_SWEPT_SPANS = 64
+"""Spans of a job without its function, beyond twice its runs, before those are swept that wait for nothing."""
 
 
 class Clientele:
@@ -88,6 +91,10 @@ class Clientele:
                 message.priority,
             )
             job = Job(self._jobs, client, theirs, message.job, _capability(message), None)
+            job.bytes = len(message.function) + len(message.python) + JOB_OVERHEAD_BYTES
+            if client.job_bytes + job.bytes > self._limits.job_bytes:
+                raise OverrunError(f"more than {self._limits.job_bytes} bytes of jobs")
+            client.job_bytes += job.bytes
             client.jobs[message.job] = job
             if message.kind == FunctionKind.SHIPPED:
                 job.blob = self._blobs.pin(message.digest, job)
@@ -119,6 +126,7 @@ class Clientele:
 
     def submit(self, client: Client, message: Submit) -> None:
         """Tasks come."""
+        self._deliveries.require_read(client)
         job = client.jobs.get(message.job)
         if job is None:
             raise UnexpectedError(f"tasks of job {message.job}, which is not known")
@@ -138,6 +146,7 @@ class Clientele:
 
     def cancel(self, client: Client, message: Cancel) -> None:
         """The caller wants no outcome of these tasks."""
+        self._deliveries.require_read(client)
         job = client.jobs.get(message.job)
         if job is None:
             return
@@ -191,6 +200,12 @@ class Clientele:
         """A client's link is gone: blobs that were on their way may come from another one."""
         for blob in self._blobs.left(client):
             self._ask_anyone(blob)
+
+    def ask_back(self, client: Client) -> None:
+        """A client does not come back soon: no worker waits for its arguments any more."""
+        for run in self.runs(client):
+            if run.flows:
+                self._workforce.ask_back(run)
 
     def drop(self, client: Client) -> int:
         """A client's session is over: its jobs go, what runs is ended. Returns how many tasks had no outcome."""
@@ -259,6 +274,7 @@ class Clientele:
                 assert 0 < run.unread <= run.count
                 assert run.unread >= live
         assert client.owed_bytes == owed, (client.owed_bytes, owed)
+        assert client.job_bytes == sum(job.bytes for job in client.jobs.values())
         assert client.queued == sum(job.queued for job in client.jobs.values())
         assert client.leased == sum(job.leased for job in client.jobs.values())
 
@@ -327,6 +343,8 @@ class Clientele:
         for position in cancelled:
             run.step(position, position + 1, Step.CANCEL)
         job.cancelled += len(cancelled)
+        if len(job.waiting) > WAITING_SWEPT_SPANS + 2 * len(job.runs):
+            job.waiting = [span for span in job.waiting if span.skip()]
         for start, stop in contiguous(cancelled):
             yield run, cancelled[start], cancelled[stop - 1] + 1
 
@@ -391,6 +409,7 @@ class Clientele:
 
     def _close(self, job: Job) -> None:
         """A job is over."""
+        job.client.job_bytes -= job.bytes
         self._blobs.unpin(job)
         self._workforce.forget(job)
 

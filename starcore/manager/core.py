@@ -252,6 +252,9 @@ class ManagerCore:
             elif timer is Timer.GRACE:
                 if self._sessions.expired(subject, now):
                     self._end(subject, "did not come back", now, blame=True)
+            elif timer is Timer.ARGUMENTS:
+                if not subject.link and now >= subject.left_at + self._limits.argument_grace_seconds:
+                    self._clientele.ask_back(subject)
             elif timer is Timer.NOTICE:
                 self._notice(subject)
             elif timer is Timer.SLOTS:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator
 
-from starcore.errors import Code, Status
+from starcore.errors import Code, OverrunError, Status
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.state import TASK_OVERHEAD_BYTES, Client, Delivery, Flow, Job, Leased, Limits, Run
@@ -45,6 +45,7 @@ class Deliveries:
         body_bytes: int = 0,
         leased: Leased | None = None,
         flow: Flow | None = None,
+        settled: bool = False,
     ) -> Delivery:
         """Make an OUTCOME of tasks that ended, and send it if its client is connected."""
         client = job.client
@@ -52,7 +53,8 @@ class Deliveries:
         body_sizes = array("Q", (body_bytes,) if flow is not None else ())
         outcome = Outcome(client.sequence, job.client_number, attempt, indices, statuses, head_sizes, body_sizes, heads)
         measure = len(heads) + TASK_OVERHEAD_BYTES * len(indices) + min(body_bytes, self._limits.relay_window_bytes)
-        delivery = Delivery(outcome, pieces, measure, flow, leased)
+        delivery = Delivery(outcome, pieces, measure, flow, settled, leased)
+        client.settled_bytes += measure * settled
         client.unread[client.sequence] = delivery
         for run, start, stop in pieces:
             client.owed_bytes -= self._owed(run, start, stop)
@@ -72,13 +74,13 @@ class Deliveries:
         for run, start, stop in pieces:
             indices.extend(range(run.first + start, run.first + stop))
         sizes = array("I", [len(head)]) * count
-        self.deliver(job, pieces, indices, attempt, bytes((status,)) * count, sizes, head * count)
+        self.deliver(job, pieces, indices, attempt, bytes((status,)) * count, sizes, head * count, settled=True)
 
     def refuse(self, job: Job, indices: Iterable[int], status: Status) -> None:
         """Make an OUTCOME of tasks that are not here at all."""
         column = array("I", indices)
         zeros = array("I", bytes(4 * len(column)))
-        self.deliver(job, [], column, 0, bytes((status,)) * len(column), zeros, b"")
+        self.deliver(job, [], column, 0, bytes((status,)) * len(column), zeros, b"", settled=True)
 
     def acknowledge(self, client: Client, sequence: int) -> Delivery | None:
         """The client has an outcome whole. Returns what it was; None if that is long over."""
@@ -86,6 +88,7 @@ class Deliveries:
         if delivery is None:
             return None
         self._unread(client, -delivery.bytes)
+        client.settled_bytes -= delivery.bytes * delivery.settled
         if delivery.flow is not None:
             self._relay.end(delivery.flow)
             for run, start, stop in delivery.pieces:
@@ -112,6 +115,12 @@ class Deliveries:
         run.task(start).settled = True
         return run, start, stop
 
+    def require_read(self, client: Client) -> None:
+        """Ask nothing more of us before what we said to it is acknowledged. Raises OverrunError."""
+        most = self._limits.settled_bytes
+        if client.settled_bytes > most:
+            raise OverrunError(f"{client.settled_bytes} bytes of outcomes are not acknowledged, where {most} are kept")
+
     def resend(self, client: Client) -> None:
         """Tell a client that came back, perhaps with another credit, what it has not acknowledged."""
         self._unread(client, 0)
@@ -124,7 +133,7 @@ class Deliveries:
             if delivery.flow is not None:
                 self._relay.end(delivery.flow)
         client.unread.clear()
-        client.unread_bytes = 0
+        client.unread_bytes = client.settled_bytes = 0
         self.full.discard(client)
 
     @staticmethod
@@ -135,6 +144,7 @@ class Deliveries:
     def check(self, client: Client) -> None:
         """Assert the invariants of one client's account."""
         assert client.unread_bytes == sum(delivery.bytes for delivery in client.unread.values())
+        assert client.settled_bytes == sum(each.bytes for each in client.unread.values() if each.settled)
         assert (client in self.full) == (client.unread_bytes > client.result_bytes)
         for sequence, delivery in client.unread.items():
             assert delivery.outcome.sequence == sequence

@@ -25,7 +25,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import islice
 from operator import itemgetter
 
@@ -42,6 +42,8 @@ MOVE_SECONDS = 0.1
 WORKER_TASKS_MAX = BATCH_TASKS_MAX // 2
 """What one worker holds unfinished. A HELLO lists every lease, those with an answer on its way included, and one
 column of it holds BATCH_TASKS_MAX."""
+SWEPT_SPANS = 64
+"""Spans in a line, beyond twice its tasks, before it is swept."""
 LOOK_WORKERS_MAX = 16
 """How many workers one decision may look at."""
 
@@ -61,6 +63,13 @@ class _Line:
     def heap(self, span: Span) -> list[Entry]:
         """Where a span waits."""
         return self.suspect if span.suspect else self.bodied if span.bodied else self.plain
+
+    def sweep(self) -> None:
+        """Throw out the spans whose tasks were all cancelled, before they are more than the others."""
+        if len(self.suspect) + len(self.plain) + len(self.bodied) > SWEPT_SPANS + 2 * self.tasks:
+            for heap in (self.suspect, self.plain, self.bodied):
+                heap[:] = [entry for entry in heap if entry[4].skip()]
+                heapify(heap)
 
     def heaps(self, connected: bool) -> list[list[Entry]]:
         """The heaps that have work, the more urgent one first; bodies come from nowhere but a connected client."""
@@ -123,7 +132,9 @@ class Scheduler:
     def unqueue(self, job: Job, tasks: int) -> None:
         """Tasks in line were cancelled; their spans skip them."""
         lane = self._lanes[job.capability]
-        self._count(lane, lane.lines[job.client], job, -tasks)
+        line = lane.lines[job.client]
+        self._count(lane, line, job, -tasks)
+        line.sweep()
 
     def remove_client(self, client: Client) -> None:
         """Nothing of this client waits any more."""

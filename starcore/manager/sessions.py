@@ -31,6 +31,7 @@ class Timer(Enum):
 
     LINK = auto()
     GRACE = auto()
+    ARGUMENTS = auto()
     NOTICE = auto()
     SLOTS = auto()
     DRAIN = auto()
@@ -149,6 +150,8 @@ class Sessions:
         session.link = 0
         session.left_at = now
         client = isinstance(session, Client)
+        if client:
+            self._timers.set(now + self._limits.argument_grace_seconds, Timer.ARGUMENTS, session)
         grace = self._limits.session_grace_seconds if client else self._limits.worker_grace_seconds
         if not session.awaited:  # one timer, however often it comes and goes
             session.awaited = True

@@ -59,6 +59,8 @@ class Limits:
     greeting_seconds: float = 10.0
     worker_grace_seconds: float = 0.75
     session_grace_seconds: float = 300.0
+    argument_grace_seconds: float = 5.0
+    """How long workers wait for the arguments of a client that lost its connection."""
     drain_seconds: float = 30.0
     notice_seconds: float = 5.0
     slots_said_seconds: float = 0.2
@@ -67,6 +69,8 @@ class Limits:
     """Unread answers kept for a session at most, whatever its HELLO asks for."""
     settled_bytes: int = 256 << 20
     """Unread outcomes of a session that no worker had a part in: cancelled, refused, not known."""
+    session_blob_bytes: int = 4 << 30
+    """Blobs that a session's jobs pin, or that are on their way from it; BLOB_OVERHEAD_BYTES each come to that."""
     job_bytes: int = 256 << 20
     """Of a session's jobs: their texts, and JOB_OVERHEAD_BYTES each."""
     certificate_sessions_max: int = 4096
@@ -80,6 +84,7 @@ class Limits:
     relay_link_bytes: int = 64 << 20
     blob_bytes: int = 1 << 30
     blob_idle_bytes: int = 64 << 20
+    blobs_idle_max: int = 4096
     crash_tasks_max: int = 3
 
     def __post_init__(self) -> None:
@@ -338,6 +343,8 @@ class Delivery:
     pieces: list[tuple[Run, int, int]]
     bytes: int
     flow: Flow | None = None
+    settled: bool = False
+    """No worker had a part in it."""
     leased: Leased | None = None
     """Whose worker holds the answer's body; None once that worker is gone, or where there is no body."""
 
@@ -381,6 +388,8 @@ class Job:
     done: int = 0
     failed: int = 0
     cancelled: int = 0
+    bytes: int = 0
+    """What it costs its client's `job_bytes`."""
     forgotten: bool = False
     watched: bool = False
     noticed: bool = False
@@ -443,6 +452,10 @@ class Client:
     """A timer for its grace is set."""
     jobs: dict[int, Job] = field(default_factory=dict)
     blobs: dict[int, Blob] = field(default_factory=dict)
+    blob_bytes: int = 0
+    """Blobs it sent since they were last counted, and those found then."""
+    job_bytes: int = 0
+    settled_bytes: int = 0
     owed_bytes: int = 0
     """Of the submit credit: heads and overheads of its unfinished tasks."""
     used_seconds: float = 0.0

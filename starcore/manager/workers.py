@@ -79,6 +79,17 @@ class Workforce:
             if worker.link:
                 self._outbox.send(worker.link, Retract(kill, array("Q", sorted(numbers))))
 
+    def ask_back(self, run: Run) -> None:
+        """Its client is gone: whatever waits at a worker for an argument keeps a slot from others."""
+        for leased in run.job.leased_runs:
+            flow = run.flows.get(leased.start) if leased.run is run else None
+            if flow is None or flow.end == flow.size or leased.marks[0] != Mark.HELD:
+                continue
+            leased.marks[0] = Mark.ASKED
+            leased.worker.asked += 1
+            if leased.worker.link:
+                self._outbox.send(leased.worker.link, Retract(False, array("Q", [leased.first])))
+
     def forget(self, job: Job) -> None:
         """No task of this job will come any more."""
         for worker in job.workers:

@@ -121,3 +121,39 @@ def test_function_that_no_job_needs_is_kept_and_counted_apart():
     client.say(Forget(job.number))
     assert (star.core.status(star.now)["held_bytes"], star.core.status(star.now)["idle_blob_bytes"]) == (0, 10)
     star.quiet()
+
+
+def test_two_blobs_on_one_stream_close_the_link():
+    star = Star()
+    client = star.client()
+    client.say(Blob(bytes(32), 1 << 63, 1000))
+    client.say(Blob(bytes([1] * 32), 1 << 63, 1000))
+    star.closed(client, Code.UNEXPECTED)
+
+
+def test_blob_that_one_client_cannot_send_may_come_from_another():
+    star = Star()
+    worker, client, liar = star.worker(), star.client(), star.client()
+    job = client.job(blob=False)
+    job.submit(1)
+    liar.say(Blob(job.digest, 1 << 63, 1 << 31))
+    star.take(Want, client)
+    client.say(Blob(job.digest, 1 << 63 | 1, 0, b"a function"))
+    worker.leased(job, 0, 1)
+
+
+def test_blobs_beyond_the_session_s_bound_close_the_link():
+    star = Star(session_blob_bytes=5000)
+    client = star.client()
+    for stream in range(5):
+        client.say(Blob(bytes([stream] * 32), 1 << 63 | stream, 1000))
+    star.closed(client, Code.OVERRUN)
+
+
+def test_small_unneeded_blobs_are_kept_up_to_a_number():
+    star = Star(blobs_idle_max=3)
+    client = star.client()
+    for number in range(10):
+        client.say(Blob(hashlib.sha256(bytes([number])).digest(), 1 << 63, 0, bytes([number])))
+    assert star.core.status(star.now)["idle_blob_bytes"] == 3
+    star.quiet()

@@ -10,6 +10,9 @@ from starcore.messages import (
     Assign,
     Confirm,
     Forget,
+    Heartbeat,
+    Outcome,
+    Retract,
     Slots,
     Started,
     Submit,
@@ -141,3 +144,57 @@ def test_late_words_about_a_finished_job_are_dropped():
     worker.say(Started(array("Q", [lease.lease])))
     worker.finish(lease)
     star.quiet()
+
+
+def test_client_that_never_acknowledges_cannot_have_outcomes_kept_without_end():
+    star = Star(settled_bytes=10_000)
+    client = star.client()
+    job = client.job()
+    for _ in range(200):
+        client.cancel(job, range(5))
+    assert star.closed(client, Code.OVERRUN) == "10240 bytes of outcomes are not acknowledged, where 10000 are kept"
+
+
+def test_jobs_beyond_the_session_s_bound_close_the_link():
+    star = Star(job_bytes=5000)
+    client = star.client()
+    for _ in range(4):
+        client.job()
+    star.quiet()
+    client.job()
+    star.closed(client, Code.OVERRUN)
+
+
+def test_cancelled_tasks_leave_nothing_in_line_where_no_worker_empties_it():
+    star = Star(notice_seconds=1e6)
+    client = star.client()
+    for job in (client.job(), client.job(blob=False, code=b"one that never comes")):
+        job.submit(1)
+        for _ in range(500):
+            client.cancel(job, job.submit(1))
+            client.ack(star.all(Outcome, client)[0])
+    (lane,) = star.core._scheduler._lanes.values()
+    (line,) = lane.lines.values()
+    (session,) = star.core._sessions.clients.values()
+    assert len(line.plain) < 100
+    assert all(len(job.waiting) < 100 for job in session.jobs.values())
+
+
+def test_workers_do_not_wait_for_the_arguments_of_a_client_that_does_not_come_back():
+    star = Star()
+    worker, client, other = star.worker(slots=1), star.client(), star.client()
+    job = client.job()
+    job.submit(2, bodies=[1000, 1000])
+    first, second = worker.leased(job, 0, 1).lease, worker.leased(job, 1, 1).lease
+    client.lose()
+    star.wait(4.0)
+    assert not star.all(Retract, worker)
+    other.say(Heartbeat())
+    worker.say(Heartbeat())
+    star.wait(2.0)
+    asked = [lease for retract in star.all(Retract, worker) for lease in retract.leases]
+    assert asked == [first, second]
+    worker.give_back(asked)
+    theirs = other.job()
+    theirs.submit(1)
+    worker.leased(theirs, 0, 1)

@@ -95,3 +95,16 @@ def test_one_exception_in_a_batch_splits_only_itself_off():
     worker.finish(worker.leased(job, 2, 1, attempt=2))
     client.outcome(job, [2])
     star.quiet()
+
+
+def test_seconds_beyond_what_a_worker_can_have_spent_are_not_charged_to_anybody():
+    star = Star()
+    worker, client = star.worker(slots=2), star.client()
+    job = client.job()
+    job.submit(2)
+    assign = worker.leased(job, 0, 2)
+    star.now += 3.0
+    leases = array("Q", range(assign.lease, assign.lease + 2))
+    worker.say(Result(leases, bytes(2), array("d", [1.7e308] * 2), array("I", [0, 0]), array("Q"), b""))
+    (status,) = star.status()["clients"]
+    assert status["used_seconds"] <= 6.0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 
 import pytest
 
 from starcore.errors import Code
-from starcore.events import Received
+from starcore.events import Close, Received
+from starcore.manager.sessions import Timer
 from starcore.messages import (
     PROTOCOL_VERSION,
+    STATUS_BYTES_MAX,
     Goodbye,
     Heartbeat,
     Hello,
@@ -160,3 +163,44 @@ def test_what_was_sent_fills_the_silence():
     star.quiet()
     star.wait(0.6)
     star.expect(Heartbeat(), client)
+
+
+def test_certificate_cannot_have_sessions_without_end():
+    star = Star(certificate_sessions_max=3)
+    for number in range(3):
+        star.client(name=f"client{number}", fingerprint="one").lose()
+    star.client(name="another", fingerprint="two")
+    link = star.open(Role.CLIENT, "client3", "one")
+    star.feed(Received(link, Hello(PROTOCOL_VERSION, Role.CLIENT, bytes(16))))
+    star.closed(link, Code.OVERRUN)
+    star.wait(star.limits.session_grace_seconds)
+    star.client(name="client4", fingerprint="one")
+
+
+def test_one_timer_waits_for_a_session_however_often_it_comes_and_goes():
+    star = Star()
+    client = star.client()
+    for _ in range(50):
+        client.lose()
+        client.connect()
+    graces = [entry for entry in star.core._timers._heap if entry[2] is Timer.GRACE]
+    assert len(graces) == 1
+
+
+@pytest.mark.parametrize("hello", [{"slots": 1 << 17}, {"functions": [f"f:{at}" for at in range(2000)]}])
+def test_worker_that_claims_too_much_is_refused(hello):
+    star = Star()
+    link = star.open(Role.WORKER)
+    star.feed(Received(link, Hello(PROTOCOL_VERSION, Role.WORKER, bytes(16), **({"slots": 1} | hello))))
+    assert [action for action in star.actions if isinstance(action, Close)]
+
+
+def test_status_fits_its_message_whatever_there_is_to_tell():
+    star = Star()
+    for number in range(60):
+        client = star.client(name=f"{number}" + "ü" * 9000)
+        for _ in range(20):
+            client.job(function="ü" * 9000)
+    client.say(StatusRequest())
+    reply = star.take(StatusReply, client)
+    assert len(reply.text) <= STATUS_BYTES_MAX and json.loads(reply.text)["clients"]

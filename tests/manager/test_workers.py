@@ -203,3 +203,26 @@ def test_worker_that_was_away_hears_what_was_cancelled_and_forgotten_meanwhile()
     star.take(Confirm, worker)
     settle(star)
     star.quiet()
+
+
+def test_lease_that_is_given_back_twice_in_one_message_is_requeued_once():
+    star = Star()
+    worker, client = star.worker(slots=2), star.client()
+    job = client.job()
+    job.submit(1)
+    assign = worker.leased(job, 0, 1)
+    worker.give_back([assign.lease, assign.lease], [assign.lease])
+    worker.leased(job, 0, 1, attempt=2)
+    star.quiet()
+
+
+def test_started_said_again_is_told_once():
+    star = Star()
+    worker, client = star.worker(), star.client()
+    job = client.job()
+    job.submit(1)
+    assign = worker.leased(job, 0, 1)
+    worker.started([assign.lease])
+    worker.started([assign.lease])
+    assert len(star.all(Running, client)) == 1
+    star.quiet()
