@@ -62,7 +62,9 @@ class Uplink:
         return [Dial(0.0)]
 
     def opened(self, link: int, hello: Hello, now: float) -> list[Action]:
-        """Greet the manager."""
+        """Greet the manager; one link is enough."""
+        if self.state is not LinkState.DIALLING:
+            return [Close(link, Code.NORMAL, "not needed any more")]
         self.state, self.link, self._farewell = LinkState.GREETING, link, None
         self._heard = self._spoke = now
         return [Send(link, hello)]

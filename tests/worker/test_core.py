@@ -8,7 +8,7 @@ from array import array
 import pytest
 
 from starcore.errors import Code, OverrunError, Status, UnexpectedError
-from starcore.events import ChunkReceived, Close, Lost, Received, Writable
+from starcore.events import ChunkReceived, Close, Lost, Opened, Received, Writable
 from starcore.messages import (
     BLOB_STREAM,
     Abort,
@@ -47,7 +47,7 @@ from starcore.worker.orders import (
     Unteach,
 )
 
-from .desk import Desk
+from .desk import MANAGER, Desk
 
 MIB = 1 << 20
 
@@ -686,3 +686,16 @@ def test_a_leaving_worker_takes_nothing_more() -> None:
     desk.asked.clear()
     desk.assign(job, lease=11)
     assert desk.said(Retracted).leases == array("Q", [11])
+
+
+def test_a_second_connection_is_closed_and_the_first_one_goes_on() -> None:
+    desk = Desk(slots=1)
+    desk.feed(Opened(7, MANAGER))
+    assert desk.take(Close) == Close(7, Code.NORMAL, "not needed any more")
+    desk.feed(Lost(7, "closed"))
+    desk.quiet()
+    job = desk.job()
+    desk.assign(job, lease=10, count=1)
+    desk.done(desk.batch())
+    desk.result([10])
+    desk.quiet()
