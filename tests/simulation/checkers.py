@@ -245,7 +245,7 @@ def require_drained(manager: ManagerCore, limits: Limits, tokens: int) -> None:
             _require(not job.runs and not job.leased_runs and not job.waiting, "a job's runs", job.number)
     for session in manager._sessions.workers.values():
         _require(not session.leases and not session.asked, "I7: a worker's leases", session.name)
-        on_their_way = [flow for flow in session.blobs.values() if flow is not None and not flow.forwarded]
+        on_their_way = [flow for flow in session.blobs.values() if flow and flow.sink and not flow.forwarded]
         _require(not on_their_way, "blobs on their way", (session.name, on_their_way))
     blobs = manager._blobs._blobs.values()
     _require(all(blob.whole or not blob.jobs for blob in blobs), "an incomplete blob", len(blobs))

@@ -37,6 +37,7 @@ from starcore.events import (
     Writable,
 )
 from starcore.messages import Goodbye
+
 from .world import Violation, World
 
 HIGH_WATER_BYTES = 128 << 10
@@ -138,6 +139,7 @@ class SimDriver:
         self._events: deque[Any] = deque()
         self._marks: deque[str] = deque()
         self._turning = False
+        self._now = 0.0
         self._timer_at: float | None = None
         self._timer = 0
         self._unflushed: list[End] = []
@@ -188,7 +190,8 @@ class SimDriver:
 
     def tick(self, timer: int) -> None:
         """The one timer."""
-        if timer == self._timer:
+        if timer == self._timer and self._timer_at is not None:
+            self._now = max(self._now, self._timer_at)  # a timer may be early by a grain of the clock
             self._timer_at = None
             self.feed(Tick())
 
@@ -202,7 +205,8 @@ class SimDriver:
         if self._watch is not None:
             self._watch(self.process.name, event)
         try:
-            actions = self.core.handle(event, self.process.clock)
+            self._now = max(self._now, self.process.clock)
+            actions = self.core.handle(event, self._now)
         except ProtocolError as error:
             raise Violation(f"{self.process.name} blames an honest peer: {type(error).__name__}: {error}") from error
         self._turns += 1
@@ -282,8 +286,8 @@ class SimDriver:
         self._timer += 1
         self._timer_at = deadline
         delay = max(0.0, deadline - self.process.clock)
-        if self.process.coarse:  # uvloop rounds, so a timer may be early; then it is asked for again
-            delay = max(round(delay * 1000.0) / 1000.0, 0.0002)
+        if self.process.coarse:  # uvloop rounds, so a timer may be early
+            delay = round(delay * 1000.0) / 1000.0
         self._world.later(delay, self.process.post, self.tick, self._timer)
 
 

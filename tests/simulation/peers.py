@@ -534,8 +534,9 @@ class ClientProcess(Process):
         """Bytes of an argument, from the caller's own memory; of one cancelled a moment ago, anything."""
         spec = self.bodies.get(stream)
         if spec is None:
-            if not self._truth.is_cancelled(self.name, stream >> 32, stream & 0xFFFFFFFF):
-                raise Violation(f"{self.name}: sends the argument of task {stream >> 32}/{stream & 0xFFFFFFFF} too late")
+            job, index = stream >> 32, stream & 0xFFFFFFFF
+            if not self._truth.is_cancelled(self.name, job, index):
+                raise Violation(f"{self.name}: sends the argument of task {job}/{index}, which was released")
             return piece(0, 0, length)
         return piece(spec.base, offset, min(length, spec.argument - offset))
 
