@@ -384,10 +384,10 @@ class Scheduler:
         """How many tasks of this job the worker should get now."""
         slots, mean = worker.slots, job.mean_seconds
         by_count = (slots if idle else 2 * slots) - worker.unfinished
-        if mean is None:
-            return min(by_count, WORKER_TASKS_MAX - worker.unfinished)
         ahead = slots * AHEAD_SECONDS - worker.backlog_seconds
-        by_time = int(ahead / max(mean, MEAN_SECONDS_MIN))
+        # Where many short tasks keep a worker busy, there is still room for one long or unknown task: without it
+        # their client would get the rest of every worker for ever.
+        by_time = int(ahead > 0) if mean is None else max(int(ahead > 0), int(ahead / max(mean, MEAN_SECONDS_MIN)))
         return min(max(by_count, by_time), WORKER_TASKS_MAX - worker.unfinished)
 
     def _movable(self, worker: Worker, lane: _Lane, count: int, now: float) -> list[tuple[Leased, int]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from array import array
 
+import pytest
+
 from starcore.errors import Status
 from starcore.manager.scheduling import WORKER_TASKS_MAX
 from starcore.messages import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Assign, Submit
@@ -118,6 +120,30 @@ def test_equal_clients_get_equal_shares_of_the_slots_time_whatever_their_tasks_l
         client.outcome(jobs[client][0], [star.core.status(0)["jobs"][owners[lease] - 1]["done"] - 1])
     first, second = used.values()
     assert abs(first - second) < 5.0
+
+
+@pytest.mark.parametrize("seconds", [None, 0.3], ids=["unknown", "long"])
+def test_client_of_unknown_or_long_tasks_is_not_starved_by_a_queue_of_short_ones(seconds):
+    star = Star()
+    worker, greedy, modest = star.worker(slots=2), star.client(), star.client()
+    short, other = greedy.job(), modest.job()
+    short.submit(2)
+    worker.finish(worker.leased(short, 0, 2), seconds=0.002)
+    if seconds is not None:
+        other.submit(1)
+        worker.finish(worker.leased(other, 0, 1), seconds=seconds)
+    short.submit(4000)
+    other.submit(1)
+    held, served = [], []
+    while len(served) < 1000:
+        for assign in star.all(Assign, worker):
+            held += [(assign.lease + place, assign.job) for place in range(len(assign.head_sizes))]
+        lease, job = held.pop(0)
+        served.append(job)
+        if job == 2:
+            break
+        worker.result([lease], seconds=0.002)
+    assert served[-1] == 2, "the other client waits for ever"
 
 
 def test_new_client_does_not_make_up_for_the_time_it_was_not_there():
