@@ -44,6 +44,7 @@ from starcore.messages import (
 from starcore.messages import Draining as DrainingMessage
 from starcore.streams import Receiving, Sending
 from starcore.worker.bench import Bench
+from starcore.worker.guard import Guard
 from starcore.worker.inbox import Inbox
 from starcore.worker.library import Library, Volume
 from starcore.worker.memory import Demand, Memory
@@ -93,6 +94,7 @@ class WorkerCore:
         self._shelf = Shelf()
         self._unsent: list[Answers] = []
         self._inbox = Inbox(self._library)
+        self._guard = Guard(self._library, self._memory, self._inbox)
         self._receiving = Receiving()
         self._sending = Sending()
         self._blocked = False
@@ -175,6 +177,7 @@ class WorkerCore:
         self._uplink.heard(self._now)
         message = event.message
         kind = type(message)
+        self._guard.look(message)
         if kind is Welcome and self._uplink.state is LinkState.GREETING:
             self._welcome(message)
         elif kind in self._messages and (self._uplink.up or kind is Goodbye):
@@ -497,8 +500,7 @@ class WorkerCore:
     def _pump(self) -> None:
         if self._blocked or not self._uplink.up or any(type(action) is SendChunk for action in self._out):
             return
-        chunk = self._sending.next()
-        if chunk is not None:
+        if (chunk := self._sending.next()) is not None:
             self._uplink.spoke(self._now)
             self._out.append(SendChunk(self._uplink.link, *chunk))
 
@@ -582,10 +584,8 @@ class WorkerCore:
 
     def _leases(self) -> list[int]:
         leases = [lease for run in self._inbox for lease in run.leases]
-        leases += self._bench.leases()
-        leases += (lease for answers in self._unsent for lease in answers.leases)
-        leases += self._shelf.leases
-        return leases
+        unsent = (lease for answers in self._unsent for lease in answers.leases)
+        return [*leases, *self._bench.leases(), *unsent, *self._shelf.leases]
 
     def check(self) -> None:
         """Assert every invariant."""
