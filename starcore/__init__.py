@@ -17,7 +17,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from starcore.client.api import Client, connect, map, run, submit, submit_array
+    from starcore.client.api import Client
+    from starcore.default import connect, map, run, submit, submit_array
     from starcore.errors import (
         AddressError,
         ArgumentTypeError,
@@ -80,7 +81,8 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "starcore.client.api": ("Client", "connect", "map", "run", "submit", "submit_array"),
+    "starcore.client.api": ("Client",),
+    "starcore.default": ("connect", "map", "run", "submit", "submit_array"),
     "starcore.local": ("LocalStar",),
     "starcore.worker.supervisor": ("Worker",),
 }

@@ -190,10 +190,14 @@ class LocalStar:
         command += ["--port", "0", "--client-port", "0", "--log-level", self._log_level, "--ephemeral"]
         command += ["--lifeline", str(self._lifeline), "--ready-fd", str(writing), *options]
         fds = (self._lifeline, writing)
-        manager = subprocess.Popen(command, pass_fds=fds, start_new_session=True, env=_environment())
-        os.close(writing)
         with open(reading, "rb") as pipe:
-            if not select.select([pipe], [], [], START_SECONDS_MAX)[0]:
+            try:
+                manager = subprocess.Popen(command, pass_fds=fds, start_new_session=True, env=_environment())
+            finally:
+                os.close(writing)
+            waiting = select.poll()  # select() knows no descriptor beyond 1,023
+            waiting.register(pipe, select.POLLIN)
+            if not waiting.poll(START_SECONDS_MAX * 1000):
                 manager.kill()
                 manager.wait()
                 raise SetupError(f"the local manager did not start within {START_SECONDS_MAX:.0f} s")

@@ -35,7 +35,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"session", "server", "supervisor", "slot"}),
     frozenset({"api", "wing.__main__"}),
     frozenset({"local", "status"}),
-    frozenset({"__init__", "__main__", "certs"}),
+    frozenset({"__init__", "__main__", "certs", "default"}),
 )
 WINGS = ("client", "manager", "worker")
 WING_STOREYS = (5, 6, 7)

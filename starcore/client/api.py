@@ -1,7 +1,8 @@
-"""The client as callers see it: `Client`, an Executor, and the module-level calls on a default one.
+"""The client as callers see it: `Client`, an Executor.
 
-Not here: the wire, threads and futures' fates (`session.py`), batches of `map` (`maps.py`), arrays cut and joined
-(`arrays.py`). Every call checks its arguments where it is made, before anything is sent.
+Not here: the module-level calls (`starcore/default.py`), the wire, threads and futures' fates (`session.py`),
+batches of `map` (`maps.py`), arrays cut and joined (`arrays.py`). Every call checks its arguments where it is made,
+before anything is sent.
 """
 
 from __future__ import annotations
@@ -371,7 +372,8 @@ class Client(Calls):
 
     It may be used from many threads, inside a running event loop (`asyncio.wrap_future`; a call never blocks on
     the network), and after a fork, where the child opens a session of its own at its next call. A connection that
-    breaks is made again for ever; futures just wait.
+    breaks is made again for ever; futures just wait. Callbacks of futures run in the session's own thread: keep
+    them short.
 
     Parameters
     ----------
@@ -466,110 +468,6 @@ class Client(Calls):
         self._session = None
 
 
-# -- the default client --------------------------------------------------------------------------------------
-
-
-def connect(
-    address: str | None = None,
-    *,
-    join: str | os.PathLike[str] | None = None,
-    trust_results: bool = True,
-    connect_seconds: float = CONNECT_SECONDS,
-) -> Client:
-    """Make a `Client`, and make it the one that the module-level calls use.
-
-    The one before is shut down once its calls are done. See `Client` for the parameters and the errors.
-    """
-    client = Client(address, join=join, trust_results=trust_results, connect_seconds=connect_seconds)
-    with _Default.lock:
-        former, _Default.client = _Default.client, client
-    if former is not None:
-        former.shutdown(wait=False)
-    return client
-
-
-def default_client() -> Client:
-    """Return the client of the module-level calls, made at its first use.
-
-    Its manager is the configured one, else the one that runs on this machine, else a local star's.
-    """
-    client = _Default.client
-    if client is not None and not client._shut:
-        return client
-    with _Default.lock:
-        if _Default.client is None or _Default.client._shut:
-            try:
-                settings.dialer(Role.CLIENT)
-            except UnconfiguredError:
-                _Default.client = _start_local_star()
-            else:
-                _Default.client = Client()
-        return _Default.client
-
-
-def submit(fn: Function, /, *args: Any, **kwargs: Any) -> Future[Any]:
-    """Run ``fn(*args, **kwargs)`` on a worker of the default client; see `Client.submit`."""
-    return default_client().submit(fn, *args, **kwargs)
-
-
-def submit_array(
-    fn: Function,
-    array: Array,
-    *,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    chunks: int | str | None = None,
-    axis: int = 0,
-    out: Array | None = None,
-    copy: bool = False,
-    progress: bool = False,
-    retries: int | None = None,
-    timeout: float | None = None,
-    priority: int | None = None,
-) -> Future[Any]:
-    """Run ``fn(array, *args, **kwargs)`` on a worker of the default client.
-
-    See `Client.submit_array` for the arguments and `Client.options` for retries, timeout (s) and priority.
-
-    Examples
-    --------
-    >>> starcore.submit_array(numpy.sort, a, kwargs={"axis": 0}).result()
-    >>> starcore.submit_array(denoise, stack, chunks=4, out=result).result()
-    """
-    calls: Calls = default_client()
-    if not (retries is None and timeout is None and priority is None):
-        calls = calls.options(retries=retries, timeout=timeout, priority=priority)
-    return calls.submit_array(
-        fn, array, args=args, kwargs=kwargs, chunks=chunks, axis=axis, out=out, copy=copy, progress=progress
-    )
-
-
-def map(
-    fn: Function,
-    *iterables: Iterable[Any],
-    timeout: float | None = None,
-    chunksize: int | str = "auto",
-    buffersize: int | None = None,
-    progress: bool = False,
-) -> Iterator[Any]:
-    """Run `fn` on the items of the iterables, on workers of the default client; see `Client.map`."""
-    return default_client().map(
-        fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize, progress=progress
-    )
-
-
-def run(inputs: Iterable[Array], function: Function | None = None) -> list[Any]:
-    """Call a function on each of a list of arrays and wait for the results; see `Client.run`."""
-    return default_client().run(inputs, function)
-
-
-class _Default:
-    """The one default client of this process."""
-
-    lock = threading.Lock()
-    client: Client | None = None
-
-
 def _target(address: str | None, join: str | os.PathLike[str] | None) -> Target:
     try:
         return settings.dialer(Role.CLIENT, join=join, address=address)
@@ -591,7 +489,6 @@ _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    _Default.lock = threading.Lock()
     for client in list(_clients):
         client._after_fork()
 

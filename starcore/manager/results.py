@@ -175,7 +175,7 @@ class Results:
         if piece.count != len(spent):
             spent = spent[piece.low : piece.high]
         slots = min(piece.count, leased.worker.slots)
-        return min(sum(spent), slots * (self._outbox.now - leased.at))
+        return min(sum(spent), slots * (self._outbox.now - leased.at + CLOCK_GRAIN_SECONDS))
 
     def _answer(self, piece: _Piece, size: int) -> None:
         """A result whose body is still at the worker: an OUTCOME of one task, and a flow."""
@@ -199,6 +199,9 @@ class Results:
             leased=leased,
             flow=flow,
         )
+
+CLOCK_GRAIN_SECONDS = 0.001
+"""The loop's clock counts whole milliseconds; what began and ended in one of them did take time."""
 
 
 @dataclass(slots=True)

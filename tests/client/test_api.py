@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from starcore.client import api
 from starcore.client.api import Client
 from starcore.errors import ArgumentTypeError, ArgumentValueError, UnconfiguredError, UntrustedError
 from starcore.messages import Job, Submit
@@ -255,51 +254,13 @@ def test_map_times_out(star: InlineStar, client: Client) -> None:
     star.let_go()
 
 
-# -- the default client ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def no_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr(api._Default, "client", None)
+def test_address_without_credentials_is_an_error_and_no_local_star(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name in ("STARCORE_JOIN", "STARCORE_MANAGER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("STARCORE_CONFIG_DIR", str(tmp_path))
     monkeypatch.setenv("STARCORE_RUNTIME_DIR", str(tmp_path / "run"))
-    yield
-    if api._Default.client is not None:
-        api._Default.client.shutdown()
-
-
-@pytest.mark.usefixtures("no_default")
-def test_module_level_calls_use_what_was_connected(star: InlineStar) -> None:
-    client = api.connect(star.address, join=star.join)
-    assert api.default_client() is client
-    assert api.submit(abs, -2).result(SECONDS) == 2
-    assert list(api.map(abs, [-1, 2])) == [1, 2]
-    assert api.run([A], np.sum) == [66.0]
-    assert api.submit_array(np.sum, A, retries=1, timeout=5.0, priority=2).result(SECONDS) == 66.0
-    second = api.connect(star.address, join=star.join)
-    assert api.default_client() is second
-    with pytest.raises(RuntimeError):
-        client.submit(abs, 1)
-
-
-@pytest.mark.usefixtures("no_default")
-def test_default_client_is_the_configured_one(star: InlineStar, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STARCORE_JOIN", str(star.join))
-    monkeypatch.setenv("STARCORE_MANAGER", star.address)
-    found: list[Client] = []
-    threads = [threading.Thread(target=lambda: found.append(api.default_client())) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(set(found)) == 1
-    assert found[0].address == star.address
-
-
-@pytest.mark.usefixtures("no_default")
-def test_address_without_credentials_is_an_error_and_no_local_star() -> None:
     with pytest.raises(UnconfiguredError, match="--join"):
         Client("127.0.0.1:4444")
 

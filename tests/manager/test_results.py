@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from array import array
 
+import pytest
+
 from starcore.errors import Status
 from starcore.messages import (
     Confirm,
@@ -107,4 +109,14 @@ def test_seconds_beyond_what_a_worker_can_have_spent_are_not_charged_to_anybody(
     leases = array("Q", range(assign.lease, assign.lease + 2))
     worker.say(Result(leases, bytes(2), array("d", [1.7e308] * 2), array("I", [0, 0]), array("Q"), b""))
     (status,) = star.status()["clients"]
-    assert status["used_seconds"] <= 6.0
+    assert status["used_seconds"] == pytest.approx(6.0, abs=0.01)
+
+
+def test_lease_that_began_and_ended_in_one_millisecond_of_the_clock_did_take_time():
+    star = Star()
+    worker, client = star.worker(slots=1), star.client()
+    job = client.job()
+    job.submit(1)
+    worker.finish(worker.leased(job, 0, 1), seconds=0.0004)
+    (status,) = star.status()["jobs"]
+    assert status["mean_seconds"] == pytest.approx(0.0004)
