@@ -81,7 +81,7 @@ def test_two_endless_clients_get_half_of_the_slots_each(
 
 def test_a_long_queue_does_not_hold_up_another_clients_task(star: TriedStar) -> None:
     greedy, modest = star.client(), star.client()
-    queue = [greedy.submit(nap, 0.002) for _ in range(50_000)]
+    queue = [greedy.submit(nap, 0.002) for _ in range(100_000)]
     try:
         for _ in range(5):
             assert modest.submit(pow, 3, 2).result(SECONDS) == 9
