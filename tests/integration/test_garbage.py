@@ -79,8 +79,14 @@ class Stranger:
         )
         plain = socket.create_connection((target.host, target.port), SECONDS)
         self.name = name
+        self._log, self._log_from = star.log, len(star.log())  # ports are used again, and with them addresses
         self.address = "{}:{}".format(*plain.getsockname())
         self._sock = tls.dial_context(target.identity).wrap_socket(plain, server_hostname=target.identity.server_name)
+
+    def lines(self) -> list[str]:
+        """The warnings about this peer."""
+        lines = self._log()[self._log_from :].splitlines()
+        return [line for line in lines if self.address in line and "warning" in line]
 
     def say(self, data: bytes | Message) -> None:
         self._sock.sendall(data if isinstance(data, bytes) else codec.encode(data))
@@ -168,10 +174,7 @@ def expect_closed(star: TriedStar, stranger: Stranger, neighbour: Client) -> Non
     """The stranger is turned out with a reason and one line in the log; the neighbour works on."""
     heard = stranger.hear()
     assert b"SC\x03" in heard, heard
-    lines = until(
-        lambda: [line for line in star.log().splitlines() if stranger.address in line and "warning" in line],
-        f"a line about {stranger.address}",
-    )
+    lines = until(stranger.lines, f"a line about {stranger.address}")
     assert len(lines) == 1, lines
     assert neighbour.submit(pow, 2, 3).result(SECONDS) == 8
 
@@ -257,9 +260,7 @@ def test_submitting_beyond_the_credit_is_turned_out(star: TriedStar, neighbour: 
                 stranger.say(Submit(1, first, False, heads, array("Q"), bytes(size * count)))
             raise ConnectionError("everything was swallowed")
         assert neighbour.submit(pow, 2, 3).result(SECONDS) == 8
-        log = until(lambda: stranger.address in star.log() and star.log(), "a line")
-        lines = [line for line in log.splitlines() if stranger.address in line and "granted" in line]
-        assert len(lines) == 1
+        assert len(until(stranger.lines, "a line")) == 1
 
 
 def test_peers_that_never_say_a_word_are_closed(star: TriedStar, neighbour: Client, silent: list[Stranger]) -> None:

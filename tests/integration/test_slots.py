@@ -282,7 +282,9 @@ def test_higher_priority_goes_first(star: TriedStar, client: Client, tmp_path: P
         future.result(SECONDS)
     order = [name.split()[1] for name in sorted(os.listdir(tmp_path))]
     assert order.count("high") == 20
-    assert order.index("low") >= 18  # two slots end side by side
+    # Two slots run their batches side by side, so the last of one batch may end after the first of the next.
+    assert order[:5] == ["high"] * 5
+    assert order[:20].count("high") >= 15
 
 
 # -- what comes back ---------------------------------------------------------------------------------------------
