@@ -80,6 +80,7 @@ from starcore.messages import (
     Welcome,
 )
 from starcore.streams import Sending
+from starcore.texts import plain
 
 FIRST_ATTEMPT = 1
 FIRST_WINDOW_BYTES = 1 << 20
@@ -92,6 +93,7 @@ BACKOFF_MIN_SECONDS = 0.1
 BACKOFF_MAX_SECONDS = 1.0
 BACKOFF_IDLE_SECONDS = 5.0
 GREETING_SECONDS = 10.0
+HEARTBEAT_SECONDS_MIN = 0.01
 HOPELESS = frozenset({Code.VERSION, Code.ROLE, Code.SUPERSEDED})
 """Refusals that no second attempt will change."""
 
@@ -127,6 +129,7 @@ class ClientCore:
         self._heartbeat_seconds = self._silence_seconds = GREETING_SECONDS
         self._heard_at = 0.0
         self._failures = 0
+        self._epoch: int | None = None
         self._dial_at: float | None = None
 
     def handle(self, event: Event, now: float) -> list[Action]:
@@ -321,15 +324,21 @@ class ClientCore:
     def _welcome(self, message: Welcome) -> None:
         if self._phase != GREETING:
             raise UnexpectedError("a second WELCOME")
+        beat, silence = message.heartbeat_seconds, message.silence_seconds
+        if beat < HEARTBEAT_SECONDS_MIN or silence < beat:
+            raise UnexpectedError(f"a heartbeat every {beat:g} s, and {silence:g} s of silence")
         self._phase = LIVE
         self._failures = 0
-        self._heartbeat_seconds, self._silence_seconds = message.heartbeat_seconds, message.silence_seconds
+        self._heartbeat_seconds, self._silence_seconds = beat, silence
         self._sending = Sending(message.first_window_bytes)
-        self._answers.open_link(self._sending, self._hello.first_window_bytes, message.resumed)
+        # Another manager may have begun the session anew a moment ago, with a WELCOME that was lost on its way.
+        resumed = message.resumed and self._epoch in {None, message.epoch}
+        self._epoch = message.epoch
+        self._answers.open_link(self._sending, self._hello.first_window_bytes, resumed)
         self._blobs.open_link(self._sending)
-        self._outbox.ask(Connected(message.resumed, message.workers, message.slots))
+        self._outbox.ask(Connected(resumed, message.workers, message.slots))
         self._ledger.submit_bytes = message.submit_bytes
-        self._ledger.rewind(message.resumed)
+        self._ledger.rewind(resumed)
         for number, entry in list(self._ledger.jobs.items()):
             if number not in self._ledger.jobs:
                 continue  # forgotten a moment ago, to make room
@@ -346,13 +355,13 @@ class ClientCore:
 
     def _goodbye(self, message: Goodbye) -> None:
         if message.code not in HOPELESS:
-            self._outbox.ask(Log("warning", f"the manager said goodbye: {message.reason or message.code}"))
+            self._outbox.ask(Log("warning", plain(f"the manager said goodbye: {message.reason or message.code}")))
             self._hang_up(Code.NORMAL, "goodbye")
             return
         self._outbox.ask(Close(self._link, Code.NORMAL, "goodbye"))
         self._forsake()
         self._phase = CLOSED
-        self._outbox.ask(Refused(message.code, message.reason))
+        self._outbox.ask(Refused(message.code, plain(message.reason)))
 
     # -- to the manager --------------------------------------------------------------------------------------
 
@@ -453,8 +462,9 @@ class ClientCore:
 
     def _notice(self, message: Notice) -> None:
         entry = self._ledger.jobs.get(message.job)
-        if entry is not None:  # else it is done or cancelled by now
-            self._outbox.ask(Say(f"{entry.job.function or 'a call'} waits: {message.text}"))
+        if entry is not None and not entry.noticed:  # else it is done or cancelled by now
+            entry.noticed = True
+            self._outbox.ask(Say(plain(f"{entry.job.function or 'a call'} waits: {message.text}")))
 
     def _slots(self, message: Slots) -> None:
         self._outbox.ask(Resized(message.workers, message.slots))

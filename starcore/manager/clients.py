@@ -190,11 +190,17 @@ class Clientele:
     # -- clients come and go ---------------------------------------------------------------------------------
 
     def resume(self, client: Client) -> None:
-        """A client is back: it hears of what it has not acknowledged."""
-        for delivery in list(client.unread.values()):
-            if delivery.flow is not None and delivery.leased is None:
-                self._results.recalled(delivery)
+        """A client is back: it hears of what it has not acknowledged, and acknowledges again what it has."""
         self._deliveries.resend(client)
+
+    def granted(self, client: Client, stream: int) -> None:
+        """A client asks for an answer's body. Where that is gone with its worker, the task runs again."""
+        job = client.jobs.get(stream >> 32)
+        run = job.find(stream & INDEX_MAX) if job is not None else None
+        delivery = run.answers.get((stream & INDEX_MAX) - run.first) if run is not None else None
+        if delivery is not None and delivery.leased is None and delivery.flow is not None:
+            if not delivery.flow.forwarded:
+                self._results.recalled(delivery)
 
     def absent(self, client: Client) -> None:
         """A client's link is gone: blobs that were on their way may come from another one."""

@@ -391,6 +391,8 @@ class ManagerCore:
 
     def _grant(self, session: Client | Worker, message: Grant) -> None:
         self._relay.grant(session.link, message)
+        if isinstance(session, Client):
+            self._clientele.granted(session, message.stream)
 
     def _heartbeat(self, session: Client | Worker, message: Heartbeat) -> None:
         """It was heard."""

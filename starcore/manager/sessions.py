@@ -216,7 +216,10 @@ class Sessions:
 
 def _client(link: Link, hello: Hello) -> Client:
     name = plain(hello.name or link.peer.name, NAME_CHARS_MAX)
-    return Client(hello.session, link.peer.fingerprint, name, link.peer.address, hello.result_bytes)
+    client = Client(hello.session, link.peer.fingerprint, name, link.peer.address, hello.result_bytes)
+    # No outcome of an earlier session under this name is taken for one of this: a body goes on where it was cut off.
+    client.sequence = link.number << 32
+    return client
 
 
 def _worker(link: Link, hello: Hello) -> Worker:

@@ -186,10 +186,10 @@ class WorkerCore:
             raise UnexpectedError(f"{kind.__name__} does not belong here")
 
     def _welcome(self, welcome: Any) -> None:
-        self._uplink.welcomed(welcome)
-        again = "again " if welcome.resumed else ""
+        resumed = self._uplink.welcomed(welcome)
+        again = "again " if resumed else ""
         self._say("info", f"connected {again}to a star of now {welcome.slots} slots at {welcome.workers} worker(s)")
-        if not welcome.resumed:
+        if not resumed:
             self._forget_everything()
         self._sending = Sending(welcome.first_window_bytes)
         self._blocked = False

@@ -44,6 +44,7 @@ class Uplink:
         self.link = 0
         self.welcome: Welcome | None = None
         self.ever_up = False
+        self._epoch: int | None = None
         self._reconnect = reconnect
         self._backoff = 0.0
         self._heard = 0.0
@@ -69,10 +70,17 @@ class Uplink:
         self._heard = self._spoke = now
         return [Send(link, hello)]
 
-    def welcomed(self, welcome: Welcome) -> None:
-        """Begin to talk."""
+    def welcomed(self, welcome: Welcome) -> bool:
+        """Begin to talk. Whether the session that we know goes on.
+
+        A manager that says `resumed` may have begun the session a moment ago, with a WELCOME that was lost on its
+        way; the epoch tells whether it is the manager that knows our jobs by their numbers.
+        """
+        resumed = welcome.resumed and self._epoch in (None, welcome.epoch)
+        self._epoch = welcome.epoch
         self.state, self.welcome, self.ever_up = LinkState.UP, welcome, True
         self._backoff, self._said_away = 0.0, False
+        return resumed
 
     def heard(self, now: float) -> None:
         """Any byte is a sign of life."""

@@ -626,6 +626,22 @@ def test_another_answer_than_the_one_that_was_cut_off_begins_anew(again: dict[st
     assert client.take(Grant).offset == 0
 
 
+def test_cut_off_answer_does_not_go_on_with_another_manager() -> None:
+    """It says that the session goes on when its first WELCOME was lost on the way, and knows nothing of it."""
+    client = Client().join(first_window_bytes=0)
+    client.begin()
+    client.call()
+    client.say(client.outcome(0, bodies=[10]))
+    client.chunk(1 << 32, 0, 4)
+    client.lose()
+    client.open()
+    client.out.clear()
+    client.say(Welcome(1, 2, True, "", 0, MIB, 2.0, 8.0, 300.0, 1, 2))
+    assert client.take_all(orders.Discard) == [orders.Discard(1, 0)]
+    client.say(client.outcome(0, bodies=[10]))
+    assert client.take_all(orders.Receive)
+
+
 def test_failure_after_a_cut_off_answer_voids_its_landing() -> None:
     client = submitting()
     client.sent()
@@ -788,3 +804,22 @@ def test_books_are_empty_after_many_calls_and_outcomes() -> None:
         client.core.handle(Received(1, client.outcome(index, sequence=index + 1)), client.now)
     client.core.check()
     assert client.core.outstanding == 0
+
+
+@pytest.mark.parametrize(("beat", "silence"), [(0.0, 8.0), (1e-9, 8.0), (2.0, 0.0), (2.0, 1.0)])
+def test_heartbeats_that_would_keep_the_loop_busy_are_refused(beat: float, silence: float) -> None:
+    client = Client()
+    client.open()
+    with pytest.raises(UnexpectedError):
+        client.say(Welcome(1, 1, False, "", 0, MIB, beat, silence, 300.0, 1, 2))
+
+
+def test_notice_is_shown_once_and_on_one_line() -> None:
+    client = Client().join()
+    client.begin()
+    client.call()
+    client.sent()
+    client.say(Notice(1, "no worker\n\x1b[2J" + "x" * 60_000))
+    client.say(Notice(1, "no worker"))
+    (said,) = client.take_all(orders.Say)
+    assert said.text.startswith("f waits: no worker\\n\\x1b[2J") and len(said.text) <= 1000

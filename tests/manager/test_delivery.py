@@ -234,6 +234,43 @@ def test_answer_that_was_forwarded_whole_needs_its_worker_no_more():
     star.quiet()
 
 
+def test_client_that_returns_with_an_answer_whose_worker_is_gone_has_only_to_acknowledge_it():
+    """It would not send the argument of a task that is done for it, so the task could never run again."""
+    star = Star()
+    worker, client, job, lease, outcome = answered(star)
+    client.say(Grant(job.stream(0), 1, 0, BODY))
+    star.take(Grant, worker)
+    worker.push(lease, 0, BODY)
+    star.chunk(client)
+    worker.goodbye()
+    client.lose()
+    client.connect()
+    client.ack(star.take(Outcome, client))
+    star.worker()
+    settle(star)
+    star.quiet()
+
+
+def test_client_that_returns_without_an_answer_whose_worker_is_gone_has_its_task_run_again():
+    star = Star()
+    worker, client, job, lease, outcome = answered(star)
+    client.say(Grant(job.stream(0), 1, 0, BODY))
+    star.take(Grant, worker)
+    worker.push(lease, 0, BODY)
+    star.chunk(client)
+    worker.goodbye()
+    client.lose()
+    client.connect()
+    star.take(Outcome, client)
+    client.say(Grant(job.stream(0), 1, 0, BODY))
+    assert star.take(Abort, client).attempt == 1
+    second = star.worker()
+    second.finish(second.leased(job, 0, 1, attempt=2))
+    client.outcome(job, [0])
+    settle(star)
+    star.quiet()
+
+
 def test_returning_worker_goes_on_with_its_answer():
     star = Star()
     worker, client, job, lease, outcome = answered(star)
@@ -355,7 +392,9 @@ def test_outcomes_are_numbered_one_after_the_other():
     worker.result([lease, lease + 2, lease + 1], bodies=[0, BODY, 0])
     star.expect(Confirm(array("Q", [lease, lease + 1])), worker)
     outcomes = star.all(Outcome, client)
-    assert [outcome.sequence for outcome in outcomes] == [1, 2, 3]
+    first = outcomes[0].sequence
+    assert [outcome.sequence - first for outcome in outcomes] == [0, 1, 2]
+    assert first >> 32 == client.link, "no outcome of an earlier session of this name has its number"
     assert [list(outcome.body_sizes) for outcome in outcomes] == [[], [BODY], []]
 
 

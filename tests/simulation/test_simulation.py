@@ -35,6 +35,8 @@ FOUND = {
     599: "a HELLO that was long on its way ended its client's session for good",
     694: "half a function stayed at the manager when its client stopped sending it",
     737: "memory that failed waited for functions to go",
+    670: "a task that was done for its client ran again, and waited for its argument for ever",
+    898: "a manager that had just begun a session was taken for the one that knew it, jobs and all",
     899: "jobs that were forgotten at WELCOME came back to the idle ones",
 }
 

@@ -60,6 +60,15 @@ def test_a_lost_link_is_dialled_again_with_patience() -> None:
     assert link.lost(Lost(2, "cut"))[1] == Dial(0.1)
 
 
+def test_a_session_goes_on_only_with_the_manager_that_began_it() -> None:
+    """Another one may say so too, when its first WELCOME was lost on the way: it knows none of our jobs."""
+    link = up()
+    for epoch, goes_on in ((1, True), (2, False), (2, True)):
+        link.lost(Lost(1, "cut"))
+        link.opened(1, HELLO, 20.0)
+        assert link.welcomed(Welcome(PROTOCOL_VERSION, epoch, True)) is goes_on
+
+
 def test_a_goodbye_gives_the_reason() -> None:
     link = up()
     link.goodbye(Goodbye(Code.DRAINING, "the manager was stopped"))
