@@ -25,7 +25,7 @@ sender (ABORT, OUTCOME, ACK, CONFIRM), and a sender that closes one of its own a
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from starcore.errors import OverrunError
@@ -41,7 +41,6 @@ class _Outgoing:
     unasked: int
     """Up to which offset the first window lets bytes go."""
     offered: int
-    queued: bool = False
 
     @property
     def granted(self) -> int:
@@ -80,7 +79,7 @@ class Sending:
     def __init__(self, first_window_bytes: int = 0) -> None:
         self._pool = first_window_bytes
         self._streams: dict[int, _Outgoing] = {}
-        self._ready: deque[int] = deque()
+        self._ready: OrderedDict[int, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -126,11 +125,8 @@ class Sending:
     def next(self, limit: int = CHUNK_BYTES_MAX) -> tuple[int, int, int, int] | None:
         """Account and return one chunk to send: (stream, attempt, offset, length), or None."""
         while self._ready:
-            stream = self._ready.popleft()
-            state = self._streams.get(stream)
-            if state is None:
-                continue
-            state.queued = False
+            stream, _ = self._ready.popitem(last=False)
+            state = self._streams[stream]
             length = min(limit, state.bound - state.position)
             if length <= 0:
                 continue
@@ -145,22 +141,23 @@ class Sending:
         state = self._streams.pop(stream, None)
         if state is None:
             return False
+        self._ready.pop(stream, None)
         self._pool += state.set_aside
         return True
 
     def check(self) -> None:
         """Assert the invariants."""
-        for state in self._streams.values():
+        assert self._ready.keys() <= self._streams.keys()
+        for stream, state in self._streams.items():
             assert 0 <= state.position <= state.size, state
             assert max(state.limit, state.unasked) <= state.size, state
-            assert state.queued or state.position >= state.bound, state
+            assert stream in self._ready or state.position >= state.bound, state
         assert self._pool >= 0
 
     def _enqueue(self, stream: int) -> None:
         state = self._streams[stream]
-        if not state.queued and state.position < state.bound:
-            state.queued = True
-            self._ready.append(stream)
+        if state.position < state.bound and stream not in self._ready:
+            self._ready[stream] = None
 
 
 class Receiving:

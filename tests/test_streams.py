@@ -377,3 +377,13 @@ def test_sender_never_overruns_and_every_body_ends(window, steps):
     assert len(link.sending) == 0
     link.announce(window + 1)
     assert sum(length for *_, length in drain(link.sending)) == window, "the whole first window is there again"
+
+
+def test_streams_that_end_leave_no_place_in_the_line():
+    sending = Sending(1 << 20)
+    for _ in range(100):
+        sending.open(1, 1, 1000)
+        sending.close(1)
+    sending.open(1, 1, 1000)
+    assert len(sending._ready) == 1
+    sending.check()

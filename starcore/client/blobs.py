@@ -49,10 +49,7 @@ class Blobs:
         function.jobs -= 1
         if not function.jobs:
             del self._functions[digest]
-            for stream in [stream for stream, used in self._streams.items() if used == digest]:
-                del self._streams[stream]
-                if self._sending.close(stream):
-                    self._outbox.send(Abort(stream, ATTEMPT, Code.GONE, "no job needs it any more"))
+            self._withdraw(digest, "no job needs it any more")
 
     def tell(self, digest: bytes, *, again: bool = False) -> None:
         """Say BLOB, unless this link's manager was told; `again` where it wants it."""
@@ -60,6 +57,7 @@ class Blobs:
         if function is None or (function.told and not again):
             return
         function.told = True
+        self._withdraw(digest, "it is announced anew")
         self._number += 1
         stream = BLOB_STREAM | self._number
         if len(function.blob) <= HEAD_BYTES_MAX:
@@ -76,6 +74,13 @@ class Blobs:
     def piece(self, stream: int, offset: int, length: int) -> memoryview:
         """The bytes of a chunk."""
         return memoryview(self._functions[self._streams[stream]].blob)[offset : offset + length]
+
+    def _withdraw(self, digest: bytes, reason: str) -> None:
+        """End the streams of these bytes."""
+        for stream in [stream for stream, used in self._streams.items() if used == digest]:
+            del self._streams[stream]
+            if self._sending.close(stream):
+                self._outbox.send(Abort(stream, ATTEMPT, Code.GONE, reason))
 
     def check(self, digests: list[bytes]) -> None:
         """Assert that these are the functions of the jobs, one each."""

@@ -85,6 +85,7 @@ class JobEntry:
 
     job: Job
     told: bool = False
+    noticed: bool = False
     left: int = 0
     dead: int = 0
     runs: list[Run] = field(default_factory=list)
@@ -201,7 +202,7 @@ class Ledger:
         """
         waiting: list[Run] = []
         for entry in self.jobs.values():
-            entry.told = False
+            entry.told = entry.noticed = False
             if not known:
                 for index in list(entry.kills):
                     run = self.find(entry, index)

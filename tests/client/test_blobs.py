@@ -69,3 +69,15 @@ def test_what_is_wanted_and_not_there_is_not_said() -> None:
     shelf.blobs.tell(SMALL)
     shelf.blobs.tell(SMALL, again=True)
     assert len(shelf.said()) == 2
+
+
+def test_function_that_is_wanted_again_and_again_has_one_stream() -> None:
+    outbox = Outbox()
+    blobs = Blobs(outbox)
+    sending = Sending()
+    blobs.open_link(sending)
+    blobs.use(b"d" * 32, bytes(100_000))
+    for _ in range(20):
+        blobs.tell(b"d" * 32, again=True)
+    assert len(sending) == 1
+    blobs.check([b"d" * 32])
