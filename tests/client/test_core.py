@@ -633,9 +633,9 @@ def test_cut_off_answer_does_not_go_on_with_another_manager() -> None:
     client.call()
     client.say(client.outcome(0, bodies=[10]))
     client.chunk(1 << 32, 0, 4)
+    client.out.clear()
     client.lose()
     client.open()
-    client.out.clear()
     client.say(Welcome(1, 2, True, "", 0, MIB, 2.0, 8.0, 300.0, 1, 2))
     assert client.take_all(orders.Discard) == [orders.Discard(1, 0)]
     client.say(client.outcome(0, bodies=[10]))

@@ -237,7 +237,7 @@ def test_answer_that_was_forwarded_whole_needs_its_worker_no_more():
 def test_client_that_returns_with_an_answer_whose_worker_is_gone_has_only_to_acknowledge_it():
     """It would not send the argument of a task that is done for it, so the task could never run again."""
     star = Star()
-    worker, client, job, lease, outcome = answered(star)
+    worker, client, job, lease, _ = answered(star)
     client.say(Grant(job.stream(0), 1, 0, BODY))
     star.take(Grant, worker)
     worker.push(lease, 0, BODY)
@@ -253,7 +253,7 @@ def test_client_that_returns_with_an_answer_whose_worker_is_gone_has_only_to_ack
 
 def test_client_that_returns_without_an_answer_whose_worker_is_gone_has_its_task_run_again():
     star = Star()
-    worker, client, job, lease, outcome = answered(star)
+    worker, client, job, lease, _ = answered(star)
     client.say(Grant(job.stream(0), 1, 0, BODY))
     star.take(Grant, worker)
     worker.push(lease, 0, BODY)
