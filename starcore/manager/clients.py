@@ -198,7 +198,9 @@ class Clientele:
         job = client.jobs.get(stream >> 32)
         run = job.find(stream & INDEX_MAX) if job is not None else None
         delivery = run.answers.get((stream & INDEX_MAX) - run.first) if run is not None else None
-        if delivery is not None and delivery.leased is None and delivery.flow is not None and not delivery.flow.forwarded:
+        if delivery is None or delivery.leased is not None:
+            return
+        if delivery.flow is not None and not delivery.flow.forwarded:
             self._results.recalled(delivery)
 
     def absent(self, client: Client) -> None:
