@@ -24,7 +24,7 @@ from typing import Any, Protocol, cast
 
 from starcore import codec
 from starcore._framing import FrameReader, chunk_header
-from starcore.errors import CredentialsError, ProtocolError
+from starcore.errors import CredentialsError, OverrunError, ProtocolError
 from starcore.events import Peer
 from starcore.messages import Buffer, Message, Welcome
 
@@ -33,6 +33,8 @@ WRITE_HIGH_WATER_BYTES = 128 << 10
 NOTSENT_LOWAT_BYTES = 128 << 10
 """What the kernel may hold unsent; without it a peer that reads nothing swallows 4 MB."""
 WRITE_PIECE_BYTES = 256 << 10
+UNREAD_BYTES_MAX = 1 << 30
+"""What waits for a peer that asks and asks, and does not read."""
 COMPANY_SECONDS = 0.01
 """How long a message without hurry waits for others."""
 CLOSING_SECONDS = 2.0
@@ -219,10 +221,12 @@ class Connection(asyncio.BufferedProtocol):
         self._queue.clear()
         if len(joined) <= WRITE_PIECE_BYTES:
             self._transport.write(joined)
-            return
-        view = memoryview(joined)
-        for start in range(0, len(joined), WRITE_PIECE_BYTES):
-            self._transport.write(view[start : start + WRITE_PIECE_BYTES])
+        else:
+            view = memoryview(joined)
+            for start in range(0, len(joined), WRITE_PIECE_BYTES):
+                self._transport.write(view[start : start + WRITE_PIECE_BYTES])
+        if self.blocked and not self._closed and self._transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
+            self._owner.fault(self, OverrunError(f"more than {UNREAD_BYTES_MAX} bytes wait for it to read"))
 
     def _tune(self) -> None:
         assert self._transport is not None

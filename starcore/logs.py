@@ -12,6 +12,10 @@ import time
 from json import dumps
 from typing import Any, TextIO
 
+from starcore.texts import plain
+
+TEXT_CHARS_MAX = 10_000
+"""Of one event; a peer's name with line breaks in it makes no line of its own."""
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -22,7 +26,7 @@ class TextFormatter(logging.Formatter):
         """Return the line; a traceback follows on lines of its own."""
         moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        line = f"{moment} {_room(record)}: {level}{record.getMessage()}"
+        line = f"{moment} {_room(record)}: {level}{plain(record.getMessage(), TEXT_CHARS_MAX)}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 

@@ -10,6 +10,7 @@ from starcore import settings
 from starcore.errors import StarCoreError, UnreachableError
 from starcore.messages import Role
 from starcore.options import Parser
+from starcore.texts import NAME_CHARS_MAX, plain
 
 _EPILOG = """\
 examples:
@@ -62,7 +63,7 @@ def _count(number: int, what: str) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else plain(str(value), NAME_CHARS_MAX)
 
 
 def main(argv: list[str] | None = None) -> int:

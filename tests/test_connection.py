@@ -11,7 +11,7 @@ import pytest
 
 from starcore import codec
 from starcore._framing import FrameReader
-from starcore.connection import WRITE_PIECE_BYTES, Connection
+from starcore.connection import UNREAD_BYTES_MAX, WRITE_PIECE_BYTES, Connection
 from starcore.errors import CredentialsError, ProtocolError
 from starcore.events import Peer
 from starcore.messages import Goodbye, Heartbeat, Hello, Message, Notice, Role, Welcome
@@ -49,12 +49,16 @@ class Transport(asyncio.Transport):
         self.writes: list[bytes] = []
         self.closed = self.aborted = False
         self.high: int | None = None
+        self.waiting = 0
 
     def write(self, data: Any) -> None:
         self.writes.append(bytes(data))
 
     def writelines(self, list_of_data: Any) -> None:
         self.writes.append(b"".join(bytes(data) for data in list_of_data))
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self.high = high
@@ -282,3 +286,15 @@ def test_the_socket_is_tuned_for_small_frames_and_early_heartbeats(desk: Desk) -
     assert desk.transport.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert desk.transport.high is not None
     assert desk.connection.descriptor() == desk.transport.sock.fileno()
+
+
+def test_peer_that_asks_and_does_not_read_is_at_fault(desk: Desk) -> None:
+    desk.connection.pause_writing()
+    desk.transport.waiting = UNREAD_BYTES_MAX
+    desk.connection.send(Heartbeat())
+    desk.connection._flush()
+    assert ("fault", "OverrunError") not in desk.owner.heard
+    desk.transport.waiting += 1
+    desk.connection.send(Heartbeat())
+    desk.connection._flush()
+    assert desk.owner.heard[-1] == ("fault", "OverrunError")

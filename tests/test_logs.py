@@ -52,3 +52,11 @@ def test_a_second_set_up_replaces_the_first() -> None:
     second = said("error")
     assert len(first.getvalue().splitlines()) > 4
     assert "connected" not in second.getvalue()
+
+
+def test_a_name_with_line_breaks_makes_no_line_of_its_own() -> None:
+    stream = io.StringIO()
+    logs.setup(stream=stream)
+    logging.getLogger("starcore.manager").info("closing %s", "liar\n2031-01-01 00:00:00 manager: all is well\x1b[2J")
+    (line,) = stream.getvalue().splitlines()
+    assert line.endswith("closing liar\\n2031-01-01 00:00:00 manager: all is well\\x1b[2J")

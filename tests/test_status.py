@@ -53,3 +53,8 @@ def test_status_starts_no_star_of_its_own(
     said = capsys.readouterr()
     assert said.err.startswith("starcore status: no manager is configured")
     assert (said.err.count("\n"), said.out) == (1, "")
+
+
+def test_names_that_would_rule_the_terminal_are_escaped() -> None:
+    text = status.render({"clients": [CLIENT | {"name": "liar\n\x1b[2J"}]})
+    assert "liar\\n\\x1b[2J" in text and "\x1b" not in text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from array import array
 
 import pytest
 
@@ -13,7 +12,7 @@ from starcore.messages import Role, Welcome
 
 from .generators import Liar
 from .test_manager import BASE, LARGE, SEEDS
-from .world import HonestClient, HonestWorker, World, through_the_wire
+from .world import HonestClient, through_the_wire
 
 STEPS = 400
 
@@ -71,6 +70,3 @@ def test_client_survives_a_manager_that_lies(seed: int) -> None:
         client.lost(client.link)
     assert len(client.core._answers._cut_off) <= len(client.heads)
     assert len(client.lines) < STEPS
-
-
-__all__ = ["HonestWorker", "World", "array"]

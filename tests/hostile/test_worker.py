@@ -7,11 +7,11 @@ import random
 import pytest
 
 from starcore.events import ChunkReceived, Received, Tick
-from starcore.messages import Goodbye, Role, Welcome
+from starcore.messages import Role, Welcome
 
 from .generators import Liar
 from .test_manager import BASE, SEEDS
-from .world import HonestWorker, World, through_the_wire
+from .world import HonestWorker, through_the_wire
 
 STEPS = 400
 LEASES_MAX = 5000
@@ -64,9 +64,6 @@ def test_worker_survives_a_manager_that_lies_and_serves_the_next_one(seed: int) 
     worker.dial()
     worker.feed(Received(worker.link, Welcome(1, 2, False)))
     assert not worker.core._leases() and not worker.answers
-    assert worker.core._memory.used == sum(
-        size for key, size in worker.core._memory._held.items() if key >> 63
-    ), "memory that nobody will ask for again"
-
-
-__all__ = ["Goodbye", "World"]
+    assert worker.core._memory.used == sum(size for key, size in worker.core._memory._held.items() if key >> 63), (
+        "memory that nobody will ask for again"
+    )

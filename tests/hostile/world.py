@@ -23,10 +23,10 @@ from typing import Any
 from starcore import codec
 from starcore.client import orders as calls
 from starcore.client.core import ClientCore
-from starcore.errors import Code, ProtocolError, Status
+from starcore.errors import ProtocolError, Status
 from starcore.events import ChunkReceived, Close, Drop, Lost, Opened, Peer, Received, Send, SendChunk, Tick, Writable
 from starcore.manager.core import Finished, Limits, Log, ManagerCore
-from starcore.messages import PROTOCOL_VERSION, FunctionKind, Hello, Job, Message, Role
+from starcore.messages import PROTOCOL_VERSION, FunctionKind, Goodbye, Hello, Job, Message, Role
 from starcore.worker import orders
 from starcore.worker.core import WorkerCore
 
@@ -71,7 +71,6 @@ class World:
         self.guests: dict[int, Guest] = {}
         self.closed: list[tuple[Guest, int, str]] = []
         self.lines: list[str] = []
-        self.cut_log = True
         self._queue: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._numbers = count(1)
 
@@ -164,7 +163,7 @@ class World:
         elif kind is Close:
             guest = self.guests.pop(action.link, None)
             if guest is not None:
-                codec.encode(_goodbye(action))
+                codec.encode(Goodbye(action.code, action.reason))
                 self.closed.append((guest, action.code, action.reason))
                 self.later(self.feed, Lost(action.link, action.reason))
                 self.later(guest.lost, action.link)
@@ -187,12 +186,6 @@ class World:
     def _hear_chunk(self, chunk: SendChunk) -> None:
         if chunk.link in self.guests:
             self.guests[chunk.link].hear_chunk(chunk.link, chunk)
-
-
-def _goodbye(action: Close) -> Message:
-    from starcore.messages import Goodbye  # noqa: PLC0415
-
-    return Goodbye(action.code, action.reason)
 
 
 # -- honest peers --------------------------------------------------------------------------------------------
@@ -487,6 +480,3 @@ class HonestClient(Honest):
     def _get(self, job: int, index: int, status: int, head: bytes, body: bytes) -> None:
         assert (job, index) not in self.got, f"two outcomes of task {job}/{index}"
         self.got[job, index] = (status, head, body)
-
-
-__all__ = ["Code", "Guest", "HonestClient", "HonestWorker", "World", "answer_of", "through_the_wire"]
