@@ -282,6 +282,7 @@ class Honest(Guest):
         if link != self.link or not link:
             return
         if self.world is not None:
+            self.world.say(link, Goodbye(action.code, action.reason))
             self.world.later(self.world.cut, link)
         else:
             self.link = 0
