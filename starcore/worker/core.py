@@ -240,9 +240,7 @@ class WorkerCore:
     # -- jobs and blobs --------------------------------------------------------------------------------------
 
     def _on_job(self, message: Job) -> None:
-        if message.job in self._library.jobs:
-            return  # told again after a reconnection
-        if self._library.add_job(message):
+        if message.job not in self._library.jobs and self._library.add_job(message):  # else it is told again
             self._send(Want(message.digest))
 
     def _on_forget(self, message: Forget) -> None:
@@ -281,6 +279,9 @@ class WorkerCore:
         entry = self._library.jobs.get(message.job)
         if entry is None:
             raise UnexpectedError(f"leases for job {message.job}, which was not announced")
+        if entry.starved:
+            entry.starved = False
+            self._send(Want(entry.job.digest))
         for run in runs_of(message):
             if self._leaving:
                 self._send(Retracted(array("Q", run.leases)))
@@ -300,8 +301,9 @@ class WorkerCore:
         if event.reason:
             run = self._inbox.arriving.pop(key, None)
             self._receiving.close(key)
-            if run is not None:
-                self._refuse(run, f"no memory for its argument of {run.body_bytes} bytes: {event.reason}")
+            for one in self._library.lose(key) if run is None else [run]:
+                self._free(one)
+                self._refuse(one, f"no memory for its {'function' if run is None else 'argument'}: {event.reason}")
             return
         if self._uplink.up and key in self._receiving:
             size = self._inbox.arriving[key].body_bytes if key in self._inbox.arriving else self._memory.size(key)
@@ -441,12 +443,11 @@ class WorkerCore:
             self._finish(2, self._bench.hopeless)
             return
         verdict = remains.judge(end, event.cause)
-        answered = verdict.answered
         if end is not None and end.why is Why.DROPPED:
             for run in (*verdict.given, *verdict.again):
                 self._free(run)
             return
-        if answered is not None:
+        if (answered := verdict.answered) is not None:
             self._free(answered)
             self._refuse(answered, verdict.text, verdict.status)
         here = {lease for run in (*verdict.given, *verdict.again) for lease in run.leases}
@@ -480,8 +481,7 @@ class WorkerCore:
         self._send(answers.message())
         for lease, (attempt, size) in answers.bodies.items():
             self._sending.open(lease, attempt, size, window=not again)
-        if answers.bodies:
-            self._pump()
+        self._pump()
 
     def _on_grant(self, message: Grant) -> None:
         if self._sending.grant(message):

@@ -24,6 +24,8 @@ class Entry:
     job: Job
     mean_seconds: float | None = None
     waiting: list[Run] = field(default_factory=list)
+    starved: bool = False
+    """Its blob came and found no memory: the next task asks for it again."""
 
     @property
     def registered(self) -> bool:
@@ -122,6 +124,17 @@ class Library:
         for volume in broken:
             del self.volumes[volume.digest]
         return broken
+
+    def lose(self, key: int) -> list[Run]:
+        """Take out the blob that finds no memory under this key, and the runs that wait for it."""
+        runs: list[Run] = []
+        for volume in self.incomplete(key):
+            for number in sorted(volume.jobs):
+                entry = self.jobs[number]
+                runs += entry.waiting
+                entry.waiting = []
+                entry.starved = True
+        return runs
 
     def check(self) -> None:
         """Assert the invariants."""

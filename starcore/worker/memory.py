@@ -1,7 +1,8 @@
 """The accounts of the arena: which bodies have memory, which wait for some. Pure; the bytes are in `arena.py`.
 
 A body is granted only after its memory is there. One that does not fit waits, and smaller ones may pass it, but
-only so many of them; one that is alone in the arena always fits.
+only so many of them; one that is alone in the arena always fits. So does every blob, whatever that makes of the
+capacity: the arguments that fill the arena may belong to tasks that wait for just this function.
 """
 
 from __future__ import annotations
@@ -55,13 +56,13 @@ class Memory:
 
     def admit(self) -> list[Action]:
         """Promise memory to whoever fits."""
-        if not self._demands or self._short:
+        if not self._demands:
             return []
         actions: list[Action] = []
         waiting: deque[Demand] = deque()
         for demand in self._demands:
-            barred = bool(waiting) and waiting[0].passed >= PASSED_MAX
-            if barred or not self._fits(demand.size):
+            barred = self._short or (bool(waiting) and waiting[0].passed >= PASSED_MAX)
+            if not demand.key & BLOB_STREAM and (barred or not self._fits(demand.size)):
                 waiting.append(demand)
                 continue
             if waiting:
@@ -79,7 +80,7 @@ class Memory:
         if not failed:
             return True
         self._used -= self._held.pop(key)
-        if self._answers or any(not key & BLOB_STREAM for key in self._held):
+        if not key & BLOB_STREAM and (self._answers or any(not held & BLOB_STREAM for held in self._held)):
             self._short = True  # the machine has less than we thought: wait for our own to come back
             self._demands.appendleft(demand)
             return False

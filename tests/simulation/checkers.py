@@ -133,7 +133,7 @@ class Truth:
             Status.CRASHED: executed[Status.CRASHED] + self.world.deaths >= CRASH_LIMIT and b"worker" in head,
             Status.TIMEOUT: self._may_time_out(spec, record.timeout_seconds),
             Status.UNSENDABLE: spec.kind is Kind.UNSENDABLE,
-            Status.UNRUNNABLE: bool(spec.argument) and (self.memory_fails or spec.argument > min(self.arenas)),
+            Status.UNRUNNABLE: self.memory_fails or spec.argument > min(self.arenas),
         }
         return "" if fits.get(status) else "an outcome that cannot be"
 

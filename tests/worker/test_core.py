@@ -186,6 +186,20 @@ def test_a_blob_that_the_manager_lets_go_of_leaves_no_memory_behind() -> None:
     desk.quiet()
 
 
+def test_a_function_without_memory_fails_its_tasks_and_is_asked_for_again_by_later_ones() -> None:
+    desk = Desk()
+    digest = b"d" * 32
+    desk.receive(Blob(digest, BLOB_STREAM | 1, MIB))
+    desk.receive(Job(1, FunctionKind.SHIPPED, digest, "fn"))
+    desk.assign(1, lease=10)
+    desk.take(Allocate)
+    desk.feed(Allocated(BLOB_STREAM | 1, "Cannot allocate memory"))
+    assert b"no memory for its function" in bytes(desk.result([10], Status.UNRUNNABLE).heads)
+    desk.assign(1, lease=11)
+    assert desk.said(Want).digest == digest
+    desk.quiet()
+
+
 def test_a_timeout_outlives_its_forgotten_job() -> None:
     """A cancelled task that may run on is the last of its job; nobody else would ever end it."""
     desk = Desk()

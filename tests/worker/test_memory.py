@@ -71,6 +71,16 @@ def test_a_failed_allocation_is_tried_again_when_something_came_back() -> None:
     assert found.used == 0
 
 
+def test_a_function_waits_for_no_argument() -> None:
+    """The arguments that fill the arena may wait for just this function."""
+    found = memory(8 * MIB, MIB)
+    assert admitted(found) == [1]
+    found.demand(Demand(BLOB_STREAM | 1, 1, MIB), first=True)
+    assert admitted(found) == [BLOB_STREAM | 1]
+    assert found.allocated(BLOB_STREAM | 1, failed=True), "and where the machine has none, it is told at once"
+    assert found.keys() == {1, 2}
+
+
 def test_an_allocation_that_fails_beside_nothing_but_functions_has_failed() -> None:
     """They stay as long as their jobs do, so to wait for them would be to wait for ever."""
     found = Memory(8 * MIB)
