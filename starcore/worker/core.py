@@ -466,8 +466,7 @@ class WorkerCore:
         self._return(found.back, wanted, found.declined)
 
     def _on_slot_stopped(self, event: SlotStopped) -> None:
-        slot = self._bench.slots[event.slot]
-        self._return(slot.withdraw(event.batch, event.started), set(), ())
+        self._return(*self._bench.slots[event.slot].withdraw(event.batch, event.started), ())
 
     # -- answers out -----------------------------------------------------------------------------------------
 

@@ -194,16 +194,22 @@ class Slot:
                 self.batches.remove(batch)
         return back
 
-    def withdraw(self, number: int, started: int) -> list[Run]:
-        """Cut off what the slot announced and then did not begin, since a Recall came in between."""
+    def withdraw(self, number: int, started: int) -> tuple[list[Run], set[int]]:
+        """Cut off what the slot announced and then did not begin, since a Recall came in between.
+
+        Returns it, and which of its leases were asked back: they are answered for with that.
+        """
         batch = self.batch(number)
         if batch is None or started >= len(batch.run):
-            return []
-        back = [batch.run.cut(started, len(batch.run))]
+            return [], set()
+        back = batch.run.cut(started, len(batch.run))
         batch.run = batch.run.cut(0, started)
         if batch.done == len(batch.run):
             self.batches.remove(batch)
-        return back
+        asked = set(back.leases).intersection(self.wanted)
+        for lease in asked:
+            del self.wanted[lease]
+        return [back], asked
 
     def died(self, number: int, started: int, running: bool) -> Remains:
         """Divide what it held by what the board said last, and be empty."""

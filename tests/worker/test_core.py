@@ -449,6 +449,20 @@ def test_a_task_that_a_recalled_slot_withdrew_runs_again() -> None:
     desk.result([10])
 
 
+def test_a_task_that_is_asked_back_and_withdrawn_at_once_is_given_back() -> None:
+    """The slot's word comes before the look at its board; run again here, the task would run though cancelled."""
+    desk = Desk()
+    job = desk.job()
+    desk.assign(job, lease=10)
+    batch = desk.batch()
+    desk.retract(10, kill=True)
+    recall = desk.take(Recall)
+    desk.feed(SlotStopped(0, batch.batch, 0))
+    assert list(desk.said(Retracted).leases) == [10]
+    desk.inspected(batch, 0, since=0.0, recalled=recall.batch)
+    desk.quiet()
+
+
 def test_a_task_beyond_its_timeout_is_killed_with_its_slot() -> None:
     desk = Desk()
     desk.assign(desk.job(timeout=2.0), lease=10)

@@ -59,9 +59,13 @@ def test_what_was_given_after_the_recall_stays() -> None:
 def test_a_withdrawn_task_is_cut_off() -> None:
     slot = Slot(0)
     slot.give(run(10, 3))
-    assert leases(slot.withdraw(1, 1)) == [[11, 12]]
-    assert slot.withdraw(1, 1) == []
-    assert slot.withdraw(9, 0) == []
+    slot.wanted = {12: True, 99: False}
+    back, asked = slot.withdraw(1, 1)
+    assert leases(back) == [[11, 12]]
+    assert asked == {12}
+    assert slot.wanted == {99: False}
+    assert slot.withdraw(1, 1) == ([], set())
+    assert slot.withdraw(9, 0) == ([], set())
 
 
 def test_the_dead_leave_what_ran_what_may_have_run_and_what_did_not() -> None:
