@@ -194,10 +194,11 @@ def own_directories(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("own_directories")
 def test_local_star_serves_its_clients_until_it_is_closed() -> None:
+    before = set(children(os.getpid()))
     with LocalStar(workers=2, slots=1) as star:
         assert star.address == f"127.0.0.1:{star.client_port}"
-        below = children(os.getpid())
-        assert {star.pids["manager"], *star.pids["workers"]} <= set(below)
+        below = set(children(os.getpid())) - before
+        assert {star.pids["manager"], *star.pids["workers"]} <= below
         with star.client() as client:
             assert client.slots == 2
             assert client.address == star.address
@@ -209,7 +210,7 @@ def test_local_star_serves_its_clients_until_it_is_closed() -> None:
         directory = star.directory
         assert directory.stat().st_mode & 0o777 == 0o700
     assert not directory.exists()
-    assert not [pid for pid in below if pid in children(os.getpid())]
+    assert not below & set(children(os.getpid()))
     with pytest.raises((SessionLostError, CancelledError)):
         waiting.result(5)
     star.close()
