@@ -38,6 +38,9 @@ FOUND = {
     670: "a task that was done for its client ran again, and waited for its argument for ever",
     898: "a manager that had just begun a session was taken for the one that knew it, jobs and all",
     899: "jobs that were forgotten at WELCOME came back to the idle ones",
+    1618: "a function that the machine had no memory for left its tasks waiting for ever",
+    1644: "arguments filled the arena while their tasks waited for a function that found no room in it",
+    2124: "a cancelled task ran all the same when its slot had stopped before it was looked at",
 }
 
 
