@@ -88,8 +88,10 @@ class Results:
         self._leases.end_answer(leased, offset)
         delivery.leased = None
         flow = delivery.flow
-        if flow is not None and flow.sink and flow.forwarded:
-            self._relay.close_source(flow)  # all of it is on its way: the client's word is still to come
+        if flow is not None and flow.forwarded:
+            # All of it is on its way, or was when the client's link broke: its word is still to come. (Where it asks
+            # for the bytes once more, the task runs again.)
+            self._relay.close_source(flow)
             return
         self._leases.counters.requeued += 1
         self.recalled(delivery)

@@ -251,6 +251,22 @@ def test_client_that_returns_with_an_answer_whose_worker_is_gone_has_only_to_ack
     star.quiet()
 
 
+def test_client_that_is_away_when_the_worker_goes_may_have_the_answer_whole():
+    star = Star()
+    worker, client, job, lease, _ = answered(star)
+    client.say(Grant(job.stream(0), 1, 0, BODY))
+    star.take(Grant, worker)
+    worker.push(lease, 0, BODY)
+    star.chunk(client)
+    client.lose()
+    worker.goodbye()
+    star.worker()
+    client.connect()
+    client.ack(star.take(Outcome, client))
+    settle(star)
+    star.quiet()
+
+
 def test_client_that_returns_without_an_answer_whose_worker_is_gone_has_its_task_run_again():
     star = Star()
     worker, client, job, lease, _ = answered(star)
