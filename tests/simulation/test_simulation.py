@@ -41,6 +41,7 @@ FOUND = {
     1618: "a function that the machine had no memory for left its tasks waiting for ever",
     1644: "arguments filled the arena while their tasks waited for a function that found no room in it",
     2124: "a cancelled task ran all the same when its slot had stopped before it was looked at",
+    4698: "an answer was taken back from a client that was away, and had it whole",
 }
 
 
