@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from starcore.manager.core import Drain
 
-from .network import Process
+from .driver import Process
 from .peers import WorkerProcess
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from starcore.manager.core import Drain, Limits
 
+from .callers import ClientProcess
 from .checkers import (
     Truth,
     require_drained,
@@ -23,7 +24,7 @@ from .checkers import (
 )
 from .faults import Faults
 from .network import Network
-from .peers import ClientProcess, ManagerProcess, WorkerOptions, WorkerProcess
+from .peers import ManagerProcess, WorkerOptions, WorkerProcess
 from .workload import PYTHONS, REGISTERED, Workload
 from .world import Violation, World
 

@@ -6,7 +6,7 @@ from itertools import count
 
 from starcore.messages import HEAD_BYTES_MAX, FunctionKind
 
-from .peers import Calls, ClientProcess
+from .callers import Calls, ClientProcess
 from .work import BASES, Kind, Spec
 from .world import World
 
