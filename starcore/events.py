@@ -1,7 +1,7 @@
 """What happens to a core, and what a core asks for, as far as the three roles share it.
 
 A *link* is a connection's number, made by the driver and never used twice in a process. What only one role
-knows (a slot that died, a call of the user's) stands at the top of that role's core.
+knows (a slot that died, a call of the user's) stands among that role's own orders.
 """
 
 from __future__ import annotations
@@ -124,6 +124,33 @@ class Close:
     link: int
     code: int
     reason: str
+
+
+@dataclass(slots=True)
+class Dial:
+    """Make a connection after so many seconds; replaces a dial that has not begun yet. `reason`: why anew.
+
+    Opened follows, or Lost for a link that never opened.
+    """
+
+    delay_seconds: float
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Log:
+    """Say this in the log; `level` is the name of one of logging's levels, in small letters."""
+
+    level: str
+    text: str
+
+
+@dataclass(slots=True)
+class Finished:
+    """The role's work is over; a process of its own leaves with this code, and says why where there is a reason."""
+
+    exit_code: int = 0
+    reason: str = ""
 
 
 Event: TypeAlias = Any

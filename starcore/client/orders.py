@@ -8,7 +8,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
-from starcore.events import Action, Send
+from starcore.events import Action, Dial, Finished, Log, Send  # noqa: F401 - Dial and the like are orders too
 from starcore.messages import Buffer, Column, Job, Message
 
 # -- events of the client's own --------------------------------------------------------------------------------
@@ -59,14 +59,6 @@ class Shutdown:
 
 
 # -- actions of the client's own -------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Dial:
-    """Make a connection after so many seconds; replaces a dial that has not begun yet. `reason`: why anew."""
-
-    delay_seconds: float
-    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -169,19 +161,6 @@ class Say:
     """A sentence for the user's eyes."""
 
     text: str
-
-
-@dataclass(slots=True)
-class Log:
-    """A line for the log."""
-
-    level: str
-    text: str
-
-
-@dataclass(slots=True)
-class Finished:
-    """The session is over, as asked."""
 
 
 class Outbox:

@@ -38,6 +38,7 @@ from starcore.client.futures import TaskFuture
 from starcore.driver import Driver
 from starcore.errors import Code, CredentialsError, RefusedError, SessionLostError, StarCoreError, UnreachableError
 from starcore.errors import Status as TaskStatus
+from starcore.events import Dial, Finished, Log
 from starcore.messages import BATCH_TASKS_MAX, Buffer, Column, Job
 from starcore.pickling import Landing, Packed, unpack_failure
 
@@ -382,7 +383,7 @@ class Session:
         """Whether the machine, or what listens there, said no; rather than nothing yet."""
         return self._trouble is not None and not isinstance(self._trouble.__cause__, TimeoutError)
 
-    def _dial(self, action: orders.Dial) -> None:
+    def _dial(self, action: Dial) -> None:
         self._dialer.dial(action.delay_seconds, action.reason)
 
     def _lose_heart(self, trouble: StarCoreError) -> None:
@@ -405,7 +406,7 @@ class Session:
         self._settled.set()
         self._finished(None)
 
-    def _finished(self, action: orders.Finished | None) -> None:
+    def _finished(self, action: Finished | None) -> None:
         self._dialer.stop()
         self._loop.call_later(FAREWELL_SECONDS, self._loop.stop)
 
@@ -497,7 +498,7 @@ class Session:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stderr.write(f"starcore: {action.text}\n")
 
-    def _log_line(self, action: orders.Log) -> None:
+    def _log_line(self, action: Log) -> None:
         # Where no logging is set up, Python prints the bare text: say whose it is.
         getattr(_log, action.level)("starcore: %s", action.text)
 
@@ -517,10 +518,10 @@ class Session:
         self._incoming.clear()
 
     _PERFORM: ClassVar[dict[type, Callable[[Session, Any], None]]] = {
-        orders.Dial: _dial,
+        Dial: _dial,
         orders.Connected: _connected,
         orders.Refused: _refused,
-        orders.Finished: _finished,
+        Finished: _finished,
         orders.Resolve: _resolve,
         orders.Receive: _receive,
         orders.Landed: _landed,
@@ -531,7 +532,7 @@ class Session:
         orders.Resized: _resized,
         orders.Told: _told,
         orders.Say: _say,
-        orders.Log: _log_line,
+        Log: _log_line,
     }
 
 

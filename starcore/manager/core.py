@@ -20,12 +20,24 @@ from itertools import islice
 from typing import Any
 
 from starcore.errors import Code, ProtocolError, RefusedError, UnexpectedError
-from starcore.events import Action, Blocked, ChunkReceived, Event, Lost, Opened, Received, Tick, Writable
+from starcore.events import (
+    Action,
+    Blocked,
+    ChunkReceived,
+    Event,
+    Finished,
+    Log,
+    Lost,
+    Opened,
+    Received,
+    Tick,
+    Writable,
+)
 from starcore.manager.blobs import Blobs
 from starcore.manager.clients import Clientele
 from starcore.manager.delivery import Deliveries
 from starcore.manager.leases import Leases
-from starcore.manager.outbox import Drain, Finished, Log, Outbox
+from starcore.manager.outbox import Drain, Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.results import Results
 from starcore.manager.scheduling import Scheduler

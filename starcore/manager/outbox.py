@@ -1,13 +1,13 @@
 """What the core asks for in one turn, and when it last spoke on each link. Pure.
 
-The manager's own events and actions stand here too, since every part of the core may ask for them.
+The one event that only a manager knows stands here too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from starcore.events import Action, Close, Drop, Send, SendChunk, Token
+from starcore.events import Action, Close, Drop, Finished, Log, Send, SendChunk, Token
 from starcore.messages import Message
 from starcore.texts import plain
 
@@ -15,19 +15,6 @@ from starcore.texts import plain
 @dataclass(slots=True)
 class Drain:
     """Event: finish what runs, take nothing new, then ask for `Finished`."""
-
-
-@dataclass(slots=True)
-class Finished:
-    """Action: the drain is complete."""
-
-
-@dataclass(slots=True)
-class Log:
-    """Action: say this in the log; `level` is the name of one of logging's levels, in small letters."""
-
-    level: str
-    text: str
 
 
 class Outbox:

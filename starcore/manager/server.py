@@ -27,9 +27,9 @@ from typing import Any
 from starcore import logs, tls
 from starcore.driver import Driver
 from starcore.errors import AddressError, Code
-from starcore.events import Action
+from starcore.events import Action, Finished, Log
 from starcore.manager import listeners
-from starcore.manager.core import Drain, Finished, Limits, Log, ManagerCore
+from starcore.manager.core import Drain, Limits, ManagerCore
 from starcore.messages import CHUNK_BYTES_MAX, Buffer, Role
 
 POOL_BUFFERS_MAX = 64

@@ -12,13 +12,12 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from starcore.events import Action
+from starcore.events import Action, Log
 from starcore.worker.library import Library
 from starcore.worker.orders import (
     Inspect,
     Inspected,
     KillSlot,
-    Log,
     Recall,
     RunBatch,
     SlotDied,

@@ -9,8 +9,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from starcore.events import Dial, Finished, Log
 from starcore.messages import Buffer, Column, Job
 from starcore.worker.runs import Run
+
+__all__ = [
+    "Allocate",
+    "Allocated",
+    "Dial",
+    "Drain",
+    "Finished",
+    "Inspect",
+    "Inspected",
+    "KillSlot",
+    "Log",
+    "Recall",
+    "Refused",
+    "Release",
+    "ReleaseAnswer",
+    "RunBatch",
+    "SlotDied",
+    "SlotDone",
+    "SlotReady",
+    "SlotStopped",
+    "StartSlot",
+    "Stop",
+    "Teach",
+    "Unteach",
+]
 
 # -- events --------------------------------------------------------------------------------------------------
 
@@ -103,13 +129,6 @@ class Stop:
 
 
 @dataclass(slots=True)
-class Dial:
-    """Try to reach the manager after so many seconds; Opened or Lost(0) follows."""
-
-    delay_seconds: float
-
-
-@dataclass(slots=True)
 class Allocate:
     """Make memory for an incoming body; Allocated follows."""
 
@@ -189,19 +208,3 @@ class KillSlot:
 
     slot: int
     reason: str
-
-
-@dataclass(slots=True)
-class Log:
-    """Say a line in the worker's log."""
-
-    level: str
-    text: str
-
-
-@dataclass(slots=True)
-class Finished:
-    """The worker's work is over; its process leaves with this code."""
-
-    exit_code: int
-    reason: str = ""

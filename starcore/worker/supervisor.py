@@ -34,7 +34,7 @@ from typing import Any
 from starcore import __version__, logs, settings, tls
 from starcore.driver import Driver
 from starcore.errors import ArgumentValueError, CredentialsError, SetupError, StarCoreError, UnreachableError
-from starcore.events import Action, Event, Lost, Peer
+from starcore.events import Action, Dial, Event, Finished, Log, Lost, Peer
 from starcore.messages import HEAD_BYTES_MAX, PROTOCOL_VERSION, Buffer, Hello, Role
 from starcore.worker.arena import Arena, Piece, default_arena_bytes
 from starcore.worker.board import SETTLE_SECONDS
@@ -53,13 +53,10 @@ from starcore.worker.channel import (
 from starcore.worker.core import WorkerCore
 from starcore.worker.orders import (
     Allocate,
-    Dial,
     Drain,
-    Finished,
     Inspect,
     Inspected,
     KillSlot,
-    Log,
     Recall,
     Refused,
     Release,

@@ -15,9 +15,8 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from starcore.errors import Code
-from starcore.events import Action, Close, Lost, Send
+from starcore.events import Action, Close, Dial, Finished, Log, Lost, Send
 from starcore.messages import Goodbye, Heartbeat, Hello, Message, Welcome
-from starcore.worker.orders import Dial, Finished, Log
 
 BACKOFF_SECONDS_MIN = 0.1
 BACKOFF_SECONDS_MAX = 5.0

@@ -11,7 +11,22 @@ from starcore.client import orders
 from starcore.client.core import BACKOFF_IDLE_SECONDS, BACKOFF_MAX_SECONDS, GREETING_SECONDS, ClientCore
 from starcore.client.state import TASK_OVERHEAD_BYTES
 from starcore.errors import Code, OverrunError, Status, UnexpectedError
-from starcore.events import Blocked, ChunkReceived, Close, Lost, Opened, Peer, Received, Send, SendChunk, Tick, Writable
+from starcore.events import (
+    Blocked,
+    ChunkReceived,
+    Close,
+    Dial,
+    Finished,
+    Log,
+    Lost,
+    Opened,
+    Peer,
+    Received,
+    Send,
+    SendChunk,
+    Tick,
+    Writable,
+)
 from starcore.messages import (
     BATCH_BYTES_MAX,
     BATCH_TASKS_MAX,
@@ -56,7 +71,7 @@ class Client:
         self.link = 0
         self.out: list[Any] = []
         self.feed(orders.Connect())
-        self.expect(orders.Dial(0.0))
+        self.expect(Dial(0.0))
 
     def feed(self, event: Any) -> None:
         self.out += self.core.handle(event, self.now)
@@ -93,12 +108,12 @@ class Client:
         letters = bytes(ord("a") + index % 26 for index in indices)
         return Outcome(sequence, job, attempt, array("I", indices), statuses, heads, array("Q", bodies), letters)
 
-    def lose(self, reason: str = "reset") -> orders.Dial:
+    def lose(self, reason: str = "reset") -> Dial:
         self.feed(Lost(self.link, reason))
         self.take_all(orders.Discard)
         assert self.out.pop(0).level == "warning"
         dial = self.out.pop(0)
-        assert type(dial) is orders.Dial
+        assert type(dial) is Dial
         return dial
 
     def wait(self, seconds: float) -> None:
@@ -498,8 +513,8 @@ def test_lost_link_is_dialled_anew_with_growing_patience() -> None:
     delays = [client.lose().delay_seconds]
     for _ in range(5):
         client.feed(Lost(0, "refused"))
-        client.take(orders.Log)
-        delays.append(client.take(orders.Dial).delay_seconds)
+        client.take(Log)
+        delays.append(client.take(Dial).delay_seconds)
     assert delays[0] < 0.2
     assert max(delays) <= BACKOFF_MAX_SECONDS * 1.5
     assert delays[-1] > delays[0]
@@ -510,12 +525,12 @@ def test_idle_client_dials_rarely_and_a_call_wakes_it() -> None:
     client.lose()
     for _ in range(9):
         client.feed(Lost(0, "refused"))
-    last = client.take_all(orders.Dial)[-1]
+    last = client.take_all(Dial)[-1]
     assert BACKOFF_MAX_SECONDS < last.delay_seconds <= BACKOFF_IDLE_SECONDS * 1.5
-    client.take_all(orders.Log)
+    client.take_all(Log)
     client.begin()
     client.call()
-    client.expect(orders.Dial(0.0))
+    client.expect(Dial(0.0))
     client.call(1)
     client.quiet()
 
@@ -687,9 +702,9 @@ def test_silent_manager_loses_its_link_and_heartbeats_fill_silence() -> None:
     client.wait(7.9)
     assert {type(message) for message in client.sent()} == {Heartbeat}
     client.wait(0.2)
-    assert client.take(orders.Log).level == "warning"
+    assert client.take(Log).level == "warning"
     assert client.take(Close).code == Code.SILENT
-    client.take(orders.Dial)
+    client.take(Dial)
     assert client.core.deadline() is None
     client.quiet()
 
@@ -699,7 +714,7 @@ def test_manager_that_never_welcomes_is_left() -> None:
     client.open()
     client.wait(GREETING_SECONDS)
     assert client.take(Close).code == Code.SILENT
-    client.take(orders.Dial)
+    client.take(Dial)
     client.quiet()
 
 
@@ -717,9 +732,9 @@ def test_hopeless_refusal_ends_the_session(code: Code) -> None:
 def test_draining_manager_is_dialled_again() -> None:
     client = Client().join()
     client.say(Goodbye(Code.DRAINING, "restarting"))
-    client.take(orders.Log)
+    client.take(Log)
     client.take(Close)
-    client.take(orders.Dial)
+    client.take(Dial)
     client.quiet()
 
 
@@ -773,7 +788,7 @@ def test_shutdown_waits_for_what_is_outstanding() -> None:
     client.take(orders.Resolve)
     assert client.take(Ack)
     assert client.take(Close).code == Code.NORMAL
-    client.expect(orders.Finished())
+    client.expect(Finished())
     client.feed(Lost(1, "closed"))
     client.quiet()
 
@@ -783,14 +798,14 @@ def test_shutdown_that_abandons_leaves_at_once() -> None:
     client.sent()
     client.feed(orders.Shutdown(abandon=True))
     client.take(Close)
-    client.expect(orders.Finished())
+    client.expect(Finished())
     assert client.core.deadline() is None
 
 
 def test_late_dial_after_the_end_is_closed() -> None:
     client = Client()
     client.feed(orders.Shutdown(abandon=True))
-    client.expect(orders.Finished())
+    client.expect(Finished())
     client.feed(Opened(5, Peer(Role.MANAGER, "manager", "", "")))
     assert client.take(Close).link == 5
     client.quiet()

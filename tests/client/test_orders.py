@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from starcore.client.orders import Dial, Outbox
-from starcore.events import Send
+from starcore.client.orders import Outbox
+from starcore.events import Dial, Send
 from starcore.messages import Heartbeat
 
 

@@ -29,6 +29,7 @@ from starcore.events import (
     Close,
     Drop,
     Event,
+    Log,
     Lost,
     Opened,
     Peer,
@@ -38,7 +39,7 @@ from starcore.events import (
     Tick,
     Writable,
 )
-from starcore.manager.core import Limits, Log, ManagerCore
+from starcore.manager.core import Limits, ManagerCore
 from starcore.messages import (
     PROTOCOL_VERSION,
     Ack,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from array import array
 
 from starcore.errors import Code
-from starcore.events import Close, Opened, Peer, Received
-from starcore.manager.core import Drain, Finished
+from starcore.events import Close, Finished, Opened, Peer, Received
+from starcore.manager.core import Drain
 from starcore.messages import (
     Assign,
     Blob,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from starcore.events import Close, Drop, Send, SendChunk
-from starcore.manager.outbox import Finished, Log, Outbox
+from starcore.events import Close, Drop, Finished, Log, Send, SendChunk
+from starcore.manager.outbox import Outbox
 from starcore.messages import Heartbeat
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from starcore import certificates, errors
-from starcore.events import Action
-from starcore.manager.core import Finished, Limits, Log
+from starcore.events import Action, Finished, Log
+from starcore.manager.core import Limits
 from starcore.manager.server import POOL_BUFFERS_MAX, BufferPool, Server, ServerOptions, listen
 from starcore.messages import CHUNK_BYTES_MAX
 

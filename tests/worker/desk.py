@@ -19,7 +19,20 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from starcore.errors import Status
-from starcore.events import Action, ChunkReceived, Event, Lost, Opened, Peer, Received, Send, SendChunk, Tick
+from starcore.events import (
+    Action,
+    ChunkReceived,
+    Dial,
+    Event,
+    Log,
+    Lost,
+    Opened,
+    Peer,
+    Received,
+    Send,
+    SendChunk,
+    Tick,
+)
 from starcore.messages import (
     PROTOCOL_VERSION,
     Assign,
@@ -35,17 +48,7 @@ from starcore.messages import (
     Welcome,
 )
 from starcore.worker.core import WorkerCore
-from starcore.worker.orders import (
-    Dial,
-    Inspected,
-    Log,
-    RunBatch,
-    SlotDied,
-    SlotDone,
-    SlotReady,
-    StartSlot,
-    Teach,
-)
+from starcore.worker.orders import Inspected, RunBatch, SlotDied, SlotDone, SlotReady, StartSlot, Teach
 
 T = TypeVar("T")
 MANAGER = Peer(Role.MANAGER, "manager", "192.0.2.1:443", "f" * 64)

@@ -7,6 +7,7 @@ from collections import deque
 
 import pytest
 
+from starcore.events import Log
 from starcore.messages import FunctionKind, Job
 from starcore.worker.bench import RESTART_SECONDS_MAX, Bench
 from starcore.worker.library import Library
@@ -14,7 +15,6 @@ from starcore.worker.orders import (
     Inspect,
     Inspected,
     KillSlot,
-    Log,
     Recall,
     RunBatch,
     SlotDied,

@@ -8,7 +8,7 @@ from array import array
 import pytest
 
 from starcore.errors import Code, OverrunError, Status, UnexpectedError
-from starcore.events import ChunkReceived, Close, Lost, Opened, Received, Writable
+from starcore.events import ChunkReceived, Close, Dial, Finished, Lost, Opened, Received, Writable
 from starcore.messages import (
     BLOB_STREAM,
     Abort,
@@ -28,9 +28,7 @@ from starcore.messages import (
 from starcore.worker.orders import (
     Allocate,
     Allocated,
-    Dial,
     Drain,
-    Finished,
     Inspect,
     KillSlot,
     Recall,

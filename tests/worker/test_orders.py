@@ -9,7 +9,7 @@ from starcore.worker import orders
 
 def test_every_order_is_a_slotted_record() -> None:
     records = [kind for kind in vars(orders).values() if is_dataclass(kind) and kind.__module__ == orders.__name__]
-    assert len(records) > 20
+    assert len(records) >= 19
     for kind in records:
         assert hasattr(kind, "__slots__"), kind
         assert {field.name for field in fields(kind)} == set(kind.__slots__)

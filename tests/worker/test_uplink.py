@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from starcore.errors import Code
-from starcore.events import Close, Lost, Send
+from starcore.events import Close, Dial, Finished, Log, Lost, Send
 from starcore.messages import PROTOCOL_VERSION, Goodbye, Heartbeat, Hello, Role, Welcome
-from starcore.worker.orders import Dial, Finished, Log
 from starcore.worker.uplink import GREETING_SECONDS_MAX, LinkState, Uplink
 
 HELLO = Hello(PROTOCOL_VERSION, Role.WORKER, bytes(16))
