@@ -430,8 +430,9 @@ class WorkerCore:
             answers.bodies[leases[0]] = (attempt, body)
 
     def _refuse(self, run: Run, text: str, status: Status = Status.UNRUNNABLE) -> None:
-        head = text.encode()
-        event = SlotDone(0, 0, 0, bytes([status]), array("d", [0.0]), array("I", [len(head)]), head)
+        head, count = text.encode(), len(run)
+        sizes = array("I", [len(head)]) * count
+        event = SlotDone(0, 0, 0, bytes([status]) * count, array("d", [0.0]) * count, sizes, head * count)
         self._answer(run.attempt, run.leases, event, 0)
 
     def _on_slot_died(self, event: SlotDied) -> None:

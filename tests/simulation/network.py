@@ -194,7 +194,7 @@ class Pipe:
         waiting, self._waiting = self._waiting, []
         for callback, args in waiting:
             self._world.later(0.0, callback, *args)
-        self._free_at = self._world.now
+        self._free_at = max(self._free_at, self._world.now)
         self._pump()
 
     # -- private ---------------------------------------------------------------------------------------------
