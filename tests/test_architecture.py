@@ -26,7 +26,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"messages", "errors", "texts"}),
     frozenset({"events", "streams", "tls", "certificates", "settings", "logs", "options", "_framing"})
     | frozenset({"pickling", "payloads", "layouts", "plain", "functions", "failures"}),
-    frozenset({"codec"}),
+    frozenset({"codec", "uplink"}),
     frozenset({"connection"}),
     frozenset({"driver"}),
     # A wing's three storeys. What its core stands on is pure and below, whether it is named here or not; any other

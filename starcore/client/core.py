@@ -46,8 +46,6 @@ from starcore.events import (
     Action,
     Blocked,
     ChunkReceived,
-    Close,
-    Dial,
     Event,
     Finished,
     Log,
@@ -81,6 +79,7 @@ from starcore.messages import (
 )
 from starcore.streams import Sending
 from starcore.texts import plain
+from starcore.uplink import LinkState, Uplink
 
 FIRST_ATTEMPT = 1
 FIRST_WINDOW_BYTES = 1 << 20
@@ -89,15 +88,12 @@ RESULT_BYTES = 256 << 20
 """Unacknowledged answers that this client lets the manager keep for it."""
 JOBS_IDLE_MAX = 256
 """Functions that the star remembers for this client while none of their tasks is outstanding."""
-BACKOFF_MIN_SECONDS = 0.1
 BACKOFF_MAX_SECONDS = 1.0
 BACKOFF_IDLE_SECONDS = 5.0
+BACKOFF_SPREAD = (0.5, 1.0)
 GREETING_SECONDS = 10.0
-HEARTBEAT_SECONDS_MIN = 0.01
-HOPELESS = frozenset({Code.VERSION, Code.ROLE, Code.SUPERSEDED})
-"""Refusals that no second attempt will change."""
-
-AWAY, GREETING, LIVE, CLOSED = "away", "greeting", "live", "closed"
+HOPELESS: dict[int, int] = {code: code for code in (Code.VERSION, Code.ROLE, Code.SUPERSEDED)}
+"""Refusals that no second attempt will change; the user is told which."""
 
 
 class ClientCore:
@@ -114,7 +110,14 @@ class ClientCore:
     def __init__(self, hello: Hello, *, jobs_idle_max: int = JOBS_IDLE_MAX) -> None:
         self._hello = hello
         self._jobs_idle_max = jobs_idle_max
-        self._outbox = Outbox()
+        self._uplink = Uplink(
+            hello.session,
+            greeting_seconds=GREETING_SECONDS,
+            backoff_max=self._backoff_max,
+            spread=BACKOFF_SPREAD,
+            hopeless=HOPELESS,
+        )
+        self._outbox = Outbox(self._uplink)
         self._ledger = Ledger()
         self._answers = Answers(self._ledger, self._outbox)
         self._blobs = Blobs(self._outbox)
@@ -122,15 +125,7 @@ class ClientCore:
         self._idle: dict[int, None] = {}
         self._asking = False
         self._ending = False
-        self._phase = AWAY
-        self._link = 0
-        self._newest_link = 0
         self._blocked = False
-        self._heartbeat_seconds = self._silence_seconds = GREETING_SECONDS
-        self._heard_at = 0.0
-        self._failures = 0
-        self._epoch: int | None = None
-        self._dial_at: float | None = None
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event at the monotonic time `now` (s) and say what is to be done."""
@@ -142,13 +137,13 @@ class ClientCore:
 
     def deadline(self) -> float | None:
         """When the core next wants a Tick."""
-        if self._phase == GREETING:
-            return self._heard_at + GREETING_SECONDS
-        if self._phase != LIVE:
-            return None
-        due = min(self._outbox.sent_at + self._heartbeat_seconds, self._heard_at + self._silence_seconds)
-        ack_at = self._answers.ack_at
-        return due if ack_at is None else min(due, ack_at)
+        due = self._uplink.deadline()
+        ack_at = self._answers.ack_at if self._uplink.up else None
+        return due if due is None or ack_at is None else min(due, ack_at)
+
+    @property
+    def _over(self) -> bool:
+        return self._uplink.state is LinkState.OVER
 
     @property
     def outstanding(self) -> int:
@@ -159,18 +154,18 @@ class ClientCore:
         """Assert every invariant."""
         self._ledger.check()
         self._sending.check()
-        self._answers.check(self._phase == LIVE)
+        self._uplink.check()
+        self._answers.check(self._uplink.up)
         jobs = self._ledger.jobs
         self._blobs.check([entry.job.digest for entry in jobs.values() if entry.job.kind == FunctionKind.SHIPPED])
-        assert (self._link != 0) == (self._phase in {GREETING, LIVE}), (self._phase, self._link)
-        assert self._phase == LIVE or not len(self._sending)
+        assert self._uplink.up or not len(self._sending)
         assert set(self._idle) == {number for number, entry in jobs.items() if not entry.left}
         assert len(self._idle) <= self._jobs_idle_max
 
     # -- calls of the user's ---------------------------------------------------------------------------------
 
     def _connect(self, event: Connect) -> None:
-        self._dial(0.0)
+        self._outbox.ask(self._uplink.dial(self._outbox.now))
 
     def _begin(self, event: Begin) -> None:
         job = event.job
@@ -180,17 +175,15 @@ class ClientCore:
         self._rest(job.job)
 
     def _call(self, event: Call) -> None:
-        if self._phase == CLOSED:
+        if self._over:
             return
         self._idle.pop(event.job, None)
         self._ledger.call(event.job, event.first, event.heads, event.body_sizes)
-        if self._phase == LIVE:
+        if self._uplink.up:
             self._submit()
             self._pump()
-        elif (
-            self._phase == AWAY and self._dial_at is not None and self._dial_at > self._outbox.now + BACKOFF_MAX_SECONDS
-        ):
-            self._dial(0.0)
+        else:
+            self._ask_for(self._uplink.hasten(self._outbox.now, BACKOFF_MAX_SECONDS))
 
     def _cancel_call(self, event: CancelCall) -> None:
         entry = self._ledger.jobs.get(event.job)
@@ -212,17 +205,17 @@ class ClientCore:
                 told.append(index)
         if released:
             self._outbox.ask(Released(event.job, released))
-        if told and self._phase == LIVE:
+        if told and self._uplink.up:
             self._say_cancel(event.job, event.kill, told)
         self._rest_if_idle(entry)
 
     def _ask(self, event: Ask) -> None:
         self._asking = True
-        if self._phase == LIVE:
+        if self._uplink.up:
             self._outbox.send(StatusRequest())
 
     def _shutdown(self, event: Shutdown) -> None:
-        if self._phase == CLOSED:
+        if self._over:
             self._outbox.ask(Finished())
         elif event.abandon:
             self._finish()
@@ -230,91 +223,71 @@ class ClientCore:
             self._ending = True
 
     def _finish_if_done(self) -> None:
-        if not self._ledger.outstanding and self._phase != CLOSED:
+        if not self._ledger.outstanding and not self._over:
             self._finish()
 
     def _finish(self) -> None:
-        if self._phase == LIVE:
+        if self._uplink.up:
             self._answers.flush()
-        if self._link:
-            self._outbox.ask(Close(self._link, Code.NORMAL, "the client is done"))
+        self._ask_for(self._uplink.leave("the client is done"))
         self._forsake()
-        self._phase = CLOSED
         self._outbox.ask(Finished())
 
     # -- the link --------------------------------------------------------------------------------------------
 
     def _opened(self, event: Opened) -> None:
-        if self._phase != AWAY:
-            self._outbox.ask(Close(event.link, Code.NORMAL, "not needed any more"))
-            return
-        self._phase = GREETING
-        self._link = self._outbox.link = self._newest_link = event.link
-        self._dial_at = None
-        self._blocked = False
-        self._heard_at = self._outbox.now
-        self._outbox.send(self._hello)
+        self._ask_for(self._uplink.opened(event.link, self._hello, self._outbox.now))
 
     def _lost(self, event: Lost) -> None:
-        if self._phase == CLOSED:
+        loss = self._uplink.lost(event)
+        if loss is None:
             return
-        if self._link and event.link == self._link:
-            level = "info" if self._phase == GREETING else "warning"  # before the first WELCOME an error says it
-            self._outbox.ask(Log(level, f"the connection to the manager is lost: {event.reason}"))
-            self._forsake()
-            self._redial(event.reason)
-        elif self._phase == AWAY and (event.link == 0 or event.link > self._newest_link):
-            self._newest_link = max(self._newest_link, event.link)
-            self._outbox.ask(Log("info", f"the manager cannot be reached: {event.reason}"))
-            self._redial()
+        self._forsake()
+        if loss.verdict is not None:
+            self._uplink.leave("")
+            self._outbox.ask(Refused(loss.verdict, plain(loss.reason)))
+            return
+        why = ""
+        if loss.stage is LinkState.DIALLING:
+            self._outbox.ask(Log("info", f"the manager cannot be reached: {loss.reason}"))
+        elif loss.stage is not LinkState.CLOSING:  # what we closed ourselves has its line already
+            why = loss.reason
+            level = "warning" if loss.was_up else "info"  # before the first WELCOME an error says it
+            self._outbox.ask(Log(level, f"the connection to the manager is lost: {why}"))
+        self._outbox.ask(self._uplink.again(self._outbox.now, why))
 
     def _forsake(self) -> None:
-        """Leave the link, and with it all that belongs to one connection only."""
+        """Let go of all that belongs to one connection only."""
         self._answers.leave_link()
         self._sending = Sending()
         self._blobs.open_link(self._sending)
-        self._link = self._outbox.link = 0
-        self._phase = AWAY
+        self._blocked = False
 
-    def _hang_up(self, code: Code, reason: str) -> None:
-        self._outbox.ask(Close(self._link, code, reason))
-        self._forsake()
-        self._redial()
-
-    def _redial(self, reason: str = "") -> None:
-        longest = BACKOFF_MAX_SECONDS if self._ledger.outstanding or self._asking else BACKOFF_IDLE_SECONDS
-        delay = min(longest, BACKOFF_MIN_SECONDS * 2 ** min(self._failures, 10))
-        # The session's own random bytes keep many clients from dialling in step.
-        jitter = 0.5 + self._hello.session[self._failures % len(self._hello.session)] / 510
-        self._failures += 1
-        self._dial(delay * jitter, reason)
-
-    def _dial(self, delay_seconds: float, reason: str = "") -> None:
-        self._dial_at = self._outbox.now + delay_seconds
-        self._outbox.ask(Dial(delay_seconds, reason))
+    def _backoff_max(self) -> float:
+        return BACKOFF_MAX_SECONDS if self._ledger.outstanding or self._asking else BACKOFF_IDLE_SECONDS
 
     def _tick(self, event: Tick) -> None:
-        if self._phase == GREETING and self._outbox.now >= self._heard_at + GREETING_SECONDS:
-            self._hang_up(Code.SILENT, f"no WELCOME within {GREETING_SECONDS:g} s")
-        if self._phase != LIVE:
-            return
-        if self._outbox.now >= self._heard_at + self._silence_seconds:
-            self._outbox.ask(Log("warning", f"the manager was silent for {self._silence_seconds:g} s: dialling anew"))
-            self._hang_up(Code.SILENT, f"silent for {self._silence_seconds:g} s")
-            return
-        ack_at = self._answers.ack_at
-        if ack_at is not None and self._outbox.now >= ack_at:
+        now, welcome, ack_at = self._outbox.now, self._uplink.welcome, self._answers.ack_at
+        overdue = self._uplink.overdue(now)
+        if overdue and welcome is not None:
+            text = f"the manager was silent for {welcome.silence_seconds:g} s: dialling anew"
+            self._outbox.ask(Log("warning", text))
+        elif self._uplink.up and ack_at is not None and now >= ack_at:
             self._answers.flush()
-        if self._outbox.now >= self._outbox.sent_at + self._heartbeat_seconds:
-            self._outbox.send(Heartbeat())
+        self._ask_for(self._uplink.tick(now))
+        if overdue:
+            self._forsake()
+
+    def _ask_for(self, actions: list[Action]) -> None:
+        for action in actions:
+            self._outbox.ask(action)
 
     def _received(self, event: Received) -> None:
-        if event.link != self._link:
+        if not self._uplink.heard(event.link, self._outbox.now):
             return
-        self._heard_at = self._outbox.now
         message = event.message
         kind = type(message)
-        if self._phase == GREETING and kind not in {Welcome, Goodbye}:
+        if self._uplink.state is LinkState.GREETING and kind not in {Welcome, Goodbye}:
             raise UnexpectedError(f"{kind.__name__} before WELCOME")
         take = self._MESSAGES.get(kind)
         if take is None:
@@ -322,18 +295,10 @@ class ClientCore:
         take(self, message)
 
     def _welcome(self, message: Welcome) -> None:
-        if self._phase != GREETING:
+        if self._uplink.state is not LinkState.GREETING:
             raise UnexpectedError("a second WELCOME")
-        beat, silence = message.heartbeat_seconds, message.silence_seconds
-        if beat < HEARTBEAT_SECONDS_MIN or silence < beat:
-            raise UnexpectedError(f"a heartbeat every {beat:g} s, and {silence:g} s of silence")
-        self._phase = LIVE
-        self._failures = 0
-        self._heartbeat_seconds, self._silence_seconds = beat, silence
+        resumed = self._uplink.welcomed(message)
         self._sending = Sending(message.first_window_bytes)
-        # Another manager may have begun the session anew a moment ago, with a WELCOME that was lost on its way.
-        resumed = message.resumed and self._epoch in {None, message.epoch}
-        self._epoch = message.epoch
         self._answers.open_link(self._sending, self._hello.first_window_bytes, resumed)
         self._blobs.open_link(self._sending)
         self._outbox.ask(Connected(resumed, message.workers, message.slots))
@@ -354,14 +319,10 @@ class ClientCore:
         self._pump()
 
     def _goodbye(self, message: Goodbye) -> None:
-        if message.code not in HOPELESS:
+        if self._uplink.goodbye(message) is None:
             self._outbox.ask(Log("warning", plain(f"the manager said goodbye: {message.reason or message.code}")))
-            self._hang_up(Code.NORMAL, "goodbye")
-            return
-        self._outbox.ask(Close(self._link, Code.NORMAL, "goodbye"))
+        self._ask_for(self._uplink.close(Code.NORMAL, "goodbye"))
         self._forsake()
-        self._phase = CLOSED
-        self._outbox.ask(Refused(message.code, plain(message.reason)))
 
     # -- to the manager --------------------------------------------------------------------------------------
 
@@ -395,23 +356,23 @@ class ClientCore:
 
     def _pump(self) -> None:
         """At most one chunk; Writable asks for the next."""
-        if self._blocked or self._phase != LIVE:
+        if self._blocked or not self._uplink.up:
             return
         chunk = self._sending.next()
         if chunk is None:
             return
         stream, attempt, offset, length = chunk
         token = self._blobs.piece(stream, offset, length) if stream & BLOB_STREAM else None
-        self._outbox.sent_at = self._outbox.now
-        self._outbox.ask(SendChunk(self._link, stream, attempt, offset, length, token))
+        self._uplink.spoke(self._outbox.now)
+        self._outbox.ask(SendChunk(self._uplink.link, stream, attempt, offset, length, token))
 
     def _writable(self, event: Writable) -> None:
-        if event.link == self._link:
+        if event.link == self._uplink.link:
             self._blocked = False
             self._pump()
 
     def _block(self, event: Blocked) -> None:
-        if event.link == self._link:
+        if event.link == self._uplink.link:
             self._blocked = True
 
     def _grant(self, message: Grant) -> None:
@@ -434,9 +395,8 @@ class ClientCore:
         self._rest_if_idle(entry)
 
     def _chunk(self, event: ChunkReceived) -> None:
-        if event.link != self._link:
+        if not self._uplink.heard(event.link, self._outbox.now):
             return
-        self._heard_at = self._outbox.now
         entry = self._answers.chunk(event)
         if entry is not None:
             self._submit()  # what has landed weighs no more
@@ -490,7 +450,7 @@ class ClientCore:
             del self._idle[oldest]
             entry = self._ledger.forget(oldest)
             self._outbox.ask(Forgotten(oldest))
-            if entry.told and self._phase == LIVE:
+            if entry.told and self._uplink.up:
                 self._answers.flush()
                 self._outbox.send(Forget(oldest))
             if entry.job.kind == FunctionKind.SHIPPED:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
-from starcore.events import Action, Dial, Finished, Log, Send  # noqa: F401 - Dial and the like are orders too
+from starcore.events import Action, Dial, Finished, Log  # noqa: F401 - Dial and the like are orders too
 from starcore.messages import Buffer, Column, Job, Message
+from starcore.uplink import Uplink
 
 # -- events of the client's own --------------------------------------------------------------------------------
 
@@ -166,12 +167,11 @@ class Say:
 class Outbox:
     """The actions of one turn."""
 
-    __slots__ = ("actions", "link", "now", "sent_at")
+    __slots__ = ("_uplink", "actions", "now")
 
-    def __init__(self) -> None:
-        self.link = 0
+    def __init__(self, uplink: Uplink) -> None:
+        self._uplink = uplink
         self.now = 0.0
-        self.sent_at = 0.0
         self.actions: list[Action] = []
 
     def turn(self, now: float) -> list[Action]:
@@ -186,5 +186,4 @@ class Outbox:
 
     def send(self, message: Message) -> None:
         """Say something to the manager."""
-        self.sent_at = self.now
-        self.actions.append(Send(self.link, message))
+        self.actions.append(self._uplink.send(message, self.now))

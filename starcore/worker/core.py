@@ -43,10 +43,12 @@ from starcore.messages import (
 )
 from starcore.messages import Draining as DrainingMessage
 from starcore.streams import Receiving, Sending
+from starcore.uplink import LinkState
 from starcore.worker.bench import Bench
 from starcore.worker.guard import Guard
 from starcore.worker.inbox import Inbox
 from starcore.worker.library import Library, Volume
+from starcore.worker.losses import EXIT_CREDENTIALS, judge, uplink_of
 from starcore.worker.memory import Demand, Memory
 from starcore.worker.orders import (
     Allocated,
@@ -64,7 +66,6 @@ from starcore.worker.orders import (
 )
 from starcore.worker.runs import Answers, Run, Shelf, runs_of
 from starcore.worker.slots import SlotState, Why
-from starcore.worker.uplink import LinkState, Uplink
 
 BLOB_ATTEMPT = 1
 """A blob's stream is never tried again under its number."""
@@ -87,7 +88,8 @@ class WorkerCore:
 
     def __init__(self, hello: Hello, *, reconnect: bool = True, dial_when_ready: bool = False) -> None:
         self._hello = hello
-        self._uplink = Uplink(reconnect=reconnect)
+        self._reconnect = reconnect
+        self._uplink = uplink_of(hello.session)
         self._library = Library()
         self._memory = Memory(hello.arena_bytes)
         self._bench = Bench(hello.slots, self._library)
@@ -122,7 +124,7 @@ class WorkerCore:
             Drain: self._on_drain,
             Stop: self._on_stop,
         }
-        self._messages: dict[type, Callable[[Any], None]] = {
+        self._messages: dict[type, Callable[[Any], object]] = {
             Goodbye: self._uplink.goodbye,
             Heartbeat: lambda message: None,
             Grant: self._on_grant,
@@ -140,7 +142,7 @@ class WorkerCore:
         self._now = now
         self._out = self._bench.start(now)
         if not self._dial_when_ready:
-            self._out += self._uplink.start()
+            self._out.append(self._uplink.dial(now))
         return self._taken()
 
     def handle(self, event: Event, now: float) -> list[Action]:
@@ -172,9 +174,8 @@ class WorkerCore:
         self._say("debug", f"the connection to the manager at {event.peer.address} stands")
 
     def _on_received(self, event: Received) -> None:
-        if event.link != self._uplink.link:
+        if not self._uplink.heard(event.link, self._now):
             return
-        self._uplink.heard(self._now)
         message = event.message
         kind = type(message)
         self._guard.look(message)
@@ -206,22 +207,22 @@ class WorkerCore:
             self._send(Want(digest))
 
     def _on_lost(self, event: Lost) -> None:
-        dialling = self._uplink.state is LinkState.DIALLING  # a link that never opened has a number of its own
-        if not dialling and event.link != self._uplink.link:
+        loss = self._uplink.lost(event)
+        if loss is None:
             return
         self._lose_blobs(self._library.incomplete())
         if self._leaving and not self._leases():
             self._finish(0)
             return
-        for action in self._uplink.lost(event):
-            if isinstance(action, Finished):
-                self._finish(action.exit_code, action.reason)
-            else:
-                self._out.append(action)
+        verdict = judge(loss, self._uplink, reconnect=self._reconnect)
+        if isinstance(verdict, Finished):
+            self._finish(verdict.exit_code, verdict.reason)
+        else:
+            self._out += [verdict, self._uplink.again(self._now)]
 
     def _on_refused(self, event: Refused) -> None:
         if not self._uplink.ever_up:  # one that was welcome before may be so again, once a clock or a file is right
-            self._finish(3, event.reason)
+            self._finish(EXIT_CREDENTIALS, event.reason)
 
     def _forget_everything(self) -> None:
         """A new session of the manager's: nothing that was leased counts any more."""
@@ -314,9 +315,8 @@ class WorkerCore:
             self._send(grant)
 
     def _on_chunk(self, event: ChunkReceived) -> None:
-        if event.link != self._uplink.link:
+        if not self._uplink.heard(event.link, self._now):
             return
-        self._uplink.heard(self._now)
         key = event.stream
         taken = self._receiving.take(key, event.attempt, event.offset, event.length)
         if not taken or not self._receiving.complete(key):
@@ -397,7 +397,7 @@ class WorkerCore:
         self._bench.ready(event.slot, event.pid)
         if self._dial_when_ready:
             self._dial_when_ready = False
-            self._out += self._uplink.start()
+            self._out.append(self._uplink.dial(self._now))
 
     def _on_slot_done(self, event: SlotDone) -> None:
         slot = self._bench.slots[event.slot]
@@ -533,7 +533,7 @@ class WorkerCore:
             self._out += self._bench.recall(slot)
 
     def _finish(self, code: int, reason: str = "") -> None:
-        self._out += self._uplink.close(Code.NORMAL, "the worker leaves")
+        self._out += self._uplink.leave("the worker leaves")
         self._out.append(Finished(code, reason))
         self._finished = True
 
@@ -591,6 +591,7 @@ class WorkerCore:
         """Assert every invariant."""
         leases = self._leases()
         assert len(leases) == len(set(leases)), "a lease in two places"
+        self._uplink.check()
         self._library.check()
         self._memory.check()
         self._bench.check()

@@ -20,7 +20,6 @@ import functools
 import logging
 import os
 import platform
-import random
 import secrets
 import signal
 import socket
@@ -270,8 +269,7 @@ class Supervisor:
     # -- the connection --------------------------------------------------------------------------------------
 
     def _dial(self, action: Dial) -> None:
-        delay = action.delay_seconds * random.uniform(0.5, 1.5)  # a thousand workers do not come back at once
-        task = self._loop.create_task(self._connect(delay))
+        task = self._loop.create_task(self._connect(action.delay_seconds))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

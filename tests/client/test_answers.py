@@ -14,10 +14,12 @@ from starcore.events import ChunkReceived, Send
 from starcore.messages import Abort, Ack, FunctionKind, Grant, Job, Outcome
 from starcore.streams import Sending
 
+from .uplinks import uplink
+
 
 class Inbox:
     def __init__(self, tasks: int) -> None:
-        self.ledger, self.outbox = Ledger(), Outbox()
+        self.ledger, self.outbox = Ledger(), Outbox(uplink())
         self.ledger.submit_bytes = 1 << 20
         self.ledger.begin(Job(1, FunctionKind.REGISTERED, bytes(32), "m:f"))
         self.ledger.call(1, 0, [b"head"] * tasks, array("Q"))

@@ -9,12 +9,14 @@ from starcore.events import Send
 from starcore.messages import BLOB_STREAM, HEAD_BYTES_MAX, Abort, Blob, Grant
 from starcore.streams import Sending
 
+from .uplinks import uplink
+
 SMALL, LARGE = b"s" * 32, b"l" * 32
 
 
 class Shelf:
     def __init__(self) -> None:
-        self.outbox, self.sending = Outbox(), Sending()
+        self.outbox, self.sending = Outbox(uplink()), Sending()
         self.blobs = Blobs(self.outbox)
         self.blobs.open_link(self.sending)
         self.blobs.use(SMALL, b"small")
@@ -72,7 +74,7 @@ def test_what_is_wanted_and_not_there_is_not_said() -> None:
 
 
 def test_function_that_is_wanted_again_and_again_has_one_stream() -> None:
-    outbox = Outbox()
+    outbox = Outbox(uplink())
     blobs = Blobs(outbox)
     sending = Sending()
     blobs.open_link(sending)

@@ -116,6 +116,11 @@ class Client:
         assert type(dial) is Dial
         return dial
 
+    def close(self) -> None:
+        """The link that the core has closed is gone, of which nothing more is to be said."""
+        self.feed(Lost(self.link, "closed"))
+        self.take(Dial)
+
     def wait(self, seconds: float) -> None:
         """Let time pass, with the ticks that the core asks for."""
         end = self.now + seconds
@@ -704,7 +709,7 @@ def test_silent_manager_loses_its_link_and_heartbeats_fill_silence() -> None:
     client.wait(0.2)
     assert client.take(Log).level == "warning"
     assert client.take(Close).code == Code.SILENT
-    client.take(Dial)
+    client.close()
     assert client.core.deadline() is None
     client.quiet()
 
@@ -714,7 +719,7 @@ def test_manager_that_never_welcomes_is_left() -> None:
     client.open()
     client.wait(GREETING_SECONDS)
     assert client.take(Close).code == Code.SILENT
-    client.take(Dial)
+    client.close()
     client.quiet()
 
 
@@ -724,6 +729,7 @@ def test_hopeless_refusal_ends_the_session(code: Code) -> None:
     client.open()
     client.say(Goodbye(code, "no"))
     client.take(Close)
+    client.feed(Lost(1, "closed"))
     client.expect(orders.Refused(code, "no"))
     client.feed(Lost(1, "closed"))
     client.quiet()
@@ -734,7 +740,8 @@ def test_draining_manager_is_dialled_again() -> None:
     client.say(Goodbye(Code.DRAINING, "restarting"))
     client.take(Log)
     client.take(Close)
-    client.take(Dial)
+    client.say(Heartbeat())  # whatever else was on its way
+    client.close()
     client.quiet()
 
 

@@ -9,6 +9,7 @@ import pytest
 from starcore.client import orders
 from starcore.events import ChunkReceived, Received, Tick
 from starcore.messages import Role, Welcome
+from starcore.uplink import LinkState
 
 from .generators import Liar
 from .test_manager import BASE, LARGE, SEEDS
@@ -53,7 +54,7 @@ def mistreat(seed: int) -> HonestClient:  # noqa: PLR0912
             client.feed(orders.CancelCall(job, [index], rng.random() < 0.5))
         else:
             message = liar.say()
-            if client.core._phase == "greeting" and rng.random() < 0.8:
+            if client.core._uplink.state is LinkState.GREETING and rng.random() < 0.8:
                 message = Welcome(1, 1, rng.random() < 0.5, "", 1 << 20, rng.choice((0, 1000, 1 << 20)))
             client.feed(Received(client.link, through_the_wire(message)))
         for said in client.said:

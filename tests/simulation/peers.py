@@ -208,8 +208,7 @@ class WorkerProcess(Process):
     # -- the manager -----------------------------------------------------------------------------------------
 
     def _dial(self, action: orders.Dial) -> None:
-        delay = action.delay_seconds * self.world.between(0.5, 1.5)
-        self.world.later(delay, self.post, self._connect)
+        self.world.later(action.delay_seconds, self.post, self._connect)
 
     def _connect(self) -> None:
         if self.exit_code is None:

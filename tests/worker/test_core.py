@@ -8,7 +8,7 @@ from array import array
 import pytest
 
 from starcore.errors import Code, OverrunError, Status, UnexpectedError
-from starcore.events import ChunkReceived, Close, Dial, Finished, Lost, Opened, Received, Writable
+from starcore.events import ChunkReceived, Close, Dial, Finished, Log, Lost, Opened, Received, Writable
 from starcore.messages import (
     BLOB_STREAM,
     Abort,
@@ -618,15 +618,37 @@ def test_an_absent_manager_is_looked_for_less_and_less_often_for_ever() -> None:
     for _ in range(9):
         desk.feed(Lost(0, "connection refused"))
         delays.append(desk.take(Dial).delay_seconds)
-    assert delays[:3] == [0.1, 0.2, 0.4]
-    assert delays[-1] == 5.0
+    assert delays[:3] == pytest.approx([0.1, 0.2, 0.4], rel=0.01)
+    assert delays[-1] == pytest.approx(5.0, rel=0.01)
     assert len([line for line in desk.lines if line.level == "warning"]) == 1
 
 
 def test_without_reconnection_an_absent_manager_is_the_end() -> None:
     desk = Desk(up=False, reconnect=False)
     desk.feed(Lost(0, "nobody listens"))
-    assert desk.take(Finished).exit_code == 5
+    assert desk.take(Finished) == Finished(5, "no manager: nobody listens")
+    known = Desk(reconnect=False)
+    known.lose("cut")
+    assert known.take(Finished) == Finished(5, "no manager any more: cut")
+
+
+def test_lost_managers_are_told_once_with_what_they_said() -> None:
+    desk = Desk()
+    desk.lines.clear()
+    desk.receive(Goodbye(Code.DRAINING, "the manager was stopped"))
+    desk.lose("closed")
+    desk.feed(Lost(0, "nobody listens"))
+    assert desk.lines == [
+        Log("warning", "lost the manager: the manager was stopped; trying to reach it again"),
+        Log("debug", "no manager yet: nobody listens; trying until there is one"),
+    ]
+
+
+def test_an_alert_before_the_first_welcome_is_a_refused_certificate() -> None:
+    desk = Desk(up=False)
+    desk.feed(Opened(1, MANAGER))
+    desk.feed(Lost(1, "SSLError: [SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] alert"))
+    assert desk.take(Finished).exit_code == 3
 
 
 @pytest.mark.parametrize(("code", "exit_code"), [(Code.VERSION, 5), (Code.ROLE, 3)])
@@ -634,7 +656,7 @@ def test_a_refusal_that_time_does_not_heal_is_the_end(code: Code, exit_code: int
     desk = Desk()
     desk.feed(Received(desk.link, Goodbye(code, "no")))
     desk.lose()
-    assert desk.take(Finished).exit_code == exit_code
+    assert desk.take(Finished) == Finished(exit_code, "the manager refuses this worker: no")
 
 
 def test_a_refused_certificate_is_the_end_unless_it_was_welcome_before() -> None:

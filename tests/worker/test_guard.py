@@ -32,8 +32,8 @@ def assign(lease: int, tasks: int = 1, bodies: tuple[int, ...] = ()) -> Assign:
     return Assign(lease, 1, 0, 1, array("I", [0] * tasks), array("Q", bodies), b"")
 
 
-def welcome(beat: float = 2.0, silence: float = 8.0, *, resumed: bool = False) -> Welcome:
-    return Welcome(1, 1, resumed, heartbeat_seconds=beat, silence_seconds=silence)
+def welcome(*, resumed: bool) -> Welcome:
+    return Welcome(1, 1, resumed)
 
 
 def test_lease_numbers_only_grow_within_a_session() -> None:
@@ -87,8 +87,3 @@ def test_blobs_on_their_way_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     post = Post()
     post.library.add_volume(Volume(bytes(32), 100, key=BLOB_STREAM | 1))
     post.refuses(Blob(b"d" * 32, BLOB_STREAM | 2, 100), OverrunError)
-
-
-@pytest.mark.parametrize(("beat", "silence"), [(0.0, 8.0), (1e-9, 8.0), (2.0, 0.0), (2.0, 1.0)])
-def test_heartbeats_that_would_keep_the_loop_busy_are_refused(beat: float, silence: float) -> None:
-    Post().refuses(welcome(beat, silence))
