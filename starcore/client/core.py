@@ -95,6 +95,9 @@ GREETING_SECONDS = 10.0
 HOPELESS: dict[int, int] = {code: code for code in (Code.VERSION, Code.ROLE, Code.SUPERSEDED)}
 """Refusals that no second attempt will change; the user is told which."""
 
+FAREWELL_SECONDS = 2.0
+"""How long a client that is done, but cut off, dials on to say so: else its manager keeps the session for the grace."""
+
 
 class ClientCore:
     """One session.
@@ -125,6 +128,7 @@ class ClientCore:
         self._idle: dict[int, None] = {}
         self._asking = False
         self._ending = False
+        self._farewell_until: float | None = None
         self._blocked = False
 
     def handle(self, event: Event, now: float) -> list[Action]:
@@ -139,7 +143,8 @@ class ClientCore:
         """When the core next wants a Tick."""
         due = self._uplink.deadline()
         ack_at = self._answers.ack_at if self._uplink.up else None
-        return due if due is None or ack_at is None else min(due, ack_at)
+        times = [time for time in (due, ack_at, self._farewell_until) if time is not None]
+        return None if self._over else min(times, default=None)
 
     @property
     def _over(self) -> bool:
@@ -223,7 +228,16 @@ class ClientCore:
             self._ending = True
 
     def _finish_if_done(self) -> None:
-        if not self._ledger.outstanding and not self._over:
+        """Leave when nothing is outstanding; a client that is cut off just then dials on for a moment, to say so."""
+        if self._ledger.outstanding or self._over:
+            return
+        now = self._outbox.now
+        if self._uplink.up or not self._uplink.ever_up:
+            self._finish()
+        elif self._farewell_until is None:
+            self._farewell_until = now + FAREWELL_SECONDS
+            self._ask_for(self._uplink.hasten(now, BACKOFF_MAX_SECONDS))
+        elif now >= self._farewell_until:
             self._finish()
 
     def _finish(self) -> None:
@@ -264,7 +278,7 @@ class ClientCore:
         self._blocked = False
 
     def _backoff_max(self) -> float:
-        return BACKOFF_MAX_SECONDS if self._ledger.outstanding or self._asking else BACKOFF_IDLE_SECONDS
+        return BACKOFF_MAX_SECONDS if self._ledger.outstanding or self._asking or self._ending else BACKOFF_IDLE_SECONDS
 
     def _tick(self, event: Tick) -> None:
         now, welcome, ack_at = self._outbox.now, self._uplink.welcome, self._answers.ack_at

@@ -786,6 +786,30 @@ def test_question_asked_without_a_link_is_put_on_the_next_one() -> None:
     client.quiet()
 
 
+def test_client_that_is_cut_off_when_it_is_done_comes_back_to_say_so() -> None:
+    client = submitting()
+    client.sent()
+    client.say(client.outcome(0))
+    client.out.clear()
+    client.lose()
+    client.feed(orders.Shutdown())
+    assert not client.take_all(orders.Finished)
+    client.join(resumed=True)
+    assert client.take(Close).code == Code.NORMAL
+    assert client.take(orders.Finished)
+
+
+def test_client_that_is_done_does_not_wait_long_for_a_manager_that_is_gone() -> None:
+    client = submitting()
+    client.sent()
+    client.say(client.outcome(0))
+    client.out.clear()
+    client.lose()
+    client.feed(orders.Shutdown())
+    client.wait(2.1)
+    assert client.take(orders.Finished)
+
+
 def test_shutdown_waits_for_what_is_outstanding() -> None:
     client = submitting()
     client.sent()
