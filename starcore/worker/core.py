@@ -7,10 +7,9 @@ A lease is in one place at a time::
                        (the arena is full)  (GRANT, CHUNKs) │          └─ taken back, or its slot died: ready again
                                        job's blob missing: waiting in the library
 
-Bytes are granted only into memory that is there. Answers stay on the shelf until the manager confirms them, and
-are sent again after a reconnection. What a slot's death means for each of its tasks is decided by its board:
-the one that ran is blamed, those behind it run elsewhere, and a lost answer's task runs again where that is safe.
-`Memory`, `Uplink`, `Library` and `Slot` keep their own accounts; this file is the traffic between them.
+Bytes are granted only into memory that is there. Answers stay on the shelf until the manager confirms them, and are
+sent again after a reconnection. When a slot dies, its board says who ran: that task is blamed, those behind it run
+elsewhere. `Memory`, `Uplink`, `Library`, `Slot` keep their own accounts; this file is the traffic between them.
 """
 
 from __future__ import annotations
