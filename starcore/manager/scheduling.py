@@ -234,6 +234,8 @@ class Scheduler:
 
     def choose(self, full: set[Client]) -> tuple[Worker, Span] | None:
         """Name the next lease, and take it out of the queue. Clients in `full` have unread answers enough."""
+        if not any(lane.lines for lane in self._lanes.values()):
+            return None  # as after most events of a lone task
         passed: set[tuple[_Lane, Client]] = set()
         while True:
             candidates = (
