@@ -283,7 +283,6 @@ print(*sys.modules)
     return set(ran.stdout.split())
 
 
-@pytest.mark.skipif("starcore.manager.server" not in MODULES, reason="the manager's shell is not there")
 def test_a_running_manager_has_loaded_nothing_that_could_unpickle() -> None:
     names = [name for name in MODULES if wing(name) == "manager"]
     assert not modules_after(*names) & BLINDING
