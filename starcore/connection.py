@@ -168,6 +168,10 @@ class Connection(asyncio.BufferedProtocol):
         self._queue.clear()
         self._transport.writelines([header, view])
 
+    def send_token(self, stream: int, attempt: int, offset: int, length: int, token: Any, start: int) -> None:
+        """Write a chunk: `length` bytes of a token, from its `start` on."""
+        self.send_chunk(stream, attempt, offset, memoryview(token)[start : start + length])
+
     def close(self, last: Message | None = None) -> None:
         """Send what is queued, then `last`, and close; the owner hears nothing more of this link."""
         if last is not None:

@@ -57,6 +57,37 @@ class Shell(Protocol):
         """A token that nobody needs any more."""
 
 
+class Line(Protocol):
+    """A link as the driver sees it: a `Connection`, or one that another process of the manager's holds."""
+
+    @property
+    def link(self) -> int:
+        """Its number."""
+
+    @property
+    def address(self) -> str:
+        """Where the peer is."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it takes no chunk now; `Driver.writable` is called when it does again."""
+
+    def send(self, message: Message, *, hurry: bool = True) -> None:
+        """Queue a message."""
+
+    def send_chunk(self, stream: int, attempt: int, offset: int, view: Buffer) -> None:
+        """Write a chunk."""
+
+    def send_token(self, stream: int, attempt: int, offset: int, length: int, token: Any, start: int) -> None:
+        """Write a chunk of a token's bytes."""
+
+    def close(self, last: Message | None = None) -> None:
+        """Send what is queued, then `last`, and close."""
+
+    def descriptor(self) -> int | None:
+        """The socket's descriptor, where this process has it."""
+
+
 class Driver:
     """One core, its links and its timer.
 
@@ -77,7 +108,7 @@ class Driver:
         self._loop = loop
         self._shell = shell
         self._log = logger
-        self._links: dict[int, Connection] = {}
+        self._links: dict[int, Line] = {}
         self._numbers = itertools.count(1)
         self._events: deque[Event] = deque()
         self._turning = False
@@ -93,7 +124,11 @@ class Driver:
 
     def connection(self, identify: Identify) -> Connection:
         """Make the protocol of a new connection; `identify` says who the peer is, or raises."""
-        return Connection(next(self._numbers), self, identify, self._loop)
+        return Connection(self.number(), self, identify, self._loop)
+
+    def number(self) -> int:
+        """Number a link; whose link is younger has the larger number."""
+        return next(self._numbers)
 
     def feed(self, event: Event) -> None:
         """Put an event in line, and turn the core until the line is empty."""
@@ -124,12 +159,12 @@ class Driver:
 
     # -- the connections' owner ------------------------------------------------------------------------------
 
-    def opened(self, connection: Connection, peer: Peer) -> None:
+    def opened(self, connection: Line, peer: Peer) -> None:
         """Take in a link."""
         self._links[connection.link] = connection
         self.feed(Opened(connection.link, peer))
 
-    def refused(self, connection: Connection, error: CredentialsError) -> None:
+    def refused(self, connection: Line, error: CredentialsError) -> None:
         """Turn away a peer with the wrong certificate, and tell it why."""
         self._log.warning("refused %s: %s", connection.address, error)
         connection.close(Goodbye(Code.ROLE, str(error)))
@@ -147,7 +182,7 @@ class Driver:
         """Pass a chunk on."""
         self.feed(ChunkReceived(link, stream, attempt, offset, length, token))
 
-    def fault(self, connection: Connection, error: ProtocolError) -> None:
+    def fault(self, connection: Line, error: ProtocolError) -> None:
         """Close the link of a peer that broke the rules."""
         self._log.warning("closing %s: %s: %s", connection.address, type(error).__name__, error)
         self._drop_link(connection.link, error.code, str(error))
@@ -156,7 +191,7 @@ class Driver:
         """Pass the state of the write buffer on."""
         self.feed(Writable(link) if writable else Blocked(link))
 
-    def lost(self, connection: Connection, reason: str) -> None:
+    def lost(self, connection: Line, reason: str) -> None:
         """Forget a link, also one that never came to be."""
         self._links.pop(connection.link, None)
         self.feed(Lost(connection.link, reason))
@@ -192,14 +227,14 @@ class Driver:
             self._shell.perform(action)
 
     def _send_chunk(self, action: SendChunk) -> None:
-        link, token = action.link, action.token
+        link = action.link
         connection = self._links.get(link)
         if connection is not None:
-            if token is None:
-                view = self._shell.source(link, action.stream, action.attempt, action.offset, action.length)
+            stream, attempt, offset, length = action.stream, action.attempt, action.offset, action.length
+            if action.token is None:
+                connection.send_chunk(stream, attempt, offset, self._shell.source(link, stream, attempt, offset, length))
             else:
-                view = memoryview(token)[: action.length]
-            connection.send_chunk(action.stream, action.attempt, action.offset, view)
+                connection.send_token(stream, attempt, offset, length, action.token, action.start)
             # One chunk a turn of the loop: the transport writes to the socket, and finds out that it is full,
             # only at the end of the turn.
             if not connection.blocked and link not in self._pumps:

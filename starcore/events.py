@@ -100,7 +100,7 @@ class Send:
 
 @dataclass(slots=True)
 class SendChunk:
-    """Write a chunk: the token's bytes, or without a token [offset, offset + length) of the link's own source."""
+    """Write a chunk: `length` of the token's bytes, or without a token those of the link's own source at `offset`."""
 
     link: int
     stream: int
@@ -108,6 +108,8 @@ class SendChunk:
     offset: int
     length: int
     token: Token = None
+    start: int = 0
+    """Where in the token they begin."""
 
 
 @dataclass(slots=True)

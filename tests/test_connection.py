@@ -182,6 +182,12 @@ def test_a_chunk_leaves_at_once_behind_the_messages_before_it(desk: Desk) -> Non
     assert len(desk.transport.writes) == 1, "the queue is empty by then"
 
 
+def test_a_part_of_a_token_leaves_as_a_chunk(desk: Desk) -> None:
+    desk.connection.send_token(5, 2, 100, 3, bytearray(b"abcdefgh"), 4)
+    assert written(desk) == [(5, 2, 100, 3)]
+    assert desk.transport.writes[-1].endswith(b"efg")
+
+
 def test_a_large_burst_is_written_in_pieces_that_do_not_hold_the_loop(desk: Desk) -> None:
     for _ in range(20):
         desk.connection.send(Notice(1, "x" * 50_000))

@@ -36,9 +36,11 @@ class Outbox:
         self._actions.append(Send(link, message, hurry))
         self.spoken_at[link] = self.now
 
-    def chunk(self, link: int, stream: int, attempt: int, offset: int, length: int, token: Token) -> None:
-        """Write a chunk."""
-        self._actions.append(SendChunk(link, stream, attempt, offset, length, token))
+    def chunk(
+        self, link: int, stream: int, attempt: int, offset: int, length: int, token: Token, start: int = 0
+    ) -> None:
+        """Write a chunk: the token's bytes from `start` on."""
+        self._actions.append(SendChunk(link, stream, attempt, offset, length, token, start))
         self.spoken_at[link] = self.now
 
     def drop(self, token: Token) -> None:

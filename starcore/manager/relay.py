@@ -246,10 +246,8 @@ class Relay:
             return
         stream, attempt, offset, length = piece
         flow = port.outbound[stream]
-        start, measure, token = flow.held[0]
-        whole = offset == start and length == measure
-        part = token if whole or token is None else memoryview(token)[offset - start : offset - start + length]
-        self._outbox.chunk(link, stream, attempt, offset, length, part)
+        begin, _, token = flow.held[0]
+        self._outbox.chunk(link, stream, attempt, offset, length, token, offset - begin)
         port.open = False
         self._discard(flow, offset + length)
         self._account(flow)

@@ -172,7 +172,7 @@ class World:
             if action.link in self.guests:
                 self.later(self._hear, action.link, heard)
         elif kind is SendChunk:
-            assert action.token is not None and len(action.token) >= action.length
+            assert action.token is not None and len(action.token) >= action.start + action.length
             if action.link in self.guests:
                 self.later(self._hear_chunk, action)
                 self.later(self.feed, Writable(action.link))
@@ -239,7 +239,7 @@ class Honest(Guest):
 
     def hear_chunk(self, link: int, chunk: SendChunk) -> None:
         if link == self.link:
-            data = chunk.token[: chunk.length]
+            data = chunk.token[chunk.start : chunk.start + chunk.length]
             self.land(chunk.stream, chunk.attempt, chunk.offset, data)
             self.feed(ChunkReceived(link, chunk.stream, chunk.attempt, chunk.offset, chunk.length))
 

@@ -220,7 +220,7 @@ class SimDriver:
             payload = self._shell.source(action.link, action.stream, action.attempt, action.offset, action.length)
         else:
             self._shell.leaves(token)
-            payload = memoryview(token)[: action.length]
+            payload = memoryview(token)[action.start : action.start + action.length]
         if len(payload) != action.length:
             raise Violation(f"{self.process.name} sends {len(payload)} bytes as {action}")
         end.flush()
