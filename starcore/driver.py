@@ -232,7 +232,8 @@ class Driver:
         if connection is not None:
             stream, attempt, offset, length = action.stream, action.attempt, action.offset, action.length
             if action.token is None:
-                connection.send_chunk(stream, attempt, offset, self._shell.source(link, stream, attempt, offset, length))
+                view = self._shell.source(link, stream, attempt, offset, length)
+                connection.send_chunk(stream, attempt, offset, view)
             else:
                 connection.send_token(stream, attempt, offset, length, action.token, action.start)
             # One chunk a turn of the loop: the transport writes to the socket, and finds out that it is full,
