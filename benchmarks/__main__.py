@@ -1,126 +1,103 @@
 """Every benchmark in one run, and one table: `python -m benchmarks [--quick]`.
 
-The star, the limit and the rivals of one measure take turns in the same minutes; see benchmarks/harness.py. A full
-run takes several minutes and appends its rows to benchmarks/results/. A quick one takes about a minute, is for a
-look, and records nothing.
+A benchmark is a file of this package that asks one question: it names itself in BENCHMARK, its measures in
+MEASURES, and answers with `run(quick=..., names=...)`, a list of rows. What the rows have to reach stands in
+targets.py. A whole run takes many minutes and appends its rows to benchmarks/results/; a quick one takes at most
+two, is for a look, and records nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import pkgutil
 import sys
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 
-from benchmarks import arrays, latency, manager_memory, small_tasks
-from benchmarks.harness import Row, commit, figure, machine, record, table
+import benchmarks
+from benchmarks.harness import CONTENDERS, Row, left_out
+from benchmarks.report import (
+    README,
+    WHOLE_RUN,
+    answer_lines,
+    commit,
+    machine,
+    readme_with_table,
+    record,
+    rows_table,
+    summary,
+)
+from benchmarks.targets import TARGETS
 
-BENCHMARKS: dict[str, Callable[..., list[Row]]] = {
-    arrays.BENCHMARK: arrays.run,
-    small_tasks.BENCHMARK: small_tasks.run,
-    latency.BENCHMARK: latency.run,
-    manager_memory.BENCHMARK: manager_memory.run,
-}
-CONTENDERS = ("star", "limit", "dask", "pool")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What the star has promised for one measure."""
-
-    text: str
-    met: Callable[[Row], bool]
-
-
-TARGETS = {
-    "64 MiB arrays, 1 in flight": Target(">= 0.6 of limit", lambda row: row.ratio is not None and row.ratio >= 0.6),
-    "small tasks by submit": Target(">= 10,000 tasks/s", lambda row: row.value >= 10_000),
-    "round trip, median": Target("< 1 ms", lambda row: row.value < 1_000),
-}
+QUICK_CONTENDERS = ("star", "limit", "dask", "pool", "loky")
+"""The other rivals take longer to start than a quick look may last."""
 
 
-def verdicts(made: Sequence[Row]) -> dict[str, bool | None]:
-    """Say for each measure with a target whether the star met it; None where it cannot be said."""
-    stars = {row.measure: row for row in made if row.contender == "star"}
-    limits = {row.measure for row in made if row.contender == "limit"}
-    return {
-        measure: target.met(stars[measure])
-        if measure in stars and ("limit" not in target.text or measure in limits)
-        else None
-        for measure, target in TARGETS.items()
-    }
+def found() -> dict[str, ModuleType]:
+    """The benchmarks there are, in the order of their targets."""
+    names = [info.name for info in pkgutil.iter_modules(benchmarks.__path__) if info.name != "__main__"]
+    modules = [import_module(f"benchmarks.{name}") for name in names]
+    named = {module.BENCHMARK: module for module in modules if hasattr(module, "BENCHMARK")}
+    order = dict.fromkeys([*(target.benchmark for target in TARGETS if target.benchmark in named), *named])
+    return {name: named[name] for name in order}
 
 
-def cell(row: Row | None) -> str:
-    """The median and half the range in percent of it."""
-    if row is None:
-        return "-"
-    spread = (row.high - row.low) / 2 / row.value if row.value else 0.0
-    return figure(row.value) + (f" ±{spread:.0%}" if row.rounds > 1 else "")
+def verdicts(made: Sequence[Row]) -> list[bool | None]:
+    """Whether each target whose measure was taken is met; None where it cannot be said."""
+    taken = {row.measure for row in made}
+    return [target.met(made) for target in TARGETS if target.measure in taken]
 
 
-def cpu_lines(own: dict[str, Row]) -> list[list[str]]:
-    """One line a role: its CPU seconds in every contender that has the role."""
-    roles = dict.fromkeys(role for row in own.values() for role in row.cpu)
-    per = next((row.cpu_per for row in own.values() if row.cpu_per), "")
-    return [
-        [
-            f"    CPU of the {role} ({per})",
-            *(figure(own[name].cpu[role]) if name in own and role in own[name].cpu else "-" for name in CONTENDERS),
-            *("", "", ""),
-        ]
-        for role in roles
-    ]
-
-
-def summary(made: Sequence[Row]) -> str:
-    """A line a measure: what everyone made of it, the star's ratio to the limit, the target, met or not; then CPU."""
-    by_measure: dict[str, dict[str, Row]] = {}
-    for row in made:
-        by_measure.setdefault(row.measure, {})[row.contender] = row
-    met = verdicts(made)
-    words = {True: "met", False: "NOT MET", None: "not said"}
-    lines = []
-    for measure, own in by_measure.items():
-        star = own.get("star")
-        lines.append(
-            [
-                f"{measure} ({next(iter(own.values())).unit})",
-                *(cell(own.get(name)) for name in CONTENDERS),
-                "-" if star is None or star.ratio is None else f"{star.ratio:.2f}",
-                TARGETS[measure].text if measure in TARGETS else "",
-                words[met[measure]] if measure in TARGETS else "",
-            ]
-        )
-        lines += cpu_lines(own)
-    return table(["measure", *CONTENDERS, "star/limit", "target", ""], lines)
+def run_all(asked: dict[str, ModuleType], *, quick: bool, names: Sequence[str]) -> list[Row]:
+    """Run benchmark after benchmark, saying how long each took."""
+    made: list[Row] = []
+    for name, module in asked.items():
+        print(f"... {name}", end="", file=sys.stderr, flush=True)
+        start = time.monotonic()
+        made += module.run(quick=quick, names=names)
+        print(f" {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked for and print the table; the exit code is 1 if the star missed a target of a full run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    """Run what is asked for and print the table; the exit code is 1 if the star missed a target of a whole run."""
+    modules = found()
+    parser = argparse.ArgumentParser(prog=WHOLE_RUN, description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help=f"some of {', '.join(BENCHMARKS)}")
+    parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help=f"some of {', '.join(modules)}")
     parser.add_argument("--quick", action="store_true", help="small inputs, few rounds; nothing is recorded")
-    parser.add_argument("--only", default=",".join(CONTENDERS), help="the contenders, with commas (%(default)s)")
+    parser.add_argument("--only", help=f"the contenders, with commas (default: {','.join(CONTENDERS)})")
+    parser.add_argument("--rows", action="store_true", help="show every row with its interval and CPU by role")
     parser.add_argument("--no-record", action="store_true", help="do not append to benchmarks/results/")
+    parser.add_argument("--readme", action="store_true", help="write the latest whole run's table into README.md")
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
-    unknown = [name for name in options.benchmarks if name not in BENCHMARKS]
+    if options.readme:
+        README.write_text(readme_with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+        return 0
+    unknown = [name for name in options.benchmarks if name not in modules]
     if unknown:
-        parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
-    made: list[Row] = []
-    for name in options.benchmarks or BENCHMARKS:
-        print(f"... {name}", file=sys.stderr, flush=True)
-        made += BENCHMARKS[name](quick=options.quick, names=options.only.split(","))
+        parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(modules)}")
+    asked = {name: modules[name] for name in options.benchmarks or modules}
+    names = options.only.split(",") if options.only else QUICK_CONTENDERS if options.quick else CONTENDERS
+    made = run_all(asked, quick=options.quick, names=names)
     if not (options.quick or options.no_record):
-        record(made, " ".join(["python -m benchmarks", *given]))
+        record(made, " ".join([WHOLE_RUN, *given]))
+    show(made, rows_table if options.rows else summary)
+    return 1 if False in verdicts(made) and not options.quick else 0
+
+
+def show(made: Sequence[Row], lay: Callable[[Sequence[Row]], str]) -> None:
+    """Print where it was measured, the table, who is not in it, and the hashes of the answers."""
     where = machine()
     print(f"\n{where['cpu']}, {where['cores']} cores, {where['system']}, Python {where['python']}, {where['openssl']}")
-    print(f"commit {commit()}; medians ± half the range of rounds in which all took turns\n")
-    print(summary(made))
-    missed = False in verdicts(made).values()
-    return 1 if missed and not options.quick else 0
+    print(f"commit {commit()}; medians of rounds in which all took turns [90 % interval of the median]\n")
+    print(lay(made))
+    for name, reason in left_out.items():
+        print(f"\n{name} is not in it: {reason}")
+    print("\nhashes of the answers, which were checked:", *answer_lines(made), sep="\n  ")
 
 
 if __name__ == "__main__":

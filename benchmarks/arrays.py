@@ -1,16 +1,28 @@
-"""How fast arrays go there and back, and what a GB costs each process.
+"""How fast arrays go there and back, and what a GB costs all processes together.
 
-`plus_one` of float64 arrays, one worker of one slot, one array or more in flight. MB/s and CPU seconds per GB both
-count the payload once; it crosses two links there and two back.
+`plus_one` of float64 arrays, one worker of one slot, so and so many arrays in flight. MB/s and CPU seconds per GB
+both count the payload once; it crosses two links there and two back.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.harness import Contender, Row, Sample, command_line, contenders, measured, rounds, rows
+from benchmarks.harness import (
+    CONTENDERS,
+    PAIRS,
+    PAIRS_QUICK,
+    RIVALS,
+    TURNS,
+    TURNS_QUICK,
+    Contender,
+    Question,
+    Row,
+    Sample,
+    compete,
+    measured,
+)
 from benchmarks.tasks import check, inputs
 
 BENCHMARK = "arrays"
@@ -18,49 +30,49 @@ BENCHMARK = "arrays"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One size: bytes of an array, how many are in flight, how many make a round."""
+    """One size: bytes of an array, how many are in flight, how many make a round, and a round of a rival."""
 
     measure: str
     payload_bytes: int
     depth: int
     count: int
+    rival_count: int
 
 
 FULL = (
-    Case("64 MiB arrays, 1 in flight", 64 << 20, 1, 4),
-    Case("64 MiB arrays, 2 in flight", 64 << 20, 2, 4),
-    Case("1 MiB arrays, 8 in flight", 1 << 20, 8, 100),
-    Case("8 KiB arrays, 64 in flight", 8 << 10, 64, 1000),
+    Case("64 MiB arrays, 1 in flight", 64 << 20, 1, 4, 2),
+    Case("1 MiB arrays, 200 in flight", 1 << 20, 200, 400, 100),
+    Case("8 KiB arrays, 200 in flight", 8 << 10, 200, 8_000, 400),
 )
 QUICK = (
-    Case("64 MiB arrays, 1 in flight", 64 << 20, 1, 2),
-    Case("1 MiB arrays, 8 in flight", 1 << 20, 8, 40),
-    Case("8 KiB arrays, 64 in flight", 8 << 10, 64, 300),
+    Case("64 MiB arrays, 1 in flight", 64 << 20, 1, 2, 1),
+    Case("1 MiB arrays, 200 in flight", 1 << 20, 200, 250, 30),
+    Case("8 KiB arrays, 200 in flight", 8 << 10, 200, 2_000, 100),
 )
 SMALL = (
-    Case("1 MiB arrays, 1 in flight", 1 << 20, 1, 2),
-    Case("1 MiB arrays, 2 in flight", 1 << 20, 2, 4),
-    Case("8 KiB arrays, 8 in flight", 8 << 10, 8, 16),
+    Case("1 MiB arrays, 1 in flight", 1 << 20, 1, 2, 2),
+    Case("8 KiB arrays, 8 in flight", 8 << 10, 8, 16, 16),
 )
 """For the tests."""
+MEASURES = tuple(name for case in FULL for name in (case.measure, f"{case.measure}: CPU"))
 
 
-def measure_case(running: Sequence[Contender], case: Case, repeats: int) -> list[Row]:
-    """Let everyone take turns at one size."""
+def question(case: Case) -> Question:
+    """How everyone is asked for one round at one size."""
     arrays = inputs(case.count, case.payload_bytes)
-    gigabytes = case.payload_bytes * case.count / 1e9
 
-    def measure(contender: Contender) -> Sample:
-        seconds, cpu, answers = measured(contender, lambda: contender.arrays(arrays, case.depth), gigabytes)
-        check(arrays, answers)
-        return Sample(gigabytes * 1e3 / seconds, cpu)
+    def ask(contender: Contender) -> Sample:
+        own = arrays[: case.rival_count] if contender.name in RIVALS else arrays
+        gigabytes = case.payload_bytes * len(own) / 1e9
+        seconds, cpu, answers = measured(contender, lambda: contender.arrays(own, case.depth), gigabytes)
+        return Sample(gigabytes * 1e3 / seconds, cpu, check(own, answers))
 
-    return rows(
-        rounds(running, measure, repeats),
-        benchmark=BENCHMARK,
-        measure=case.measure,
-        unit="MB/s",
+    return Question(
+        case.measure,
+        "MB/s",
+        ask,
         cpu_per="s/GB",
+        cpu_measure=f"{case.measure}: CPU",
         parameters={"payload_bytes": case.payload_bytes, "depth": case.depth, "count": case.count, "workers": 1},
     )
 
@@ -68,18 +80,17 @@ def measure_case(running: Sequence[Contender], case: Case, repeats: int) -> list
 def run(
     *,
     quick: bool = False,
-    names: Sequence[str] = ("star", "limit", "dask", "pool"),
+    names: Sequence[str] = CONTENDERS,
     cases: Sequence[Case] | None = None,
-    repeats: int | None = None,
+    pairs: int | None = None,
+    turns: int | None = None,
 ) -> list[Row]:
     """Measure all sizes, everyone side by side."""
-    with contenders(names, workers=1) as running:
-        return [
-            row
-            for case in cases or (QUICK if quick else FULL)
-            for row in measure_case(running, case, repeats or (3 if quick else 7))
-        ]
-
-
-if __name__ == "__main__":
-    sys.exit(command_line("benchmarks.arrays", run))
+    return compete(
+        BENCHMARK,
+        [question(case) for case in cases or (QUICK if quick else FULL)],
+        names,
+        workers=1,
+        pairs=pairs or (PAIRS_QUICK if quick else PAIRS),
+        turns=turns or (TURNS_QUICK if quick else TURNS),
+    )

@@ -1,37 +1,39 @@
-"""What all benchmarks share: rounds, rows, CPU accounts, the machine's description, the file of results, a table.
+"""What all benchmarks share: contenders, turns, questions, rows with their intervals, CPU accounts.
 
-A *contender* is the star, the limit or a rival, with the whole of its processes running. Contenders of one run
-live at the same time and take turns, round by round, forwards and backwards, so that a drift of the machine meets
-all of them alike. A row is one contender's median over the rounds, with its range, and, where the limit ran too,
-the median of the ratios to the limit of the same round.
+A *contender* is the star, the limit or a rival, with the whole of its processes running. Contenders that are
+compared live at the same time and take turns, round by round, forwards and backwards, so that a drift of the
+machine meets all of them alike. The star and the limit have the machine to themselves (*pairs*); the rivals come
+afterwards and take turns with the star, since some of them are not quiet when they rest.
+
+A *row* is what one contender made of one measure: the median over its rounds with a 90 % interval; the star's row
+also has the medians of its ratios to everyone else, each taken round by round. What a row has to reach stands in
+targets.py; how rows are kept and shown, in report.py.
 """
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
+import hashlib
+import math
 import os
-import platform
-import ssl
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import psutil
 
 from benchmarks.tasks import Array
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = Path(__file__).resolve().parent / "results"
+INTERVAL = 0.90
+PAIRS, PAIRS_QUICK = 15, 3
+TURNS, TURNS_QUICK = 3, 1
+"""Rounds of the star against the limit, and of the star against the rivals."""
 
 
 class Contender(Protocol):
@@ -62,10 +64,20 @@ class Contender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One contender's one round: what was measured, and the CPU seconds of each role meanwhile."""
+    """One contender's one round: what was measured, the CPU seconds of each role meanwhile, a hash of the answers."""
 
     value: float
     cpu: dict[str, float] = field(default_factory=dict)
+    answers: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Median and interval of the star's value to another contender's, round by round."""
+
+    median: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +92,36 @@ class Row:
     low: float
     high: float
     rounds: int
-    ratio: float | None = None
-    """Median over the rounds of this value to the limit's in the same round."""
+    ratios: dict[str, Ratio] = field(default_factory=dict)
+    """Only in the star's row: to each other contender."""
     cpu: dict[str, float] = field(default_factory=dict)
     """Median CPU seconds of each role, per `cpu_per`."""
     cpu_per: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
+    answers: str = ""
+    """A hash of the checked answers of the last round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One measure: how a contender is asked for one round of it, and what its rows say about themselves."""
+
+    measure: str
+    unit: str
+    ask: Callable[[Contender], Sample]
+    cpu_per: str = ""
+    cpu_measure: str = ""
+    """Where it is given, the CPU seconds of all processes together are a measure of that name too."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+def digest(*answers: Any) -> str:
+    """Hash answers: arrays by their bytes, anything else by its repr."""
+    whole = hashlib.sha256()
+    for answer in answers:
+        data = getattr(answer, "data", None)
+        whole.update(data if isinstance(data, memoryview) else repr(answer).encode())
+    return whole.hexdigest()[:12]
 
 
 # -- CPU ---------------------------------------------------------------------------------------------------------
@@ -133,16 +169,45 @@ def measured(contender: Contender, work: Callable[[], Any], amount: float) -> tu
 # -- rounds and rows -----------------------------------------------------------------------------------------------
 
 
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Of the median, with at least 90 % confidence, from order statistics; of few values, their whole range.
+
+    Between the k-th smallest and the k-th largest of n independent values the median lies with probability
+    1 - 2 P(Binomial(n, 1/2) < k): for n = 15 and k = 4, 96 %. Below n = 5 no k reaches 90 %.
+    """
+    ordered = sorted(values)
+    count, missed, rank = len(ordered), 0.0, 0
+    while rank < count // 2:
+        missed += 2 * math.comb(count, rank) / 2**count
+        if missed > 1 - INTERVAL:
+            break
+        rank += 1
+    outside = max(rank - 1, 0)
+    return ordered[outside], ordered[-1 - outside]
+
+
 def rounds(
     contenders: Sequence[Contender], measure: Callable[[Contender], Sample], count: int
 ) -> dict[str, list[Sample]]:
-    """Let each contender warm up, then take `count` turns, every second round in the opposite order."""
+    """Let each contender warm up, then take `count` turns, every second round in the opposite order.
+
+    A rival that fails is left out from then on, and the reason kept; the star and the limit may not fail.
+    """
     samples: dict[str, list[Sample]] = {contender.name: [] for contender in contenders}
-    for contender in contenders:
-        measure(contender)
-    for number in range(count):
-        for contender in contenders if number % 2 == 0 else reversed(contenders):
-            samples[contender.name].append(measure(contender))
+    for number in range(-1, count):
+        for contender in contenders if number % 2 == 0 or number < 0 else reversed(contenders):
+            if contender.name not in samples:
+                continue
+            try:
+                sample = measure(contender)
+            except Exception as error:
+                if contender.name not in RIVALS:
+                    raise
+                leave_out(contender.name, f"failed: {type(error).__name__}: {error}")
+                del samples[contender.name]
+                continue
+            if number >= 0:
+                samples[contender.name].append(sample)
     return samples
 
 
@@ -155,30 +220,74 @@ def rows(
     cpu_per: str = "",
     parameters: dict[str, Any] | None = None,
 ) -> list[Row]:
-    """One row a contender: the median of its rounds, their range, and the ratio to the limit, round by round."""
-    made = []
-    for name, own in samples.items():
-        values = [sample.value for sample in own]
-        limits = [sample.value for sample in samples.get("limit", ())]
-        ratio = statistics.median(v / lim for v, lim in zip(values, limits, strict=True)) if limits else None
-        cpu = {role: statistics.median(sample.cpu[role] for sample in own) for role in own[0].cpu}
-        made.append(
-            Row(
-                benchmark=benchmark,
-                measure=measure,
-                contender=name,
-                unit=unit,
-                value=statistics.median(values),
-                low=min(values),
-                high=max(values),
-                rounds=len(values),
-                ratio=ratio,
-                cpu=cpu,
-                cpu_per=cpu_per if cpu else "",
-                parameters=parameters or {},
-            )
+    """One row a contender: the median of its rounds and its interval; the star's ratios, round by round."""
+    return [
+        Row(
+            benchmark=benchmark,
+            measure=measure,
+            contender=name,
+            unit=unit,
+            value=statistics.median(sample.value for sample in own),
+            low=interval([sample.value for sample in own])[0],
+            high=interval([sample.value for sample in own])[1],
+            rounds=len(own),
+            ratios=_ratios(samples) if name == "star" else {},
+            cpu={role: statistics.median(sample.cpu[role] for sample in own) for role in own[0].cpu},
+            cpu_per=cpu_per if own[0].cpu else "",
+            parameters=parameters or {},
+            answers=own[-1].answers,
         )
+        for name, own in samples.items()
+    ]
+
+
+def _ratios(samples: dict[str, list[Sample]]) -> dict[str, Ratio]:
+    ratios = {}
+    for name, own in samples.items():
+        if name != "star" and all(sample.value for sample in own):
+            each = [star.value / other.value for star, other in zip(samples["star"], own, strict=True)]
+            ratios[name] = Ratio(statistics.median(each), *interval(each))
+    return ratios
+
+
+def question_rows(benchmark: str, question: Question, samples: dict[str, list[Sample]]) -> list[Row]:
+    """The rows of a question's answers, with those of the CPU of all processes together where it asks for them."""
+    common: dict[str, Any] = {"benchmark": benchmark, "parameters": question.parameters}
+    made = rows(samples, measure=question.measure, unit=question.unit, cpu_per=question.cpu_per, **common)
+    if question.cpu_measure:
+        sums = {name: [Sample(sum(sample.cpu.values())) for sample in own] for name, own in samples.items()}
+        made += rows(sums, measure=question.cpu_measure, unit=question.cpu_per, **common)
     return made
+
+
+def joined(pairs: Sequence[Row], turns: Sequence[Row]) -> list[Row]:
+    """Add the rivals' rows to those of the pairs, and the star's ratios to them to the star's own rows."""
+    later = {(row.measure, row.contender): row.ratios for row in turns}
+    known = {(row.measure, row.contender) for row in pairs}
+    made = [replace(row, ratios=row.ratios | later.get((row.measure, row.contender), {})) for row in pairs]
+    return made + [row for row in turns if (row.measure, row.contender) not in known]
+
+
+def compete(
+    benchmark: str,
+    questions: Sequence[Question],
+    names: Sequence[str],
+    *,
+    workers: int,
+    pairs: int,
+    turns: int,
+) -> list[Row]:
+    """Ask every question of the star and the limit alone, `pairs` times, then of star and rivals, `turns` times."""
+    made: list[Row] = []
+    with contenders([name for name in names if name not in RIVALS], workers=workers) as own:
+        for question in questions:
+            made += question_rows(benchmark, question, rounds(own, question.ask, pairs))
+        star = [contender for contender in own if contender.name == "star"]
+        later: list[Row] = []
+        with contenders([name for name in names if name in RIVALS], workers=workers) as rivals:
+            for question in questions if rivals else ():
+                later += question_rows(benchmark, question, rounds([*star, *rivals], question.ask, turns))
+    return joined(made, later)
 
 
 # -- contenders ----------------------------------------------------------------------------------------------------
@@ -189,9 +298,22 @@ MAKERS = {
     "limit": ("benchmarks.limit", "LimitStar"),
     "dask": ("benchmarks.rivals.dask_star", "DaskStar"),
     "pool": ("benchmarks.rivals.pool", "Pool"),
+    "loky": ("benchmarks.rivals.loky_pool", "LokyPool"),
+    "scaler": ("benchmarks.rivals.scaler_star", "ScalerStar"),
+    "ray": ("benchmarks.rivals.ray_node", "RayNode"),
 }
-"""Loaded only when asked for: a rival that is not installed is left out."""
-OPTIONAL = frozenset({"distributed"})
+"""Loaded only when asked for."""
+CONTENDERS = tuple(MAKERS)
+RIVALS = CONTENDERS[2:]
+left_out: dict[str, str] = {}
+"""Rivals that were asked for and are not there, or failed, and why; the table says so below."""
+
+
+def leave_out(name: str, reason: str) -> None:
+    """Note why a rival is not there; the first reason stays."""
+    line = " ".join(reason.split())
+    left_out.setdefault(name, line if len(line) <= 200 else line[:200] + "…")
+    print(f"{name} is left out: {left_out[name]}", file=sys.stderr)
 
 
 def child_environment(**more: str) -> dict[str, str]:
@@ -201,125 +323,22 @@ def child_environment(**more: str) -> dict[str, str]:
 
 @contextmanager
 def contenders(names: Sequence[str], *, workers: int) -> Iterator[list[Contender]]:
-    """Start those that are asked for and installed; say which are not."""
+    """Start those that are asked for; leave out, with the reason, each rival that is not installed or does not work."""
     with ExitStack() as stack:
-        made = []
+        made: list[Contender] = []
         for name in names:
+            module, maker = MAKERS[name]
             try:
-                module, maker = MAKERS[name]
-                made.append(stack.enter_context(getattr(import_module(module), maker)(workers=workers)))
+                contender = stack.enter_context(getattr(import_module(module), maker)(workers=workers))
+                if name in RIVALS:
+                    assert contender.round_trip(7) == 7, "a wrong answer"
+                made.append(contender)
             except ModuleNotFoundError as error:
-                if error.name not in OPTIONAL:
+                if name not in RIVALS:
                     raise
-                print(f"{name} is left out: {error}", file=sys.stderr)
+                leave_out(name, f"not installed ({error})")
+            except Exception as error:
+                if name not in RIVALS:
+                    raise
+                leave_out(name, f"does not work here: {type(error).__name__}: {error}")
         yield made
-
-
-# -- where, when, what -----------------------------------------------------------------------------------------------
-
-
-def machine() -> dict[str, Any]:
-    """Describe the machine, without its name: what a figure needs to be compared with another one."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = models[0] if models else model
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "cpu": model,
-        "cores": cores,
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "openssl": ssl.OPENSSL_VERSION,
-        "load": round(os.getloadavg()[0], 2),
-    }
-
-
-def commit() -> str:
-    """The commit measured, with a + where the package or the benchmarks differ from it."""
-
-    def git(*arguments: str) -> str:
-        ran = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-        return ran.stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", "starcore", "setup.py", "benchmarks", ":!benchmarks/results")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def record(made: Sequence[Row], command: str, directory: Path = RESULTS) -> None:
-    """Append each row, as a line of JSON, to the file of its benchmark."""
-    directory.mkdir(parents=True, exist_ok=True)
-    where = {
-        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "command": command,
-        "machine": machine(),
-    }
-    for row in made:
-        with (directory / f"{row.benchmark}.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(row) | where) + "\n")
-
-
-# -- on the screen ---------------------------------------------------------------------------------------------------
-
-
-def figure(value: float) -> str:
-    """Three significant digits, thousands apart."""
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
-
-
-def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Lay out text in columns: the first to the left, the others to the right."""
-    widths = [max(len(line[column]) for line in (heads, *lines)) for column in range(len(heads))]
-
-    def lay(cells: Sequence[str]) -> str:
-        first, *others = zip(cells, widths, strict=True)
-        return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]).rstrip()
-
-    return "\n".join([lay(heads), "  ".join("-" * width for width in widths), *map(lay, lines)])
-
-
-def rows_table(made: Sequence[Row]) -> str:
-    """Every row with its range, its ratio and its CPU."""
-    lines = [
-        [
-            row.measure,
-            row.contender,
-            f"{figure(row.value)} {row.unit}",
-            f"{figure(row.low)} to {figure(row.high)}",
-            "" if row.ratio is None else f"{row.ratio:.2f}",
-            ", ".join(f"{role} {figure(cpu)}" for role, cpu in row.cpu.items()) + f" {row.cpu_per}",
-        ]
-        for row in made
-    ]
-    return table(["measure", "contender", "median", "range", "of limit", "CPU"], lines)
-
-
-def command_line(
-    module: str,
-    run: Callable[..., list[Row]],
-    *,
-    names: Sequence[str] = ("star", "limit", "dask", "pool"),
-    arguments: Sequence[str] | None = None,
-) -> int:
-    """Run one benchmark as a program: options, run, record, table."""
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=sys.modules[run.__module__].__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--quick", action="store_true", help="small inputs, few rounds; nothing is recorded")
-    parser.add_argument("--only", default=",".join(names), help="the contenders, with commas (default: %(default)s)")
-    parser.add_argument("--no-record", action="store_true", help="do not append to benchmarks/results/")
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser.parse_args(given)
-    made = run(quick=options.quick, names=options.only.split(","))
-    if not (options.quick or options.no_record):
-        record(made, " ".join([f"python -m {module}", *given]))
-    print(rows_table(made))
-    return 0

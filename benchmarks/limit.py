@@ -41,7 +41,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.credentials import Credentials, make_credentials
-from benchmarks.harness import ROOT, Row, Sample, measured, record, rounds, rows, rows_table
+from benchmarks.harness import ROOT, Row, Sample, measured, rounds, rows
+from benchmarks.report import record, rows_table
 from benchmarks.tasks import Array, check, inputs, plus_one
 
 PREFIX = struct.Struct("<Q")

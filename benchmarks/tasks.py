@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+BLOCK_ITEMS = 1 << 17
 
 
 def plus_one(array: Array) -> Array:
@@ -27,9 +30,17 @@ def inputs(count: int, payload_bytes: int) -> list[Array]:
     return [base + 1000 * number for number in range(count)]
 
 
-def check(arrays: list[Array], answers: list[Array]) -> None:
-    """Compare every answer, element by element, with what this process makes of its input."""
+def check(arrays: Sequence[Array], answers: Sequence[Array]) -> str:
+    """Compare every answer, element by element, with what this process makes of its input; return their hash.
+
+    Block by block, for a temporary of the whole size would count as memory of the client.
+    """
     assert len(answers) == len(arrays)
+    whole = hashlib.sha256()
     for array, answer in zip(arrays, answers, strict=True):
-        assert answer.dtype == array.dtype
-        assert np.array_equal(answer, plus_one(array)), "a wrong answer"
+        assert (answer.dtype, answer.shape) == (array.dtype, array.shape), "a wrong answer"
+        for start in range(0, len(array), BLOCK_ITEMS):
+            block = slice(start, start + BLOCK_ITEMS)
+            assert np.array_equal(answer[block], plus_one(array[block])), "a wrong answer"
+        whole.update(np.ascontiguousarray(answer).data)
+    return whole.hexdigest()[:12]

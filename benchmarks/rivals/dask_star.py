@@ -115,9 +115,7 @@ class DaskStar:
             DASK_DISTRIBUTED__COMM__TLS__MIN_VERSION="1.3", DASK_DISTRIBUTED__LOGGING__DISTRIBUTED="error"
         )
         self._processes.append(
-            subprocess.Popen(
-                program, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
+            subprocess.Popen(program, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         )
 
     def _end(self) -> None:
