@@ -23,9 +23,10 @@ import numpy as np
 from starcore import settings
 from starcore.client import arrays
 from starcore.client.arguments import check_iterable, further_arguments, integer, number, positive, seconds_above_zero
+from starcore.client.blocks import AutoFuture
 from starcore.client.futures import BlockFuture, TaskFuture
 from starcore.client.maps import Batches
-from starcore.client.progress import load_tqdm, watch_blocks, watch_results
+from starcore.client.progress import load_tqdm, watch_blocks, watch_results, watch_rows
 from starcore.client.session import CONNECT_SECONDS, JobRecord, Session
 from starcore.errors import ArgumentValueError, SessionLostError, UnconfiguredError
 from starcore.messages import FunctionKind, Job, Role
@@ -182,8 +183,8 @@ class Calls(Executor):
         args, kwargs : sequence, mapping, optional
             Further arguments of `fn`.
         chunks : int or "auto", optional
-            Cut the array into blocks of so many rows along `axis` ("auto": a few blocks a slot), call `fn` on each,
-            and join the answers along the same axis. For functions that work block by block.
+            Cut the array into blocks of so many rows along `axis`, call `fn` on each, and join the answers along the
+            same axis. For functions that work block by block. "auto" finds out how many rows; see the notes.
         axis : int, default 0
             The axis that `chunks` cuts.
         out : numpy.ndarray, optional
@@ -193,13 +194,13 @@ class Calls(Executor):
         copy : bool, default False
             Take a snapshot of the array now.
         progress : bool, default False
-            Draw a bar of the blocks done, with tqdm; needs `chunks`.
+            Draw a bar of the blocks done, or with "auto" of the rows, with tqdm; needs `chunks`.
 
         Returns
         -------
         concurrent.futures.Future
             Of the function's result; with `chunks`, of the joined array. The first block that fails fails it, and
-            cancels the others.
+            cancels the others. With "auto" its attribute `chunks` says of how many rows a block is now.
 
         Raises
         ------
@@ -210,30 +211,55 @@ class Calls(Executor):
             not fit.
         SetupError
             `progress` was asked for, and there is no tqdm.
+
+        Notes
+        -----
+        ``chunks="auto"`` measures the first blocks: the pace `u` of the upload and `d` of the download, in seconds
+        per byte, and the time ``f + w * b`` of a call on `b` bytes, by blocks of two sizes. Of the sizes 64 KiB,
+        128 KiB, ... 16 MiB it takes the one for which the `B` bytes that are left take least on `S` slots, each
+        block costing ``c = 1 ms`` beside ::
+
+            max(B*u, (B*w + B/b*f) / S, B*d) + B/b*c + b*(u + w + d) + f
+
+        that is the slowest of the three stages, the cost of many blocks, and the time in which the stages fill and
+        run empty, which large blocks make long. Blocks are cut one after the other as answers come, and measured
+        all the while; the last ones are smaller, so that all slots end together. About as many are under way as
+        keep every stage busy, and at most 4 a slot and 16 more. An array of up to 64 KiB is one block. The log of
+        "starcore.client" says at level INFO what was measured and chosen.
         """
         key, shipped = self._name(fn)
         arrays.check_array(array)
         if out is not None:
             arrays.check_out(out, array)
         further, named = further_arguments(args, kwargs)
-        pieces = None if chunks is None else arrays.plan(array, cast("Any", chunks), axis)
-        if progress and pieces is None:
+        auto = isinstance(chunks, str) and chunks == "auto"
+        if chunks is not None:
+            axis = arrays.check_axis(array, axis)
+        pieces = None if chunks is None or auto else arrays.plan(array, cast("Any", chunks), axis)
+        if progress and chunks is None:
             raise ArgumentValueError("progress counts blocks, and without chunks there is only one call")
         tqdm = load_tqdm() if progress else None
         session = self._client._live()
         record = self._record(session, key, shipped)
         if copy:
             array = arrays.snapshot(array)
+
+        def pack(block: Array) -> Packed:
+            return pack_array_call(block, further, named)
+
+        trust = self._client._trust
+        if auto:
+            growing = AutoFuture(session, record, array, pack, axis=axis, out=out, trust=trust)
+            self._client._growing.add(growing)
+            growing.begin(None if tqdm is None else watch_rows(tqdm, growing, record.job.function))
+            return growing
         if pieces is None:
             future = TaskFuture(session, record)
             future.out = out
-            session.submit(record, pack_array_call(array, further, named), future)
+            session.submit(record, pack(array), future)
             return future
-        if chunks == "auto":
-            pieces = arrays.plan(array, "auto", axis, slots=session.slots)
-        axis = arrays.check_axis(array, axis)
-        packs = [pack_array_call(arrays.block(array, piece, axis), further, named) for piece in pieces]
-        joiner = arrays.Joiner(pieces, axis, out=out, trust=self._client._trust)
+        packs = [pack(arrays.block(array, piece, axis)) for piece in pieces]
+        joiner = arrays.Joiner(pieces, axis, out=out, trust=trust)
         whole = BlockFuture([TaskFuture(session, record) for _ in pieces], joiner)
         session.submit_many(record, packs, whole.parts)
         if tqdm is not None:
@@ -423,6 +449,7 @@ class Client(Calls):
         self._lock = threading.Lock()
         self._shut = False
         self._session: Session | None = None
+        self._growing: weakref.WeakSet[AutoFuture] = weakref.WeakSet()
         self._target = _target(address, join)
         self._live()
         _clients.add(self)
@@ -442,6 +469,8 @@ class Client(Calls):
             session = self._session
         if session is None:
             return
+        for growing in list(self._growing):
+            growing.rush()
         session.end(abandon=False)
         if cancel_futures:
             for future in session.pending():
@@ -466,6 +495,7 @@ class Client(Calls):
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
         self._session = None
+        self._growing = weakref.WeakSet()
 
 
 def _target(address: str | None, join: str | os.PathLike[str] | None) -> Target:

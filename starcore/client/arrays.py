@@ -12,7 +12,7 @@ Pure numpy; nothing here knows sessions or futures. A cut is a view, so cutting 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -22,11 +22,6 @@ from starcore.messages import Buffer
 from starcore.pickling import Landing, answer_spec, landing
 
 Array: TypeAlias = np.ndarray[Any, Any]
-
-BLOCKS_PER_SLOT = 4
-"""Enough that a slot which finishes early takes over from a slow one; few enough that the overhead stays small."""
-BLOCK_BYTES_MIN = 64 << 10
-BLOCK_BYTES_MAX = 64 << 20
 
 
 def check_array(value: Any) -> Array:
@@ -77,19 +72,17 @@ def snapshot(array: Array) -> Array:
     return copy
 
 
-def plan(array: Array, chunks: int | Literal["auto"], axis: int = 0, *, slots: int = 1) -> list[slice]:
-    """Cut an array's axis into blocks.
+def plan(array: Array, chunks: int, axis: int = 0) -> list[slice]:
+    """Cut an array's axis into blocks of one size.
 
     Parameters
     ----------
     array : ndarray
         At least one-dimensional.
-    chunks : int or "auto"
-        Rows per block; the last block may be shorter. "auto" makes about four blocks a slot, of 64 KiB to 64 MiB.
+    chunks : int
+        Rows per block; the last block may be shorter.
     axis : int
         Which axis; negative ones count from the last.
-    slots : int
-        How many tasks the star runs at once.
 
     Returns
     -------
@@ -102,7 +95,7 @@ def plan(array: Array, chunks: int | Literal["auto"], axis: int = 0, *, slots: i
         The cut cannot be made, and why.
     """
     length = array.shape[check_axis(array, axis)]
-    rows = _rows(array, chunks, length, slots)
+    rows = _rows(chunks, length)
     return [slice(start, min(start + rows, length)) for start in range(0, length, rows)] or [slice(0, 0)]
 
 
@@ -139,21 +132,31 @@ class Joiner:
     Parameters
     ----------
     pieces : sequence of slice
-        What `plan` made.
+        What `plan` made; it may grow, where the `length` is given.
     axis : int
         Not negative.
     out : ndarray, optional
         Where the result is wanted.
     trust : bool
         Whether pickled answers are unpickled.
+    length : int, optional
+        Of the axis, where `pieces` does not cover it yet.
     """
 
-    def __init__(self, pieces: Sequence[slice], axis: int = 0, *, out: Array | None = None, trust: bool = True) -> None:
+    def __init__(
+        self,
+        pieces: Sequence[slice],
+        axis: int = 0,
+        *,
+        out: Array | None = None,
+        trust: bool = True,
+        length: int | None = None,
+    ) -> None:
         self._pieces = pieces
         self._axis = axis
         self._out = out
         self._trust = trust
-        self._length: int = pieces[-1].stop
+        self._length: int = pieces[-1].stop if length is None else length
         self._whole: Array | None = None
         self._parts: dict[int, Array] = {}
         self._placed: set[int] = set()
@@ -265,7 +268,7 @@ class Joiner:
         if shape[axis] != piece.stop - piece.start:
             return None
         if self._whole is None:
-            if self._out is not None or len(self._pieces) == 1:
+            if self._out is not None or shape[axis] == self._length:
                 return None
             self._whole = np.empty((*shape[:axis], self._length, *shape[axis + 1 :]), dtype, order)
         view = self._view(index)
@@ -276,12 +279,7 @@ class Joiner:
         return block(self._whole, self._pieces[index], self._axis)
 
 
-def _rows(array: Array, chunks: Any, length: int, slots: int) -> int:
-    if isinstance(chunks, str) and chunks == "auto":
-        row_bytes = max(1, array.nbytes // max(1, length))
-        rows = -(-length // (BLOCKS_PER_SLOT * max(1, slots)))
-        rows = min(max(rows, BLOCK_BYTES_MIN // row_bytes), BLOCK_BYTES_MAX // row_bytes)
-        return max(1, min(rows, length))
+def _rows(chunks: Any, length: int) -> int:
     if isinstance(chunks, (bool, np.bool_)):
         raise ArgumentValueError(f'chunks is {chunks}: give the rows of a block as an int, or "auto"')
     if not isinstance(chunks, (int, np.integer)):

@@ -6,11 +6,12 @@ tqdm is looked for at the call that asks for a bar, and nowhere else.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, TypeAlias
 
-from starcore.client.futures import BlockFuture
+from starcore.client.blocks import AutoFuture
+from starcore.client.futures import BlockFuture, TaskFuture
 from starcore.errors import SetupError
 
 Tqdm: TypeAlias = Any
@@ -45,3 +46,15 @@ def watch_blocks(tqdm: Tqdm, whole: BlockFuture, what: str) -> None:
     for part in list(whole.parts):
         part.add_done_callback(lambda _: bar.update())
     whole.add_done_callback(lambda _: bar.close())
+
+
+def watch_rows(tqdm: Tqdm, whole: AutoFuture, what: str) -> Callable[[TaskFuture, int], None]:
+    """Count the rows as their blocks are done, and show how many make a block now; the whole ends the bar."""
+    bar = tqdm(total=whole.rows, desc=what, unit="row")
+    whole.add_done_callback(lambda _: bar.close())
+
+    def count(rows: int) -> None:
+        bar.set_postfix(chunks=whole.chunks, refresh=False)
+        bar.update(rows)
+
+    return lambda part, rows: part.add_done_callback(lambda _: count(rows))

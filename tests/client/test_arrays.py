@@ -12,8 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starcore.client.arrays import (
-    BLOCK_BYTES_MAX,
-    BLOCK_BYTES_MIN,
     Joiner,
     block,
     check_array,
@@ -130,7 +128,7 @@ def test_an_axis_that_is_not_there_is_refused(axis: Any, error: type[Exception])
 
 def test_a_scalar_array_cannot_be_cut() -> None:
     with pytest.raises(ArgumentValueError, match="0-d array"):
-        plan(np.zeros(()), "auto")
+        plan(np.zeros(()), 1)
 
 
 def test_numpy_integers_are_integers() -> None:
@@ -138,25 +136,20 @@ def test_numpy_integers_are_integers() -> None:
     assert check_axis(np.zeros((4, 6)), -1) == 1
 
 
-def test_auto_makes_about_four_blocks_a_slot() -> None:
-    assert len(plan(np.broadcast_to(np.float64(1), (1000, 10_000)), "auto", slots=2)) == 8
-
-
-def test_auto_blocks_are_neither_tiny_nor_huge() -> None:
-    assert plan(np.zeros(1000), "auto", slots=8) == [slice(0, 1000)]
-    assert len(plan(np.zeros(BLOCK_BYTES_MIN), "auto", slots=100)) == 8
-    huge = np.broadcast_to(np.uint8(1), (100 * BLOCK_BYTES_MAX,))
-    assert len(plan(huge, "auto", slots=1)) == 100
-    rows = np.broadcast_to(np.uint8(1), (3, 2 * BLOCK_BYTES_MAX))
-    assert len(plan(rows, "auto", slots=1)) == 3
-
-
-@pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0)])
-def test_auto_cuts_an_empty_array(shape: tuple[int, ...]) -> None:
-    array = np.zeros(shape)
-    assert np.concatenate([block(array, piece) for piece in plan(array, "auto", slots=2)]).shape == shape
+@pytest.mark.parametrize("shape", [(0,), (0, 5)])
+def test_an_empty_axis_takes_no_chunk_size(shape: tuple[int, ...]) -> None:
     with pytest.raises(ArgumentValueError):
-        plan(np.zeros(0), 1)
+        plan(np.zeros(shape), 1)
+
+
+def test_pieces_may_grow_while_answers_come() -> None:
+    array = np.arange(12.0).reshape(6, 2)
+    pieces: list[slice] = []
+    joiner = Joiner(pieces, length=6)
+    for piece in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        pieces.append(piece)
+        joiner.add(len(pieces) - 1, array[piece] + 1)
+    assert np.array_equal(joiner.result(), array + 1)
 
 
 # -- joining -----------------------------------------------------------------------------------------------------

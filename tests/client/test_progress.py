@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from starcore.client.futures import BlockFuture
-from starcore.client.progress import load_tqdm, watch_blocks, watch_results
+from starcore.client.blocks import AutoFuture
+from starcore.client.futures import BlockFuture, TaskFuture
+from starcore.client.progress import load_tqdm, watch_blocks, watch_results, watch_rows
 from starcore.errors import SetupError
 
 
@@ -22,9 +23,12 @@ class Bar:
         self.options, self.count, self.closed = options, 0, False
         Bar.made = [self]
 
-    def update(self) -> None:
+    def update(self, count: int = 1) -> None:
         assert not self.closed
-        self.count += 1
+        self.count += count
+
+    def set_postfix(self, refresh: bool = True, **shown: Any) -> None:
+        self.shown = shown
 
     def close(self) -> None:
         self.closed = True
@@ -64,6 +68,21 @@ def test_blocks_are_counted_and_the_whole_ends_the_bar() -> None:
     for count, part in enumerate(whole.parts, 1):
         part.set_result(None)
         assert (bar.count, bar.closed) == (count, False)
+    whole.set_result(None)
+    assert bar.closed
+
+
+def test_rows_are_counted_and_the_bar_shows_how_many_make_a_block() -> None:
+    class Whole(Future[Any]):
+        rows, chunks = 10, 4
+
+    whole, part = Whole(), Future[Any]()
+    watch = watch_rows(Bar, cast("AutoFuture", whole), "rows")
+    (bar,) = Bar.made
+    watch(cast("TaskFuture", part), 4)
+    assert bar.options == {"total": 10, "desc": "rows", "unit": "row"}
+    part.set_result(None)
+    assert (bar.count, bar.shown) == (4, {"chunks": 4})
     whole.set_result(None)
     assert bar.closed
 
