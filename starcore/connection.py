@@ -7,9 +7,10 @@ In::
     uvloop decrypts into get_buffer() ─▶ FrameReader.advance ─▶ a message: codec.decode ─▶ owner.received
                                                              └▶ a chunk: owner.destination, then owner.arrived
 
-Out: `send` only queues; all that one turn of the loop queued leaves in one joined write, since a TLS record per
-small frame costs eight times as much. A chunk is written at once, behind what was queued before it. The
-transport encrypts what it is given before `write` returns, so no buffer of the caller's is kept.
+Out: `send` only queues; all that one turn of the loop queued leaves in one joined write when the owner asks for a
+`flush`, since a TLS record per small frame costs eight times as much. A chunk is written at once, behind what was
+queued before it. The transport encrypts what it is given before `write` returns, so no buffer of the caller's is
+kept.
 """
 
 from __future__ import annotations
@@ -65,6 +66,9 @@ class Owner(Protocol):
 
     def fault(self, connection: Connection, error: ProtocolError) -> None:
         """The peer broke the wire's rules."""
+
+    def queued(self, connection: Connection) -> None:
+        """There is something to `flush` at the end of this turn."""
 
     def writable(self, link: int, writable: bool) -> None:
         """The write buffer filled up, or drained."""
@@ -154,10 +158,26 @@ class Connection(asyncio.BufferedProtocol):
         self._queue.append(codec.encode(message))
         if hurry and not self._flush_due:
             self._flush_due = True
-            self._loop.call_soon(self._flush)
+            self._owner.queued(self)
         elif not hurry and not self._company_due:
             self._company_due = True
             self._loop.call_later(COMPANY_SECONDS, self._flush_late)
+
+    def flush(self) -> None:
+        """Write what is queued, joined."""
+        self._flush_due = False
+        if not self._queue or self._transport is None:
+            return
+        joined = b"".join(self._queue)
+        self._queue.clear()
+        if len(joined) <= WRITE_PIECE_BYTES:
+            self._transport.write(joined)
+        else:
+            view = memoryview(joined)
+            for start in range(0, len(joined), WRITE_PIECE_BYTES):
+                self._transport.write(view[start : start + WRITE_PIECE_BYTES])
+        if self.blocked and not self._closed and self._transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
+            self._owner.fault(self, OverrunError(f"more than {UNREAD_BYTES_MAX} bytes wait for it to read"))
 
     def send_chunk(self, stream: int, attempt: int, offset: int, view: Buffer) -> None:
         """Write a chunk, behind every message queued so far."""
@@ -176,7 +196,7 @@ class Connection(asyncio.BufferedProtocol):
         """Send what is queued, then `last`, and close; the owner hears nothing more of this link."""
         if last is not None:
             self.send(last)
-        self._flush()
+        self.flush()
         self._closed = True
         self._reader.close()
         if self._transport is not None:
@@ -215,22 +235,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _flush_late(self) -> None:
         self._company_due = False
-        self._flush()
-
-    def _flush(self) -> None:
-        self._flush_due = False
-        if not self._queue or self._transport is None:
-            return
-        joined = b"".join(self._queue)
-        self._queue.clear()
-        if len(joined) <= WRITE_PIECE_BYTES:
-            self._transport.write(joined)
-        else:
-            view = memoryview(joined)
-            for start in range(0, len(joined), WRITE_PIECE_BYTES):
-                self._transport.write(view[start : start + WRITE_PIECE_BYTES])
-        if self.blocked and not self._closed and self._transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
-            self._owner.fault(self, OverrunError(f"more than {UNREAD_BYTES_MAX} bytes wait for it to read"))
+        self.flush()
 
     def _tune(self) -> None:
         assert self._transport is not None

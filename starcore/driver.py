@@ -7,8 +7,9 @@ Each role has a pure core and a shell. The driver stands between them::
     the one timer ─Tick─▶                                       core.deadline() sets it
 
 Events that arise while an action is performed (a write that fills the buffer, a slot that answers at once)
-wait in line: `handle` is never entered twice. This is also the one place where a remote fault closes a
-connection, and where an exception of our own costs one link and not the process.
+wait in line: `handle` is never entered twice. What all events of one turn of the loop came to leaves at its end:
+a Tick that has fallen due, one joined write a link, the timer set once. This is also the one place where a remote
+fault closes a connection, and where an exception of our own costs one link and not the process.
 """
 
 from __future__ import annotations
@@ -112,6 +113,8 @@ class Driver:
         self._numbers = itertools.count(1)
         self._events: deque[Event] = deque()
         self._turning = False
+        self._ending = False
+        self._unsent: list[Connection] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._now = 0.0
@@ -141,7 +144,7 @@ class Driver:
                 self._turn(self._events.popleft())
         finally:
             self._turning = False
-        self._arm()
+        self._end_soon()
 
     def close_all(self, code: int = Code.NORMAL, reason: str = "") -> None:
         """Close every link with a GOODBYE; the core hears nothing of it."""
@@ -186,6 +189,11 @@ class Driver:
         """Close the link of a peer that broke the rules."""
         self._log.warning("closing %s: %s: %s", connection.address, type(error).__name__, error)
         self._drop_link(connection.link, error.code, str(error))
+
+    def queued(self, connection: Connection) -> None:
+        """Have what a link has to say leave at the end of this turn."""
+        self._unsent.append(connection)
+        self._end_soon()
 
     def writable(self, link: int, writable: bool) -> None:
         """Pass the state of the write buffer on."""
@@ -267,10 +275,25 @@ class Driver:
             self._log.warning("closing %s: %s", connection.address, reason)
             self._drop_link(connection.link, code, reason)
 
-    def _arm(self) -> None:
+    def _end_soon(self) -> None:
+        if not self._ending:
+            self._ending = True
+            self._loop.call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        """Finish one turn of the loop, however many events it had."""
         deadline = self._core.deadline()
-        if deadline is None:
-            return
+        if deadline is not None and deadline <= max(self._now, self._loop.time()):
+            self.feed(Tick())  # sooner than a timer, which would cost a lone task another turn of the loop
+            deadline = self._core.deadline()
+        self._ending = False
+        if deadline is not None:
+            self._arm(deadline)
+        unsent, self._unsent = self._unsent, []
+        for connection in unsent:
+            connection.flush()
+
+    def _arm(self, deadline: float) -> None:
         if self._timer is not None:
             if self._timer_at <= deadline:
                 return

@@ -22,22 +22,13 @@ WELCOME = Welcome(version=1, epoch=1, resumed=False)
 
 
 class Loop:
-    """The turns of a loop, taken by hand."""
+    """The timers of a loop, fired by hand."""
 
     def __init__(self) -> None:
-        self.soon: list[tuple[Any, tuple[Any, ...]]] = []
         self.later: list[tuple[float, Any]] = []
-
-    def call_soon(self, callback: Any, *arguments: Any) -> None:
-        self.soon.append((callback, arguments))
 
     def call_later(self, seconds: float, callback: Any, *arguments: Any) -> None:
         self.later.append((seconds, callback))
-
-    def turn(self) -> None:
-        due, self.soon = self.soon, []
-        for callback, arguments in due:
-            callback(*arguments)
 
 
 class Transport(asyncio.Transport):
@@ -76,6 +67,7 @@ class Owner:
     def __init__(self) -> None:
         self.heard: list[tuple[Any, ...]] = []
         self.room: bytearray | None = None
+        self.unsent: list[Connection] = []
 
     def opened(self, connection: Connection, peer: Peer) -> None:
         self.heard.append(("opened", peer.name))
@@ -95,6 +87,13 @@ class Owner:
     def fault(self, connection: Connection, error: ProtocolError) -> None:
         self.heard.append(("fault", type(error).__name__))
 
+    def queued(self, connection: Connection) -> None:
+        self.unsent.append(connection)
+
+    def end_turn(self) -> None:
+        while self.unsent:
+            self.unsent.pop().flush()
+
     def writable(self, link: int, writable: bool) -> None:
         self.heard.append(("writable", writable))
 
@@ -109,6 +108,10 @@ class Desk:
         self.loop, self.owner, self.transport = Loop(), Owner(), Transport(**transport)
         self.connection = Connection(7, self.owner, lambda ssl_object, address: PEER, self.loop)  # type: ignore[arg-type]
         self.connection.connection_made(self.transport)
+
+    def turn(self) -> None:
+        """End one turn of the loop."""
+        self.owner.end_turn()
 
     def feed(self, data: bytes) -> None:
         """Hand bytes over as a loop does: into the memory that it is given, as much as fits."""
@@ -150,17 +153,17 @@ def test_messages_of_one_turn_leave_in_one_write(desk: Desk) -> None:
     for text in "abc":
         desk.connection.send(Notice(1, text))
     assert desk.transport.writes == []
-    desk.loop.turn()
+    desk.turn()
     assert len(desk.transport.writes) == 1
     assert [message.text for message in written(desk)] == ["a", "b", "c"]
 
 
 def test_a_message_without_hurry_travels_with_the_next_one_that_has(desk: Desk) -> None:
     desk.connection.send(Notice(1, "later"), hurry=False)
-    desk.loop.turn()
+    desk.turn()
     assert desk.transport.writes == []
     desk.connection.send(Notice(1, "now"))
-    desk.loop.turn()
+    desk.turn()
     assert [message.text for message in written(desk)] == ["later", "now"]
     assert len(desk.transport.writes) == 1
 
@@ -178,7 +181,7 @@ def test_a_chunk_leaves_at_once_behind_the_messages_before_it(desk: Desk) -> Non
     desk.connection.send(Heartbeat())
     desk.connection.send_chunk(5, 2, 0, b"x" * 100)
     assert written(desk) == [Heartbeat(), (5, 2, 0, 100)]
-    desk.loop.turn()
+    desk.turn()
     assert len(desk.transport.writes) == 1, "the queue is empty by then"
 
 
@@ -191,7 +194,7 @@ def test_a_part_of_a_token_leaves_as_a_chunk(desk: Desk) -> None:
 def test_a_large_burst_is_written_in_pieces_that_do_not_hold_the_loop(desk: Desk) -> None:
     for _ in range(20):
         desk.connection.send(Notice(1, "x" * 50_000))
-    desk.loop.turn()
+    desk.turn()
     assert max(len(write) for write in desk.transport.writes) == WRITE_PIECE_BYTES
     assert len(written(desk)) == 20
 
@@ -202,7 +205,7 @@ def test_the_owner_learns_of_messages_and_chunks_in_their_order(desk: Desk) -> N
     other.connection.send(WELCOME)
     other.connection.send_chunk(5, 2, 0, b"x" * 100)
     other.connection.send(Heartbeat())
-    other.loop.turn()
+    other.turn()
     desk.feed(b"".join(other.transport.writes))
     other.transport.sock.close()
     assert desk.owner.heard == [
@@ -238,7 +241,7 @@ def test_close_sends_the_last_word_and_the_owner_hears_nothing_more(desk: Desk) 
     assert desk.transport.closed
     assert desk.loop.later, "one that cannot send its last bytes is aborted"
     desk.connection.send(Heartbeat())
-    desk.loop.turn()
+    desk.turn()
     desk.connection.connection_lost(None)
     assert desk.owner.heard == [("opened", "laptop")]
 
@@ -246,7 +249,7 @@ def test_close_sends_the_last_word_and_the_owner_hears_nothing_more(desk: Desk) 
 def test_abort_sends_nothing_more(desk: Desk) -> None:
     desk.connection.send(Heartbeat())
     desk.connection.abort()
-    desk.loop.turn()
+    desk.turn()
     assert desk.transport.writes == []
     assert desk.transport.aborted
 
@@ -298,9 +301,9 @@ def test_peer_that_asks_and_does_not_read_is_at_fault(desk: Desk) -> None:
     desk.connection.pause_writing()
     desk.transport.waiting = UNREAD_BYTES_MAX
     desk.connection.send(Heartbeat())
-    desk.connection._flush()
+    desk.connection.flush()
     assert ("fault", "OverrunError") not in desk.owner.heard
     desk.transport.waiting += 1
     desk.connection.send(Heartbeat())
-    desk.connection._flush()
+    desk.connection.flush()
     assert desk.owner.heard[-1] == ("fault", "OverrunError")

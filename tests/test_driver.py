@@ -325,6 +325,24 @@ def test_an_action_of_the_role_goes_to_the_shell_and_the_timer_ticks(run: Any) -
     run(test)
 
 
+def test_what_falls_due_within_a_turn_is_done_at_its_end_once(run: Any) -> None:
+    async def test(here: End, there: End) -> None:
+        await greet(here, there)
+        link, before = here.core.seen(Opened)[0].link, len(there.core.seen(Received))
+        here.core.answers[Blocked] = lambda e: [Send(link, Notice(e.link, "an event"))]
+        here.core.answers[Tick] = lambda e: [Send(link, Notice(0, "what they came to"))]
+        for number in (1, 2, 3):
+            here.core.wake = asyncio.get_running_loop().time()
+            here.driver.feed(Blocked(number))
+        assert not here.core.seen(Tick)
+        await asyncio.sleep(0)
+        assert len(here.core.seen(Tick)) == 1, "at the end of the very turn"
+        await there.until(lambda: len(there.core.seen(Received)) == before + 4)
+        assert [event.message.job for event in there.core.seen(Received)[before:]] == [1, 2, 3, 0]
+
+    run(test)
+
+
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_a_tick_is_never_too_early_for_the_core_that_asked_for_it(loop: str) -> None:
     """The clock of uvloop has whole milliseconds: a sum of the core's may lie a hair above the one it wakes at."""

@@ -162,8 +162,10 @@ class ManagerCore:
 
     def deadline(self) -> float | None:
         """When the core next wants a Tick."""
-        times = [time for time in (self._timers.next(), self._workforce.move_at) if time is not None]
-        return min(times, default=None)
+        timer, move = self._timers.next(), self._workforce.move_at
+        if timer is None or move is None:
+            return move if timer is None else timer
+        return min(timer, move)
 
     def status(self, now: float, rows_max: int = STATUS_ROWS_MAX) -> dict[str, Any]:
         """Describe the star, for `starcore status`; its tables have at most so many rows."""

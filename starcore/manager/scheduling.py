@@ -108,6 +108,10 @@ class Scheduler:
         self._floor_seconds = 0.0
         self._serial = 0
         self._misfits: list[Span] = []
+        self.tasks = 0
+        """How many wait in all lanes."""
+        self._laden = 0
+        """How many places in lanes laden workers stand in: while there is none, nothing needs to move."""
 
     # -- work ------------------------------------------------------------------------------------------------
 
@@ -142,6 +146,7 @@ class Scheduler:
             line = lane.lines.pop(client, None)
             if line is not None:
                 lane.tasks -= line.tasks
+                self.tasks -= line.tasks
                 self._tidy(capability, lane)
         client.queued = 0
 
@@ -176,6 +181,7 @@ class Scheduler:
             if worker in lane.workers:
                 del lane.workers[worker]
                 lane.slots -= worker.slots
+                self._laden -= worker in lane.laden
                 for group in (lane.idle, lane.roomy, lane.laden):
                     group.pop(worker, None)
             if returning:
@@ -197,6 +203,7 @@ class Scheduler:
         for capability in worker.capabilities:
             lane = self._lanes.get(capability)
             if lane is not None and worker in lane.workers:
+                self._laden += laden - (worker in lane.laden)
                 for group, belongs in ((lane.idle, idle), (lane.roomy, roomy), (lane.laden, laden)):
                     if belongs:
                         group[worker] = None
@@ -234,7 +241,7 @@ class Scheduler:
 
     def choose(self, full: set[Client]) -> tuple[Worker, Span] | None:
         """Name the next lease, and take it out of the queue. Clients in `full` have unread answers enough."""
-        if not any(lane.lines for lane in self._lanes.values()):
+        if not self.tasks:
             return None  # as after most events of a lone task
         passed: set[tuple[_Lane, Client]] = set()
         while True:
@@ -266,6 +273,8 @@ class Scheduler:
 
     def surplus(self, now: float) -> tuple[Worker, list[tuple[Leased, int]]] | None:
         """Name leases to take back from a laden worker for idle ones, and mark them as asked for."""
+        if not self._laden:
+            return None
         for lane in self._lanes.values():
             if lane.lines or not lane.idle or not lane.laden:
                 continue
@@ -280,10 +289,12 @@ class Scheduler:
 
     def restless(self) -> bool:
         """Whether somebody is idle while somebody else is laden, so that work may have to move soon."""
-        return any(not lane.lines and lane.idle and lane.laden for lane in self._lanes.values())
+        return self._laden > 0 and any(not lane.lines and lane.idle and lane.laden for lane in self._lanes.values())
 
     def check(self) -> None:
         """Assert the invariants."""
+        assert self.tasks == sum(lane.tasks for lane in self._lanes.values())
+        assert self._laden == sum(len(lane.laden) for lane in self._lanes.values())
         for lane in self._lanes.values():
             assert lane.tasks == sum(line.tasks for line in lane.lines.values())
             assert lane.slots == sum(worker.slots for worker in lane.workers)
@@ -314,6 +325,7 @@ class Scheduler:
         client = job.client
         line.tasks += tasks
         lane.tasks += tasks
+        self.tasks += tasks
         client.queued += tasks
         job.queued += tasks
         if line.tasks == 0:

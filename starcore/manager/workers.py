@@ -55,7 +55,7 @@ class Workforce:
         self.move_at = None
         if not self.leasing:
             return
-        while (choice := self._scheduler.choose(self._deliveries.full)) is not None:
+        while self._scheduler.tasks and (choice := self._scheduler.choose(self._deliveries.full)) is not None:
             self._assign(*choice, now)
         while (found := self._scheduler.surplus(now)) is not None:
             worker, leases = found
