@@ -133,7 +133,9 @@ class ManagerCore:
         """Take one event at the monotonic time `now` (s) and say what is to be done."""
         self._outbox.now = now
         kind = type(event)
-        if kind is ChunkReceived:
+        if kind is Received:
+            self._received(event, now)
+        elif kind is ChunkReceived:
             self._chunk(event, now)
         elif kind is Writable:
             self._relay.writable(event.link)
@@ -141,8 +143,6 @@ class ManagerCore:
         elif kind is Blocked:
             self._relay.blocked(event.link)
             return self._outbox.take()
-        elif kind is Received:
-            self._received(event, now)
         elif kind is Opened:
             self._sessions.open(event.link, event.peer, now)
         elif kind is Lost:

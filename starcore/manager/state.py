@@ -27,7 +27,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum
+from enum import IntEnum
 from itertools import accumulate
 from typing import TypeAlias
 
@@ -102,14 +102,14 @@ class State(IntEnum):
     CANCELLED = 4
 
 
-class Step(Enum):
+class Step(IntEnum):
     """What happens to a task."""
 
-    LEASE = "lease"
-    REQUEUE = "requeue"
-    FINISH = "finish"
-    FAIL = "fail"
-    CANCEL = "cancel"
+    LEASE = 0
+    REQUEUE = 1
+    FINISH = 2
+    FAIL = 3
+    CANCEL = 4
 
 
 TRANSITIONS: dict[tuple[State, Step], State] = {
@@ -121,6 +121,8 @@ TRANSITIONS: dict[tuple[State, Step], State] = {
     (State.LEASED, Step.FAIL): State.FAILED,
     (State.LEASED, Step.CANCEL): State.CANCELLED,
 }
+_AFTER = [[TRANSITIONS.get((state, step)) for state in State] for step in Step]
+"""The same by number: every task takes this look twice."""
 
 
 class IllegalStepError(Exception):
@@ -187,7 +189,7 @@ class Run:
     def step(self, start: int, stop: int, step: Step) -> None:
         """Take one step with the tasks at positions [start, stop), all of which stand alike."""
         before = self.states[start]
-        after = TRANSITIONS.get((State(before), step))
+        after = _AFTER[step][before]
         if after is None or self.states.count(before, start, stop) != stop - start:
             stand = [State(state).name for state in sorted(set(self.states[start:stop]))]
             raise IllegalStepError(f"{step.name} of tasks [{start}, {stop}) that are {', '.join(stand)}")
@@ -545,6 +547,9 @@ def contiguous(numbers: Column) -> Iterator[tuple[int, int]]:
     if not numbers:
         return
     count, first = len(numbers), numbers[0]
+    if count == 1:
+        yield 0, 1
+        return
     if numbers[-1] - first == count - 1 and numbers == array(numbers.typecode, range(first, first + count)):
         yield 0, count
         return

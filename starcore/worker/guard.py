@@ -61,10 +61,11 @@ class Guard:
         """Leases are never used twice, and a session's only grow."""
         if message.lease < self._next_lease:
             raise UnexpectedError(f"lease {message.lease} after {self._next_lease - 1}")
-        held = self._memory.keys()
-        for at, size in enumerate(message.body_sizes):
-            if size and message.lease + at in held:  # of a slot that is about to die
-                raise UnexpectedError(f"lease {message.lease + at} is still here")
+        if message.body_sizes:
+            held = self._memory.keys()
+            for at, size in enumerate(message.body_sizes):
+                if size and message.lease + at in held:  # of a slot that is about to die
+                    raise UnexpectedError(f"lease {message.lease + at} is still here")
         if sum(map(len, self._waiting)) + len(message.head_sizes) > LEASES_MAX:
             raise OverrunError(f"more than {LEASES_MAX} leases wait")
         self._next_lease = message.lease + len(message.head_sizes)
