@@ -34,7 +34,7 @@ FRAME_META_BYTES_MAX = 1 << 20
 FRAME_PAYLOAD_BYTES_MAX = 1 << 20
 GREETING_BYTES_MAX = 1 << 16
 """All that a frame may measure before the peer's HELLO was accepted."""
-CHUNK_BYTES_MAX = 256 << 10
+CHUNK_BYTES_MAX = 1 << 20
 HEAD_BYTES_MAX = 64 << 10
 """Also the border: a payload that fits travels inside its message, a larger one is pulled."""
 BATCH_TASKS_MAX = 4096

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 
 from starcore.errors import OverrunError
 from starcore.messages import CHUNK_BYTES_MAX, Grant
+from starcore.pace import Pace
 
 
 @dataclass(slots=True)
@@ -78,6 +79,7 @@ class Sending:
 
     def __init__(self, first_window_bytes: int = 0) -> None:
         self._pool = first_window_bytes
+        self._pace = Pace()
         self._streams: dict[int, _Outgoing] = {}
         self._ready: OrderedDict[int, None] = OrderedDict()
 
@@ -121,6 +123,14 @@ class Sending:
         self._pool -= state.set_aside
         self._enqueue(grant.stream)
         return True
+
+    def chunk(self, now: float) -> tuple[int, int, int, int] | None:
+        """The link takes a chunk at the time `now` (s): account and return one that suits its pace, or None."""
+        self._pace.end(now)
+        piece = self.next(self._pace.chunk_bytes)
+        if piece is not None:
+            self._pace.begin(piece[3], now)
+        return piece
 
     def next(self, limit: int = CHUNK_BYTES_MAX) -> tuple[int, int, int, int] | None:
         """Account and return one chunk to send: (stream, attempt, offset, length), or None."""

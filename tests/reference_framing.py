@@ -47,7 +47,7 @@ def read(data: bytes, *, greeting: bool = False) -> list[Event]:
             magic, kind, flags, meta_bytes, payload_bytes = struct.unpack_from("<2sBBIQ", data)
             require(magic == b"SC" and flags == 0 and 1 <= kind <= 127)
             require(meta_bytes <= 1 << 20 and payload_bytes <= 1 << 20)
-            require(kind != 5 or (meta_bytes == 24 and 1 <= payload_bytes <= 256 << 10))
+            require(kind != 5 or (meta_bytes == 24 and 1 <= payload_bytes <= 1 << 20))
             require(not greeting or (kind != 5 and 16 + meta_bytes + payload_bytes <= 1 << 16))
             if kind == 5 and len(data) >= 40:
                 stream, attempt, reserved, offset = struct.unpack_from("<QIIQ", data, 16)

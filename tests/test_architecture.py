@@ -24,7 +24,7 @@ FILE_LINES_MAX = 600
 # long as no circle comes of it.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"messages", "errors", "texts"}),
-    frozenset({"events", "streams", "tls", "certificates", "settings", "logs", "options", "_framing"})
+    frozenset({"events", "pace", "streams", "tls", "certificates", "settings", "logs", "options", "_framing"})
     | frozenset({"pickling", "payloads", "layouts", "plain", "functions", "failures"}),
     frozenset({"codec", "uplink"}),
     frozenset({"connection"}),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from starcore.errors import OverrunError
 from starcore.messages import CHUNK_BYTES_MAX, Grant
+from starcore.pace import CHUNK_BYTES_FIRST
 from starcore.streams import Receiving, Sending
 
 
@@ -52,6 +53,15 @@ def test_streams_take_turns_a_chunk_at_a_time():
         sending.open(stream, 0, 5)
         sending.grant(Grant(stream, 0, 0, 5))
     assert [stream for stream, *_ in drain(sending, limit=2)] == [1, 2, 1, 2, 1, 2]
+
+
+def test_chunks_grow_while_the_link_takes_them_at_once_and_shrink_when_it_does_not():
+    sending = Sending()
+    sending.open(1, 0, 1 << 30)
+    sending.grant(Grant(1, 0, 0, 1 << 30))
+    lengths = [piece[3] for now in (0.0, 0.001, 0.002, 0.003, 0.2, 0.4) if (piece := sending.chunk(now))]
+    first = CHUNK_BYTES_FIRST
+    assert lengths == [first, 2 * first, 4 * first, 4 * first, 2 * first, first]
 
 
 def test_chunk_is_never_larger_than_a_frame_allows():

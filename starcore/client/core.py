@@ -372,7 +372,7 @@ class ClientCore:
         """At most one chunk; Writable asks for the next."""
         if self._blocked or not self._uplink.up:
             return
-        chunk = self._sending.next()
+        chunk = self._sending.chunk(self._outbox.now)
         if chunk is None:
             return
         stream, attempt, offset, length = chunk

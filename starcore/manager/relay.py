@@ -241,7 +241,7 @@ class Relay:
 
     def _pump(self, link: int, port: _Port) -> None:
         """Send one chunk, of the stream whose turn it is."""
-        piece = port.sending.next() if port.open else None
+        piece = port.sending.chunk(self._outbox.now) if port.open else None
         if piece is None:
             return
         stream, attempt, offset, length = piece

@@ -30,9 +30,10 @@ from starcore.errors import AddressError, Code
 from starcore.events import Action, Finished, Log
 from starcore.manager import listeners
 from starcore.manager.core import Drain, Limits, ManagerCore
-from starcore.messages import CHUNK_BYTES_MAX, Buffer, Role
+from starcore.messages import Buffer, Role
 
-POOL_BUFFERS_MAX = 64
+POOL_BYTES_MAX = 16 << 20
+POOL_BUFFER_BYTES_MIN = 64 << 10
 
 _log = logging.getLogger("starcore.manager")
 
@@ -85,24 +86,44 @@ class ServerOptions:
 
 
 class BufferPool:
-    """Chunk-sized memory, reused: a fresh page costs as much as receiving into it."""
+    """Memory for chunks, reused: a fresh page costs as much as receiving into it.
+
+    Free buffers wait by their size, the warmest on top; together they measure at most POOL_BYTES_MAX.
+    """
 
     def __init__(self) -> None:
-        self._free: list[bytearray] = []
+        self.free_bytes = 0
+        self._free: dict[int, list[bytearray]] = {}
 
-    def take(self, length: int) -> bytearray:
-        """Give a buffer of `length` bytes; those of whole chunks are reused."""
-        while length == CHUNK_BYTES_MAX and self._free:
-            buffer = self._free.pop()
+    def take(self, length: int) -> Buffer:
+        """Give memory of `length` bytes; it is not cleared."""
+        size = _size_class(length)
+        free = self._free.get(size)
+        while free:
+            buffer = free.pop()
+            self.free_bytes -= size
             # A transport that could not encrypt at once may still hold a view: such a buffer is not reused.
             if sys.getrefcount(buffer) == 2:
-                return buffer
-        return bytearray(length)
+                break
+        else:
+            buffer = bytearray(size)
+        return buffer if size == length else memoryview(buffer)[:length]
 
-    def give(self, buffer: bytearray) -> None:
+    def give(self, buffer: Buffer) -> None:
         """Take a buffer back."""
-        if len(buffer) == CHUNK_BYTES_MAX and len(self._free) < POOL_BUFFERS_MAX:
-            self._free.append(buffer)
+        whole = buffer.obj if isinstance(buffer, memoryview) else buffer
+        size = len(whole)
+        if size >= POOL_BUFFER_BYTES_MIN and self.free_bytes + size <= POOL_BYTES_MAX:
+            self.free_bytes += size
+            self._free.setdefault(size, []).append(whole)
+
+
+def _size_class(length: int) -> int:
+    """Round up to a size that others will want as well: four an octave. Small ones are not worth keeping."""
+    if length < POOL_BUFFER_BYTES_MIN:
+        return length
+    step = 1 << ((length - 1).bit_length() - 3)
+    return -(-length // step) * step
 
 
 class Server:

@@ -499,7 +499,7 @@ class WorkerCore:
     def _pump(self) -> None:
         if self._blocked or not self._uplink.up or any(type(action) is SendChunk for action in self._out):
             return
-        if (chunk := self._sending.next()) is not None:
+        if (chunk := self._sending.chunk(self._now)) is not None:
             self._uplink.spoke(self._now)
             self._out.append(SendChunk(self._uplink.link, *chunk))
 

@@ -31,7 +31,6 @@ from starcore.messages import (
     BATCH_BYTES_MAX,
     BATCH_TASKS_MAX,
     BLOB_STREAM,
-    CHUNK_BYTES_MAX,
     HEAD_BYTES_MAX,
     Abort,
     Ack,
@@ -56,6 +55,7 @@ from starcore.messages import (
     Want,
     Welcome,
 )
+from starcore.pace import CHUNK_BYTES_FIRST
 
 MIB = 1 << 20
 DIGEST = b"d" * 32
@@ -307,13 +307,13 @@ def test_cancelled_call_that_waits_is_never_sent() -> None:
 
 
 def test_argument_is_sent_when_it_is_granted_a_chunk_at_a_time() -> None:
-    client = submitting(body=CHUNK_BYTES_MAX + 10)
-    assert list(client.take(Submit).body_sizes) == [CHUNK_BYTES_MAX + 10]
+    client = submitting(body=CHUNK_BYTES_FIRST + 10)
+    assert list(client.take(Submit).body_sizes) == [CHUNK_BYTES_FIRST + 10]
     client.quiet()
-    client.say(Grant(stream(0), 1, 0, CHUNK_BYTES_MAX + 10))
-    client.expect(SendChunk(1, stream(0), 1, 0, CHUNK_BYTES_MAX))
+    client.say(Grant(stream(0), 1, 0, CHUNK_BYTES_FIRST + 10))
+    client.expect(SendChunk(1, stream(0), 1, 0, CHUNK_BYTES_FIRST))
     client.feed(Writable(1))
-    client.expect(SendChunk(1, stream(0), 1, CHUNK_BYTES_MAX, 10))
+    client.expect(SendChunk(1, stream(0), 1, CHUNK_BYTES_FIRST, 10))
     client.feed(Writable(1))
     client.quiet()
 
@@ -419,7 +419,7 @@ def test_large_function_is_streamed_from_the_cores_own_bytes() -> None:
     client.call()
     assert [type(message) for message in client.sent()] == [Blob, Job, Submit]
     client.say(Grant(BLOB_STREAM | 1, 1, 0, len(blob)))
-    assert bytes(client.take(SendChunk).token) == blob[:CHUNK_BYTES_MAX]
+    assert bytes(client.take(SendChunk).token) == blob[:CHUNK_BYTES_FIRST]
     client.quiet()
 
 

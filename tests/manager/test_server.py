@@ -11,11 +11,11 @@ import pytest
 from starcore import certificates, errors
 from starcore.events import Action, Finished, Log
 from starcore.manager.core import Limits
-from starcore.manager.server import POOL_BUFFERS_MAX, BufferPool, Server, ServerOptions, listen
+from starcore.manager.server import POOL_BYTES_MAX, BufferPool, Server, ServerOptions, listen
 from starcore.messages import CHUNK_BYTES_MAX
 
 
-def test_whole_chunks_buffers_are_reused_and_others_are_not() -> None:
+def test_buffers_are_reused_and_small_ones_are_not() -> None:
     pool = BufferPool()
     first = pool.take(CHUNK_BYTES_MAX)
     mark = id(first)
@@ -25,7 +25,23 @@ def test_whole_chunks_buffers_are_reused_and_others_are_not() -> None:
     small = pool.take(10)
     assert len(small) == 10
     pool.give(small)
-    assert pool._free == []
+    assert pool.free_bytes == 0
+
+
+@pytest.mark.parametrize("length", [100_000, 130_000, 300_001, CHUNK_BYTES_MAX - 1])
+def test_chunk_of_an_odd_length_finds_the_memory_of_a_similar_one(length: int) -> None:
+    pool = BufferPool()
+    first = pool.take(length)
+    assert len(first) == length
+    assert isinstance(first, memoryview)
+    mark = id(first.obj)
+    assert len(first.obj) <= length * 1.25 + 1
+    pool.give(first)
+    del first
+    again = pool.take(length - 7)
+    assert len(again) == length - 7
+    assert id(again.obj) == mark  # type: ignore[union-attr]
+    assert pool.free_bytes == 0
 
 
 def test_buffer_that_somebody_still_looks_at_is_not_reused() -> None:
@@ -39,9 +55,11 @@ def test_buffer_that_somebody_still_looks_at_is_not_reused() -> None:
 
 def test_pool_keeps_no_more_than_its_limit() -> None:
     pool = BufferPool()
-    for buffer in [pool.take(CHUNK_BYTES_MAX) for _ in range(POOL_BUFFERS_MAX + 5)]:
+    lengths = (CHUNK_BYTES_MAX, CHUNK_BYTES_MAX // 4) * (POOL_BYTES_MAX // CHUNK_BYTES_MAX + 5)
+    for buffer in [pool.take(length) for length in lengths]:
         pool.give(buffer)
-    assert len(pool._free) == POOL_BUFFERS_MAX
+        assert pool.free_bytes <= POOL_BYTES_MAX
+    assert pool.free_bytes == POOL_BYTES_MAX
 
 
 def test_second_port_that_cannot_be_had_gives_the_first_one_back() -> None:

@@ -1,0 +1,52 @@
+"""How large the next chunk on a link may be: what it takes in a few milliseconds. Pure.
+
+A chunk costs each process on its way about a tenth of a millisecond, whatever its size, so a fast link wants large
+ones: of 1 MiB instead of 256 KiB, arrays cost a sixth less CPU. But a message stands behind the chunk that was
+written before it, so a slow link wants small ones. Which of the two a link is shows when it takes the next chunk::
+
+    a chunk is written ─▶ (the write buffer fills, and drains) ─▶ the link takes the next one
+        begin(now) └───────────────── seconds ─────────────────────┘ end(now)
+
+Quick, and the size doubles; slow, and it halves. The clock may have whole milliseconds, so nothing is divided by it.
+"""
+
+from __future__ import annotations
+
+from starcore.messages import CHUNK_BYTES_MAX
+
+CHUNK_BYTES_MIN = 64 << 10
+CHUNK_BYTES_FIRST = 256 << 10
+QUICK_SECONDS = 0.005
+SLOW_SECONDS = 0.02
+
+
+class Pace:
+    """The size of one link's chunks, always a power of two.
+
+    Attributes
+    ----------
+    chunk_bytes : int
+        What the next chunk may measure at most.
+    """
+
+    __slots__ = ("_begun", "_whole", "chunk_bytes")
+
+    def __init__(self) -> None:
+        self.chunk_bytes = CHUNK_BYTES_FIRST
+        self._begun: float | None = None
+        self._whole = False
+
+    def begin(self, length: int, now: float) -> None:
+        """Note that a chunk is written at the monotonic time `now` (s)."""
+        self._begun = now
+        self._whole = length == self.chunk_bytes
+
+    def end(self, now: float) -> None:
+        """Note that the link takes the next chunk; heard without a `begin`, it says nothing."""
+        if self._begun is None:
+            return
+        seconds, self._begun = now - self._begun, None
+        if seconds > SLOW_SECONDS:
+            self.chunk_bytes = max(CHUNK_BYTES_MIN, self.chunk_bytes // 2)
+        elif seconds < QUICK_SECONDS and self._whole:  # a shorter one proves nothing
+            self.chunk_bytes = min(CHUNK_BYTES_MAX, self.chunk_bytes * 2)
