@@ -22,7 +22,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from starcore import logs, tls
 from starcore.driver import Driver
@@ -95,7 +95,7 @@ class BufferPool:
         self.free_bytes = 0
         self._free: dict[int, list[bytearray]] = {}
 
-    def take(self, length: int) -> Buffer:
+    def take(self, length: int) -> bytearray | memoryview:
         """Give memory of `length` bytes; it is not cleared."""
         size = _size_class(length)
         free = self._free.get(size)
@@ -109,9 +109,9 @@ class BufferPool:
             buffer = bytearray(size)
         return buffer if size == length else memoryview(buffer)[:length]
 
-    def give(self, buffer: Buffer) -> None:
+    def give(self, buffer: bytearray | memoryview) -> None:
         """Take a buffer back."""
-        whole = buffer.obj if isinstance(buffer, memoryview) else buffer
+        whole = cast("bytearray", buffer.obj) if isinstance(buffer, memoryview) else buffer
         size = len(whole)
         if size >= POOL_BUFFER_BYTES_MIN and self.free_bytes + size <= POOL_BYTES_MAX:
             self.free_bytes += size
