@@ -17,6 +17,7 @@ from importlib import import_module
 from types import ModuleType
 
 import benchmarks
+from benchmarks import plot
 from benchmarks.harness import CONTENDERS, Row, left_out
 from benchmarks.report import (
     README,
@@ -71,12 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", help=f"the contenders, with commas (default: {','.join(CONTENDERS)})")
     parser.add_argument("--rows", action="store_true", help="show every row with its interval and CPU by role")
     parser.add_argument("--no-record", action="store_true", help="do not append to benchmarks/results/")
-    parser.add_argument("--readme", action="store_true", help="write the latest whole run's table into README.md")
+    parser.add_argument("--readme", action="store_true", help="write the latest whole run's table and picture")
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
     if options.readme:
         README.write_text(readme_with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
-        return 0
+        return plot.main()
     unknown = [name for name in options.benchmarks if name not in modules]
     if unknown:
         parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(modules)}")

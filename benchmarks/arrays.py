@@ -57,8 +57,8 @@ SMALL = (
 MEASURES = tuple(name for case in FULL for name in (case.measure, f"{case.measure}: CPU"))
 
 
-def question(case: Case) -> Question:
-    """How everyone is asked for one round at one size."""
+def question(case: Case, *, cpu: bool = True) -> Question:
+    """How everyone is asked for one round at one size; the CPU of all processes is a measure of its own."""
     arrays = inputs(case.count, case.payload_bytes)
 
     def ask(contender: Contender) -> Sample:
@@ -72,7 +72,7 @@ def question(case: Case) -> Question:
         "MB/s",
         ask,
         cpu_per="s/GB",
-        cpu_measure=f"{case.measure}: CPU",
+        cpu_measure=f"{case.measure}: CPU" if cpu else "",
         parameters={"payload_bytes": case.payload_bytes, "depth": case.depth, "count": case.count, "workers": 1},
     )
 

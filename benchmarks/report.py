@@ -234,8 +234,9 @@ def answer_lines(made: Sequence[Row]) -> list[str]:
 # -- the README ------------------------------------------------------------------------------------------------------
 
 
-def readme_table(made: Sequence[Row], where: dict[str, Any]) -> str:
-    """The table of a run in Markdown, with what was measured when and where."""
+def readme_table(run: Sequence[Row], where: dict[str, Any]) -> str:
+    """What has targets in a run, as a table in Markdown, with what was measured when and where."""
+    made = [row for row in run if any(target.measure == row.measure for target in TARGETS)]
     names = shown(made)
     heads = ["", *(TITLES[name] for name in names), "result", "target", ""]
     lines = [heads, ["---", *["---:"] * (len(heads) - 2), "---"], *summary_lines(made, names)]

@@ -8,30 +8,42 @@ The children are the same programs that run anywhere else, with throw-away crede
 0700. They hang on a *lifeline*: a pipe whose writing end only this process holds, for a forked child lets go of it.
 Whatever ends this process, kill -9 included, closes the pipe; the children see it, remove the directory and leave.
 They do not belong to the terminal's foreground group, so Ctrl-C is this process's business alone.
+
+Starting takes as long as the slowest chain of imports, not their sum: this process opens the manager's sockets, so
+everybody's address is known before anybody runs; manager and workers start at once and load their modules, wait at a
+*gate* until the credentials are made, and whoever dials early waits in the backlog; meanwhile the client is loaded::
+
+    this process  ─ sockets ─┬─ credentials ─ gate ─ import client, numpy ─┬─ ready ──────
+    manager                  └─ imports ───────▏──── listens ──────────────┘   ▲
+    worker                   └─ imports ───────▏──── slot starts, dials ───────┘
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import json
 import os
 import select
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import weakref
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from starcore import certificates, settings
-from starcore.client.api import Client
 from starcore.errors import ArgumentValueError, SetupError
 
+if TYPE_CHECKING:
+    from starcore.client.api import Client
+
+BACKLOG = 128
 START_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 5.0
 FAREWELL_SECONDS_MAX = 1.0
@@ -85,12 +97,7 @@ class LocalStar:
         _stars.add(self)
         self.directory = Path(tempfile.mkdtemp(prefix="starcore-"))
         try:
-            certificates.create_star(self.directory, host=_HOST)
-            self._manager, ports = self._start_manager(list(manager_options))
-            self.port: int = ports["port"]
-            self.client_port: int = ports["client_port"]
-            for _ in range(workers):
-                self.start_worker()
+            self._start(workers, list(manager_options))
         except BaseException:
             self.close()
             raise
@@ -132,7 +139,7 @@ class LocalStar:
         if self._closed:
             raise SetupError("this local star is closed; start another one")
         options.setdefault("join", self.join_file("client"))
-        client = Client(self.address, **options)
+        client: Client = import_module("starcore.client.api").Client(self.address, **options)
         self._clients.append(client)
         if wait:
             self._wait_for_slots(client)
@@ -142,12 +149,7 @@ class LocalStar:
         """Start one more worker and return its pid."""
         if self._closed or os.getpid() != self._owner:
             raise SetupError("this local star is closed, or belongs to the process that this one was forked from")
-        command = [sys.executable, "-m", "starcore.worker", "--join", str(self.join_file("worker"))]
-        command += ["--manager", self.worker_address, "--slots", str(self._slots), "--log-level", self._log_level]
-        command += ["--lifeline", str(self._lifeline), *self._worker_options, *options]
-        worker = subprocess.Popen(command, pass_fds=(self._lifeline,), start_new_session=True, env=_environment())
-        self._workers.append(worker)
-        return worker.pid
+        return self._start_worker(list(options))
 
     def close(self) -> None:
         """End the children and remove the directory; does nothing in a forked child, or the second time."""
@@ -184,27 +186,52 @@ class LocalStar:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
-    def _start_manager(self, options: list[str]) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
+    def _start(self, workers: int, manager_options: list[str]) -> None:
+        """Start everybody at once, and return when the manager listens."""
         reading, writing = os.pipe()
-        command = [sys.executable, "-m", "starcore.manager", "--star", str(self.directory), "--host", _HOST]
-        command += ["--port", "0", "--client-port", "0", "--log-level", self._log_level, "--ephemeral"]
-        command += ["--lifeline", str(self._lifeline), "--ready-fd", str(writing), *options]
-        fds = (self._lifeline, writing)
-        with open(reading, "rb") as pipe:
+        gate, gate_end = os.pipe()
+        listeners = [socket.create_server((_HOST, 0), backlog=BACKLOG) for _ in range(2)]
+        self.port: int = listeners[0].getsockname()[1]
+        self.client_port: int = listeners[1].getsockname()[1]
+        with open(reading, "rb") as ready, open(gate_end, "wb") as opening:
             try:
-                manager = subprocess.Popen(command, pass_fds=fds, start_new_session=True, env=_environment())
+                self._start_manager(manager_options, listeners, writing, gate)
+                for _ in range(workers):
+                    self._start_worker([], gate)
             finally:
-                os.close(writing)
-            waiting = select.poll()  # select() knows no descriptor beyond 1,023
-            waiting.register(pipe, select.POLLIN)
-            if not waiting.poll(START_SECONDS_MAX * 1000):
-                manager.kill()
-                manager.wait()
-                raise SetupError(f"the local manager did not start within {START_SECONDS_MAX:.0f} s")
-            line = pipe.readline()
-        if not line:
-            raise SetupError(f"the local manager ended with exit code {manager.wait()}; its reason stands above")
-        return manager, json.loads(line)
+                for descriptor in (writing, gate):
+                    os.close(descriptor)
+                for listener in listeners:
+                    listener.close()
+            certificates.create_star(self.directory, host=_HOST)
+            opening.write(b"." * (1 + workers))
+            opening.close()
+            import_module("starcore.client.api")
+            self._wait_for_manager(ready)
+
+    def _start_manager(self, options: list[str], listeners: list[socket.socket], ready: int, gate: int) -> None:
+        sockets = [listener.fileno() for listener in listeners]
+        command = [sys.executable, "-m", "starcore.manager", "--star", str(self.directory), "--host", _HOST]
+        command += ["--listen-fds", ",".join(map(str, sockets)), "--log-level", self._log_level, "--ephemeral"]
+        command += ["--lifeline", str(self._lifeline), "--ready-fd", str(ready), "--gate", str(gate), *options]
+        self._manager = _spawn(command, self._lifeline, ready, gate, *sockets)
+
+    def _start_worker(self, options: list[str], gate: int | None = None) -> int:
+        command = [sys.executable, "-m", "starcore.worker", "--join", str(self.join_file("worker"))]
+        command += ["--manager", self.worker_address, "--slots", str(self._slots), "--log-level", self._log_level]
+        command += ["--lifeline", str(self._lifeline), *self._worker_options, *options]
+        if gate is not None:
+            command += ["--gate", str(gate)]
+        self._workers.append(_spawn(command, self._lifeline, *([gate] if gate is not None else [])))
+        return self._workers[-1].pid
+
+    def _wait_for_manager(self, ready: BinaryIO) -> None:
+        waiting = select.poll()  # select() knows no descriptor beyond 1,023
+        waiting.register(ready, select.POLLIN)
+        if not waiting.poll(START_SECONDS_MAX * 1000):
+            raise SetupError(f"the local manager did not start within {START_SECONDS_MAX:.0f} s")
+        if not ready.readline():
+            raise SetupError(f"the local manager ended with exit code {self._manager.wait()}; its reason stands above")
 
     def _wait_for_slots(self, client: Client) -> None:
         wanted = len(self._workers) * self._slots
@@ -243,6 +270,10 @@ def start_default() -> Client:
             _default = LocalStar(workers=1, slots=slots)
             atexit.register(_default.close)
         return _default.client(wait=False)
+
+
+def _spawn(command: list[str], *descriptors: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, pass_fds=descriptors, start_new_session=True, env=_environment())
 
 
 def _environment() -> dict[str, str]:

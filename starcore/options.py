@@ -1,4 +1,4 @@
-"""What the commands' parsers have in common: one line for a wrong command line, and the types of their options.
+"""What the commands have in common: one line for a wrong command line, the types of their options, and the gate.
 
 Not here: what the options mean. A command that was called wrongly says so in one line and exits with 2.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from typing import NoReturn
 
 PORT_MAX = (1 << 16) - 1
@@ -61,3 +62,13 @@ def seconds(text: str) -> float:
     if not 0 < value <= SECONDS_MAX:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time: give seconds above 0")
     return value
+
+
+def wait_at_gate(descriptor: int | None) -> None:
+    """Wait until whoever started this process lets it on: a byte each, or the end of the pipe, whose owner is gone.
+
+    A local star's children load their modules while their credentials are still being made.
+    """
+    if descriptor is not None:
+        os.read(descriptor, 1)
+        os.close(descriptor)

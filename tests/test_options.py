@@ -1,12 +1,14 @@
-"""One line for a wrong command line, and the options' types."""
+"""One line for a wrong command line, the options' types, and the gate."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import threading
 
 import pytest
 
-from starcore.options import Parser, listening_port, port, seconds
+from starcore.options import Parser, listening_port, port, seconds, wait_at_gate
 
 
 def test_wrong_command_line_is_one_line_that_names_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,3 +55,27 @@ def test_seconds() -> None:
     for text in ("0", "-1", "nan", "inf", "soon", "", "1e10"):
         with pytest.raises(argparse.ArgumentTypeError, match="is not a time"):
             seconds(text)
+
+
+def test_the_gate_lets_one_through_for_each_byte_and_all_when_nobody_holds_it() -> None:
+    reading, writing = os.pipe()
+    through = []
+
+    def wait(descriptor: int) -> None:
+        wait_at_gate(descriptor)
+        through.append(descriptor)
+
+    waiting = [threading.Thread(target=wait, args=(os.dup(reading),)) for _ in range(3)]
+    for thread in waiting:
+        thread.start()
+    assert not through
+    os.write(writing, b"..")
+    os.close(writing)
+    for thread in waiting:
+        thread.join(10)
+    assert len(through) == 3
+    os.close(reading)
+
+
+def test_without_a_gate_nobody_waits() -> None:
+    wait_at_gate(None)

@@ -14,9 +14,10 @@ import secrets
 import socket
 import ssl
 from collections.abc import Callable
-from importlib import metadata
 
-from starcore import tls
+import numpy as np
+
+from starcore import __version__, tls
 from starcore.client.core import FIRST_WINDOW_BYTES, RESULT_BYTES
 from starcore.driver import Driver
 from starcore.errors import CredentialsError, StarCoreError, UnreachableError
@@ -119,9 +120,9 @@ def hello(target: tls.Target) -> Hello:
         name=target.identity.name,
         host=socket.gethostname(),
         pid=os.getpid(),
-        software=_software(),
+        software=f"starcore {__version__}",
         python=platform.python_version(),
-        numpy=metadata.version("numpy"),
+        numpy=np.__version__,
         first_window_bytes=FIRST_WINDOW_BYTES,
         result_bytes=RESULT_BYTES,
     )
@@ -147,10 +148,3 @@ def _as_error(reason: str, target: tls.Target) -> StarCoreError:
     if "SSL" in reason and "EOF" not in reason:
         return tls.as_error(ssl.SSLError(1, reason), target)
     return UnreachableError(f"the manager at {target.address} closed the connection before it said WELCOME: {reason}")
-
-
-def _software() -> str:
-    try:
-        return "starcore " + metadata.version("starcore")
-    except metadata.PackageNotFoundError:
-        return "starcore"

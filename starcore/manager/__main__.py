@@ -15,8 +15,8 @@ from starcore import logs, settings
 from starcore.certificates import CLIENT_PORT, WORKER_PORT, Star
 from starcore.errors import SetupError, StarCoreError
 from starcore.manager.core import Limits
-from starcore.manager.server import Ports, ServerOptions, listen, run
-from starcore.options import Parser, listening_port, seconds
+from starcore.manager.server import Ports, ServerOptions, adopt, listen, run
+from starcore.options import Parser, listening_port, seconds, wait_at_gate
 
 _EPILOG = """\
 examples:
@@ -76,6 +76,8 @@ def _parser() -> Parser:
     add("--json-logs", action="store_true", help="one JSON object a line")
     add("--lifeline", type=int, help=argparse.SUPPRESS)
     add("--ready-fd", type=int, help=argparse.SUPPRESS)
+    add("--gate", type=int, help=argparse.SUPPRESS)
+    add("--listen-fds", help=argparse.SUPPRESS)
     add("--ephemeral", action="store_true", help=argparse.SUPPRESS)
     return parser
 
@@ -100,7 +102,11 @@ def main(argv: list[str] | None = None) -> int:
 def _serve(options: argparse.Namespace) -> None:
     if sys.platform == "win32":
         raise SetupError("the manager needs Linux or macOS; on Windows the client works")
-    ports = listen(options.host, options.port, options.client_port)
+    if options.listen_fds:
+        ports = adopt(options.host, *map(int, options.listen_fds.split(",")))
+    else:
+        ports = listen(options.host, options.port, options.client_port)
+    wait_at_gate(options.gate)
     identity, created, star = settings.manager_identity(
         options.star, host=options.host or "", worker_port=options.port, client_port=options.client_port
     )

@@ -74,6 +74,11 @@ def listen(host: str | None, port: int, client_port: int) -> Ports:
         raise
 
 
+def adopt(host: str | None, worker: int, client: int) -> Ports:
+    """Take over two sockets that listen already, by their descriptors: whoever started this process opened them."""
+    return Ports(host, [socket.socket(fileno=worker)], [socket.socket(fileno=client)])
+
+
 @dataclass(slots=True)
 class ServerOptions:
     """What `serve` needs beyond the identity."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from starcore import logs, settings
 from starcore.errors import StarCoreError
 from starcore.messages import Role
-from starcore.options import Parser, port
+from starcore.options import Parser, port, wait_at_gate
 from starcore.worker.arena import parse_bytes
 from starcore.worker.supervisor import WorkerOptions, run_worker
 
@@ -60,6 +60,7 @@ def _parser() -> Parser:
     add("--log-level", choices=logs.LEVELS, default="info", help="default: %(default)s")
     add("--json-logs", action="store_true", help="one JSON object a line")
     add("--lifeline", type=int, help=argparse.SUPPRESS)
+    add("--gate", type=int, help=argparse.SUPPRESS)
     return parser
 
 
@@ -75,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         if not all(name.partition(":")[::2]):
             parser.error(f"{name!r} names no function: write package.module:name")
     logs.setup(options.log_level, json=options.json_logs)
+    wait_at_gate(options.gate)
     try:
         code, reason = run_worker(
             WorkerOptions(

@@ -11,7 +11,7 @@ import pytest
 from starcore import certificates, errors
 from starcore.events import Action, Finished, Log
 from starcore.manager.core import Limits
-from starcore.manager.server import POOL_BYTES_MAX, BufferPool, Server, ServerOptions, listen
+from starcore.manager.server import POOL_BYTES_MAX, BufferPool, Server, ServerOptions, adopt, listen
 from starcore.messages import CHUNK_BYTES_MAX
 
 
@@ -101,3 +101,14 @@ def test_server_says_when_it_listens_and_ends_when_it_is_stopped(
         assert asyncio.run(serve(tmp_path, stops=stops)) == ["listening", "ended"]
     assert ("stopping at once" in caplog.text) is (stops == 2)
     assert "listening: workers on 127.0.0.1:" in caplog.text
+
+
+def test_sockets_that_somebody_else_opened_are_adopted_with_their_ports() -> None:
+    opened = listen("127.0.0.1", 0, 0)
+    ports = adopt("127.0.0.1", opened.workers[0].detach(), opened.clients[0].detach())
+    try:
+        assert 0 < ports.worker != ports.client > 0
+        assert ports.host == "127.0.0.1"
+    finally:
+        for listener in (*ports.workers, *ports.clients):
+            listener.close()

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -22,7 +23,7 @@ from starcore.errors import ArgumentValueError, CredentialsError, SetupError, Un
 from starcore.messages import Role
 from starcore.worker.channel import NOWHERE, Done
 from starcore.worker.runs import Run
-from starcore.worker.supervisor import Supervisor, Worker, WorkerOptions, run_worker
+from starcore.worker.supervisor import Supervisor, Worker, WorkerOptions, _numpy_version, run_worker
 
 MIB = 1 << 20
 
@@ -194,3 +195,7 @@ def test_contradictions_are_misuse() -> None:
         Worker(manager_ip="a", host="b")
     with pytest.raises(ArgumentValueError):
         Worker(slots=-1)
+
+
+def test_numpys_version_is_found_without_loading_it() -> None:
+    assert _numpy_version() == np.__version__
