@@ -1,14 +1,27 @@
 """The futures that callers hold: real `concurrent.futures.Future`s that know which task they stand for.
 
-Who may end a future is decided under its own condition, so a cancel in one thread and an outcome in another never
-both win. An answer whose bytes are on their way into memory (*landing*) is past cancelling: memory that was
+A future's Condition, and the lists that the standard library keeps beside it, take longer to make than a small
+task takes to run, and give the garbage collector most of its work. Few futures need them: by the time their
+result is asked for it is there. So they are made when somebody waits, and not before::
+
+    nobody waits yet       the state changes under `_making`, the one lock that all futures share
+    `_condition` was made  the state changes under it, as in the standard library
+
+`_making` guards the step from the one to the other as well. It is held for moments and no other lock is taken
+under it, so it can be taken under any. `wait()` and `as_completed()` lock the conditions of all their futures,
+hence make them first.
+
+Who may end a future is decided under these locks, so a cancel in one thread and an outcome in another never both
+win. An answer whose bytes are on their way into memory (*landing*) is past cancelling: memory that was
 handed to the wire cannot be taken back in the middle of a chunk, and once a future is done nothing may write to
 its `out` any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import Any, Protocol
@@ -19,11 +32,55 @@ from starcore.pickling import Landing, landing, unpack_answer
 
 _OPEN = frozenset({PENDING, RUNNING})
 
+_making = threading.Lock()
+
 
 class StarFuture(Future[Any]):
     """What task and block futures share: each ends once, whoever comes first."""
 
+    # What an instance does not have of its own it finds here; `Future.__init__` would make all of it each time.
+    _state: str = PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _waiters: Any = ()
+    _done_callbacks: Any = ()
+    _made: threading.Condition | None = None
     _landing = False
+
+    def __init__(self) -> None:
+        pass
+
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]  # read-only, and made at its first use
+        condition = self._made
+        if condition is None:
+            with _making:
+                condition = self._made
+                if condition is None:
+                    self._waiters = []
+                    self._done_callbacks = self._done_callbacks or []
+                    self._made = condition = threading.Condition()
+        return condition
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the result, or raise the call's exception; see `concurrent.futures.Future.result`."""
+        if self._state == FINISHED and self._exception is None:
+            return self._result
+        return super().result(timeout)
+
+    def done(self) -> bool:
+        """Return True if the call ended or was cancelled."""
+        return self._state not in _OPEN
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        """Have `fn` called with this future when it is done, at once where it is."""
+        with _making:
+            if self._made is None and self._state in _OPEN:
+                if not self._done_callbacks:
+                    self._done_callbacks = []
+                self._done_callbacks.append(fn)
+                return
+        super().add_done_callback(fn)
 
     def start(self) -> bool:
         """Say that it runs; False where it is done, or was cancelled."""
@@ -41,22 +98,67 @@ class StarFuture(Future[Any]):
         return self._end(FINISHED, None, error)
 
     def _end(self, state: str, value: Any, error: BaseException | None, among: frozenset[str] = _OPEN) -> bool:
-        with self._condition:
-            if self._state not in among or (self._landing and state != FINISHED):
+        with _making:
+            condition = self._made
+            if condition is None and not self._turn(state, value, error, among):
                 return False
-            self._result = value
-            self._exception = error
-            self._state = state
-            for waiter in self._waiters:
-                if state == CANCELLED_AND_NOTIFIED:
-                    waiter.add_cancelled(self)
-                elif error is not None:
-                    waiter.add_exception(self)
-                else:
-                    waiter.add_result(self)
-            self._condition.notify_all()
-        self._invoke_callbacks()  # type: ignore[attr-defined]  # private, and unchanged since 3.2
+        if condition is not None:
+            with condition:
+                if not self._turn(state, value, error, among):
+                    return False
+                for waiter in self._waiters:
+                    if state == CANCELLED_AND_NOTIFIED:
+                        waiter.add_cancelled(self)
+                    elif error is not None:
+                        waiter.add_exception(self)
+                    else:
+                        waiter.add_result(self)
+                condition.notify_all()
+        if self._done_callbacks:
+            self._invoke_callbacks()  # type: ignore[attr-defined]  # private, and unchanged since 3.2
         return True
+
+    def _turn(self, state: str, value: Any, error: BaseException | None, among: frozenset[str]) -> bool:
+        """Under the lock that guards the state. The state comes last: `result` and `done` look without a lock."""
+        if self._state not in among or (self._landing and state != FINISHED):
+            return False
+        self._result = value
+        self._exception = error
+        self._state = state
+        return True
+
+    def forget_waiting(self) -> None:
+        """In a forked child: whoever held the condition stayed in the parent."""
+        if self._made is not None:
+            self._made = threading.Condition()
+
+
+def succeed_all(futures: Iterable[StarFuture], values: Iterable[Any]) -> None:
+    """End many futures with a result each, as `succeed` does, but under one lock where nobody waits for them."""
+    watched = []
+    told = []
+    with _making:
+        for future, value in zip(futures, values, strict=True):
+            if future._made is not None or future._landing:
+                watched.append((future, value))
+            elif future._state in _OPEN:
+                future._result = value
+                future._state = FINISHED
+                if future._done_callbacks:
+                    told.append(future)
+    for future, value in watched:
+        future.succeed(value)
+    for future in told:
+        future._invoke_callbacks()  # type: ignore[attr-defined]
+
+
+def _after_fork() -> None:
+    global _making  # noqa: PLW0603 - somebody who stayed in the parent may have held it
+    _making = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 _ONLY_PENDING = frozenset({PENDING})
@@ -75,14 +177,14 @@ class TaskFuture(StarFuture):
     `cancel()` is decided here and is False once the task is known to run; `Client.cancel` ends a running one.
     """
 
+    index = 0
+    out: Any = None
+    parent: BlockFuture | None = None
+    block = 0
+
     def __init__(self, session: Abandons, record: Any) -> None:
-        super().__init__()
         self._session = session
         self._record = record
-        self.index = 0
-        self.out: Any = None
-        self.parent: BlockFuture | None = None
-        self.block = 0
 
     def cancel(self) -> bool:
         """Cancel the call if it is not known to run yet.

@@ -237,9 +237,9 @@ class Session:
         for record in self._records.values():
             futures, record.futures = list(record.futures.values()), {}
             for future in futures:
-                future._condition = threading.Condition()  # whoever held it stayed in the parent
+                future.forget_waiting()
                 if future.parent is not None:
-                    future.parent._condition = threading.Condition()
+                    future.parent.forget_waiting()
                 future.fail(self._over)
 
     # -- called by the driver --------------------------------------------------------------------------------
