@@ -13,7 +13,8 @@ and limits; what a message means is the business of the cores, which field has w
 `FrameReader` keeps one invariant: `scratch[start:end]` holds the bytes that came in and were not parsed yet, and
 while a chunk's data is outstanding (`remaining`) it is empty, because those bytes go to the destination itself.
 
-`_memory.pxi` and `_records.pxi` are parts of this unit, split for the reader's sake.
+`_memory.pxi`, `_records.pxi` and `_scalars.pxi` (small values inside heads) are parts of this unit, split for the
+reader's sake.
 
 A frame is a header of 16 bytes (u16 magic, u8 kind, u8 flags, u32 meta bytes, u64 payload bytes), its meta and
 its payload; all numbers are little-endian, and so must be the machine.
@@ -23,7 +24,7 @@ import sys
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcmp, memcpy, memmove
 
 from starcore import messages
 from starcore.errors import FrameError
@@ -109,6 +110,7 @@ def chunk_header(uint64_t stream, uint32_t attempt, uint64_t offset, uint64_t le
 
 include "_memory.pxi"
 include "_records.pxi"
+include "_scalars.pxi"
 
 
 # -- reading frames ------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from starcore._framing import memory
+from starcore._framing import memory, pack_scalar, pack_scalars, unpack_scalar_run, unpack_scalars
 from starcore.errors import (
     ArgumentTypeError,
     ArgumentValueError,
@@ -37,7 +37,7 @@ from starcore.errors import (
 from starcore.failures import decode_failure, encode_failure, text_failure
 from starcore.functions import PROTOCOL, Shipped, dump, load_answer, load_function, ship
 from starcore.layouts import NotPlainError, Segments, Spec, copy_items, get_array, is_plain_array, put_array
-from starcore.messages import HEAD_BYTES_MAX, Buffer
+from starcore.messages import HEAD_BYTES_MAX, Buffer, Column
 from starcore.payloads import BARE, BODY, INLINE, Packed, piece_of, read_meta, seal, tag_of, unseal
 from starcore.plain import decode, encode
 
@@ -56,20 +56,25 @@ __all__ = [
     "pack_call",
     "pack_calls",
     "pack_failure",
+    "small_answer",
+    "small_answers",
+    "small_arguments",
+    "small_call",
     "ship",
     "unpack_answer",
     "unpack_failure",
 ]
 
-CALL, ARRAY_CALL, CALLS = 0x10, 0x11, 0x12
+CALL, ARRAY_CALL, CALLS, SMALL_CALL = 0x10, 0x11, 0x12, 0x13
 ARRAY, PLAIN, FAILURE, PICKLE, MANY = 0x20, 0x21, 0x22, 0x23, 0x24
 
-_BARE_CALL = bytes([CALL, BARE])
+_BARE_SMALL_CALL = bytes([SMALL_CALL, BARE])
 _BARE_PLAIN = bytes([PLAIN, BARE])
-_NOTHING = _BARE_PLAIN + encode(None, [])
 _SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
 _U32 = struct.Struct("<I")
 _OUTCOME = struct.Struct("<BQ")
+SMALL_COUNT_MAX = 16
+"""Scalars whose texts are short: they fit a head many times over."""
 _PLAIN, _PICKLED, _RAISED, _UNSENDABLE = range(4)
 _UNTRUSTED = "the answer is pickled, and this client decodes no pickled answers (trust_results is false)"
 
@@ -177,14 +182,23 @@ def pack_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Packed:
     ArgumentTypeError
         An argument cannot be pickled.
     """
-    if not kwargs and _SCALARS.issuperset(map(type, args)):
-        # Nothing here needs cloudpickle, and the pickler in C alone takes a tenth of the time.
-        head = _BARE_CALL + pickle.dumps((args, {}), PROTOCOL)
-        if len(head) <= HEAD_BYTES_MAX:
-            return Packed(head)
+    head = None if kwargs else small_call(args)
+    if head is not None:
+        return Packed(head)
     segments: Segments = []
     text = _dump_arrays((args, kwargs), segments) if type(kwargs) is dict else None
     return seal(CALL, text or _dump_arguments((args, dict(kwargs)), segments), segments)
+
+
+def small_call(args: tuple[Any, ...]) -> bytes | None:
+    """Return the head of a call of a few scalars, of which many a second are made; None for any other."""
+    return pack_scalars(args, _BARE_SMALL_CALL) if len(args) <= SMALL_COUNT_MAX else None
+
+
+def small_arguments(head: Buffer) -> tuple[Any, ...] | None:
+    """Return the arguments of a `small_call`; None where `load_call` has to look."""
+    args: tuple[Any, ...] | None = unpack_scalars(head, _BARE_SMALL_CALL)
+    return args
 
 
 def pack_array_call(array: np.ndarray[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Packed:
@@ -232,6 +246,8 @@ def load_call(head: Buffer, body: Buffer | None = None) -> Call:
         if tag == CALL:
             args, kwargs = pickle.loads(text, buffers=segments)
             return Call(args, kwargs)
+        if tag == SMALL_CALL:
+            return Call(decode(text, segments), {})
         if tag == CALLS:
             return Call((), {}, pickle.loads(text, buffers=segments))
         if tag == ARRAY_CALL:
@@ -269,6 +285,16 @@ def _dump_arguments(value: Any, segments: Segments) -> bytes:
 # -- answers -------------------------------------------------------------------------------------------------
 
 
+def small_answer(value: Any) -> bytes | None:
+    """Return the head of an answer that is a scalar, as `pack_answer` makes it; None for any other."""
+    return pack_scalar(value, _BARE_PLAIN)
+
+
+def small_answers(heads: Buffer, sizes: Column, other: Any) -> list[Any]:
+    """Return the answers of a run of heads; `other` in the place of what `unpack_answer` has to look at."""
+    return unpack_scalar_run(heads, sizes, _BARE_PLAIN, other)
+
+
 def pack_answer(value: Any) -> Packed:
     """Pack what a function returned (or `Call.run` did); large arrays are borrowed.
 
@@ -277,8 +303,9 @@ def pack_answer(value: Any) -> Packed:
     ResultError
         It cannot be pickled.
     """
-    if value is None:
-        return Packed(_NOTHING)
+    head = small_answer(value)
+    if head is not None:
+        return Packed(head)
     segments: Segments = []
     if type(value) is Outcomes:
         return seal(MANY, _U32.pack(len(value.pieces)) + b"".join(value.pieces), value.segments)
@@ -305,8 +332,6 @@ def unpack_answer(head: Buffer, *, trust: bool = True) -> Any:
     FrameError
         It cannot be read.
     """
-    if head == _NOTHING:
-        return None
     if head[:2] == _BARE_PLAIN:
         return decode(memoryview(head)[2:], ())
     return landing(head, 0, trust=trust).finish()

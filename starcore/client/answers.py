@@ -11,7 +11,9 @@ arrive even where no link lives long enough for a whole one.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import sub
 
 from starcore.client.orders import Discard, Landed, Outbox, Receive, Released, Resolve
 from starcore.client.state import CANCELLING, DONE, LANDING, SENT, JobEntry, Ledger, Run
@@ -95,36 +97,46 @@ class Answers:
 
     def outcome(self, entry: JobEntry, message: Outcome) -> None:
         """Settle what is whole, make landings for what is not; acknowledge where nothing is on its way."""
-        ledger = self._ledger
         sizes = message.body_sizes if any(message.body_sizes) else None
         answer = _Answer(message.sequence, len(message.indices))
-        run: Run | None = None
         fresh: list[int] = []
-        released: list[int] = []
-        for position, index in enumerate(message.indices):
-            if run is None or not run.first <= index < run.first + len(run.states):
-                run = ledger.find(entry, index)
-                if run is None:
-                    continue
-            at = index - run.first
-            state = run.states[at]
-            if state == DONE:
-                continue
-            if state != CANCELLING:
-                if sizes is not None and sizes[position]:
-                    landing = _Landing(run, at, message.attempt, message.statuses[position], sizes[position], answer)
-                    self._land(landing, message, position)
-                    continue
-                fresh.append(position)
-            if run.bodies and run.bodies[at] and state != CANCELLING:
-                released.append(index)
-            self._settle(run, at)
-        if released:
-            self._outbox.ask(Released(message.job, released))
+        for position, first, count in _stretches(message.indices):
+            while count:
+                run = self._ledger.find(entry, first)
+                size = 1 if run is None else min(count, run.end - first)
+                if run is not None:
+                    start, stop = first - run.first, first - run.first + size
+                    if sizes is None and not self._cut_off and self._ledger.settle_sent(run, start, stop):
+                        fresh += range(position, position + size)
+                    else:
+                        self._outcome_each(run, start, stop, message, position, answer, fresh)
+                position, first, count = position + size, first + size, count - size
         if fresh:
             self._outbox.ask(_resolve(message, fresh))
         if not answer.pending:
             self.acknowledge(message.sequence)
+
+    def _outcome_each(
+        self, run: Run, start: int, stop: int, message: Outcome, position: int, answer: _Answer, fresh: list[int]
+    ) -> None:
+        """Settle or land the tasks of a stretch one by one; add the positions of those with an answer for the user."""
+        released = []
+        for at in range(start, stop):
+            state = run.states[at]
+            if state != DONE:
+                size = message.body_sizes[position] if message.body_sizes else 0
+                if size and state != CANCELLING:
+                    landing = _Landing(run, at, message.attempt, message.statuses[position], size, answer)
+                    self._land(landing, message, position)
+                else:
+                    if state != CANCELLING:
+                        fresh.append(position)
+                        if run.body(at):
+                            released.append(run.first + at)
+                    self._settle(run, at)
+            position += 1
+        if released:
+            self._outbox.ask(Released(message.job, released))
 
     def chunk(self, event: ChunkReceived) -> JobEntry | None:
         """Account a chunk; return the job whose task it made whole."""
@@ -237,6 +249,15 @@ class Answers:
         if not answer.pending and answer.aborted < answer.tasks:
             self.acknowledge(answer.sequence)
         return landing
+
+
+def _stretches(indices: Column) -> Iterator[tuple[int, int, int]]:
+    """Where the indices count up by ones: (position, first index, how many) of each stretch."""
+    steps = map(sub, indices[1:], indices)
+    start = 0
+    for stop in [at for at, step in enumerate(steps, 1) if step != 1] + [len(indices)]:
+        yield start, indices[start], stop - start
+        start = stop
 
 
 def _stream(run: Run, at: int) -> int:

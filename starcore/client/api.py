@@ -30,7 +30,7 @@ from starcore.client.progress import load_tqdm, watch_blocks, watch_results, wat
 from starcore.client.session import CONNECT_SECONDS, JobRecord, Session
 from starcore.errors import ArgumentValueError, SessionLostError, UnconfiguredError
 from starcore.messages import FunctionKind, Job, Role
-from starcore.pickling import Packed, Shipped, pack_array_call, pack_call, pack_calls, ship
+from starcore.pickling import Packed, Shipped, pack_array_call, pack_call, pack_calls, ship, small_call
 
 if TYPE_CHECKING:
     from starcore.tls import Target
@@ -80,9 +80,15 @@ class Calls(Executor):
             The client was shut down.
         """
         key, shipped = self._name(fn)
-        packed = pack_call(args, kwargs)
+        head = None if kwargs else small_call(args)
+        packed = pack_call(args, kwargs) if head is None else None
         session = self._client._live()
-        return self._send(session, self._record(session, key, shipped), packed)
+        record = self._record(session, key, shipped)
+        if packed is not None:
+            return _send(session, record, packed)
+        future = TaskFuture(session, record)
+        session.submit(record, cast("bytes", head), future)
+        return future
 
     def map(
         self,
@@ -144,7 +150,7 @@ class Calls(Executor):
 
         def send(calls: Sequence[tuple[Any, ...]]) -> Future[Any]:
             packed = pack_call(calls[0], {}) if len(calls) == 1 else pack_calls(calls)
-            return self._send(session, record, packed)
+            return _send(session, record, packed)
 
         batches = Batches(
             send,
@@ -254,9 +260,11 @@ class Calls(Executor):
             growing.begin(None if tqdm is None else watch_rows(tqdm, growing, record.job.function))
             return growing
         if pieces is None:
+            packed = pack(array)
             future = TaskFuture(session, record)
-            future.out = out
-            session.submit(record, pack(array), future)
+            if out is not None:
+                future.answer_into(out)
+            session.submit(record, packed.head, future, packed if packed.body_bytes else None)
             return future
         packs = [pack(arrays.block(array, piece, axis)) for piece in pieces]
         joiner = arrays.Joiner(pieces, axis, out=out, trust=trust)
@@ -375,11 +383,6 @@ class Calls(Executor):
         job = Job(0, FunctionKind.SHIPPED, shipped.digest, shipped.name, shipped.python, *self._options)
         return session.job(key, job, shipped.blob)
 
-    def _send(self, session: Session, record: JobRecord, packed: Packed) -> Future[Any]:
-        future = TaskFuture(session, record)
-        session.submit(record, packed, future)
-        return future
-
 
 class View(Calls):
     """A client's calls with options of their own; it shares the client's session. Made by `options`."""
@@ -496,6 +499,12 @@ class Client(Calls):
         self._lock = threading.Lock()
         self._session = None
         self._growing = weakref.WeakSet()
+
+
+def _send(session: Session, record: JobRecord, packed: Packed) -> Future[Any]:
+    future = TaskFuture(session, record)
+    session.submit(record, packed.head, future, packed if packed.body_bytes else None)
+    return future
 
 
 def _target(address: str | None, join: str | os.PathLike[str] | None) -> Target:

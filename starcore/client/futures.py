@@ -32,6 +32,9 @@ from starcore.pickling import Landing, landing, unpack_answer
 
 _OPEN = frozenset({PENDING, RUNNING})
 
+NOT_SMALL: Any = object()
+"""Among the values of `succeed_all`: this answer has to be looked at by itself."""
+
 _making = threading.Lock()
 
 
@@ -133,13 +136,22 @@ class StarFuture(Future[Any]):
             self._made = threading.Condition()
 
 
-def succeed_all(futures: Iterable[StarFuture], values: Iterable[Any]) -> None:
-    """End many futures with a result each, as `succeed` does, but under one lock where nobody waits for them."""
+def succeed_all(futures: Sequence[TaskFuture | None], values: Iterable[Any]) -> list[int]:
+    """End many futures with a result each, as `succeed` does, but under one lock where nobody waits for them.
+
+    None stands for a future that is gone. The positions of those that want more than that are returned: whose value
+    is `NOT_SMALL`, or whose answer goes to memory that the caller may look at.
+    """
+    rest = []
     watched = []
     told = []
     with _making:
-        for future, value in zip(futures, values, strict=True):
-            if future._made is not None or future._landing:
+        for at, (future, value) in enumerate(zip(futures, values, strict=True)):
+            if future is None:
+                continue
+            if value is NOT_SMALL or future.writes:
+                rest.append(at)
+            elif future._made is not None:
                 watched.append((future, value))
             elif future._state in _OPEN:
                 future._result = value
@@ -150,6 +162,7 @@ def succeed_all(futures: Iterable[StarFuture], values: Iterable[Any]) -> None:
         future.succeed(value)
     for future in told:
         future._invoke_callbacks()  # type: ignore[attr-defined]
+    return rest
 
 
 def _after_fork() -> None:
@@ -181,6 +194,8 @@ class TaskFuture(StarFuture):
     out: Any = None
     parent: BlockFuture | None = None
     block = 0
+    writes = False
+    """Whether its answer goes to memory that the caller may look at."""
 
     def __init__(self, session: Abandons, record: Any) -> None:
         self._session = session
@@ -216,10 +231,9 @@ class TaskFuture(StarFuture):
             self._landing = self.start()
             return self._landing
 
-    @property
-    def writes(self) -> bool:
-        """Whether its answer goes to memory that the caller may look at."""
-        return self.out is not None or self.parent is not None
+    def answer_into(self, out: Any) -> None:
+        """Receive the answer into this array."""
+        self.out, self.writes = out, True
 
     def place(self, head: Buffer, body_bytes: int, trust: bool) -> Landing:
         """Where the body of its answer goes: memory of its own, `out`, or its block of the whole."""
@@ -254,7 +268,7 @@ class BlockFuture(StarFuture):
         self._error: BaseException | None = None
         self._doomed = False
         for number, part in enumerate(self.parts):
-            part.parent, part.block = self, number
+            part.parent, part.block, part.writes = self, number, True
 
     def watch(self) -> None:
         """Begin to listen to the blocks, all of which are on their way now."""

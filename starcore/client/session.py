@@ -3,12 +3,14 @@
 ::
 
     any thread                     │ the session's thread
-    submit: registry, deque ──wake─┼▶ _drain: one Call for consecutive calls of a job ─▶ driver ─▶ ClientCore
+    submit: registry, columns ─wake┼▶ _drain: one Call for consecutive calls of a job ─▶ driver ─▶ ClientCore
     future.result() ◀──────────────┼─ perform(Resolve, Landed): unpack, resolve the future
                                    │  perform(Dial): TLS; destination(), source(): the caller's own memory
 
 A burst of submits wakes the thread once: while calls keep coming it looks again at each turn of its loop, and the
-interpreter's own switching gathers hundreds of them for one frame. A lone submit leaves at once.
+interpreter's own switching gathers hundreds of them for one frame. A lone submit leaves at once, and the thread
+sleeps again. Consecutive calls of a job are never an object each: whoever makes one appends its head to the column
+of the `Call` that stands open, and the outcomes of a run are taken from their columns as they came.
 
 The registry maps (job, index) to the future; whoever takes a future out of it, under the lock or in this thread,
 is the only one to resolve it. After a fork the child's copy is dead: its futures fail, its socket is closed
@@ -25,22 +27,22 @@ import os
 import sys
 import threading
 import weakref
-from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Any, ClassVar
+from itertools import accumulate
+from typing import Any, ClassVar, NoReturn
 
 from starcore import logs, tls
 from starcore.client import orders
 from starcore.client.core import ClientCore
 from starcore.client.dialing import Dialer, hello, new_loop
-from starcore.client.futures import TaskFuture
+from starcore.client.futures import NOT_SMALL, TaskFuture, succeed_all
 from starcore.driver import Driver
 from starcore.errors import Code, CredentialsError, RefusedError, SessionLostError, StarCoreError, UnreachableError
 from starcore.errors import Status as TaskStatus
 from starcore.events import Dial, Finished, Log
-from starcore.messages import BATCH_TASKS_MAX, Buffer, Column, Job
-from starcore.pickling import Landing, Packed, unpack_failure
+from starcore.messages import BATCH_TASKS_MAX, Buffer, Job
+from starcore.pickling import Landing, Packed, small_answers, unpack_failure
 
 CONNECT_SECONDS = 10.0
 PATIENCE_SECONDS = 2.0
@@ -116,7 +118,8 @@ class Session:
         self._jobs: dict[Any, JobRecord] = {}
         self._records: dict[int, JobRecord] = {}
         self._job_number = 0
-        self._calls: list[Any] = []
+        self._calls: list[tuple[JobRecord | None, Any]] = []
+        self._open: orders.Call | None = None
         self._awake = False
         self._bodies: dict[int, Packed] = {}
         self._incoming: dict[int, _Incoming] = {}
@@ -151,8 +154,8 @@ class Session:
         """The record of this function with these options, if there is one."""
         return self._jobs.get(key)
 
-    def submit(self, record: JobRecord, packed: Packed, future: TaskFuture) -> None:
-        """Send one call on its way.
+    def submit(self, record: JobRecord, head: bytes, future: TaskFuture, body: Packed | None = None) -> None:
+        """Send one call on its way; `body` is what it has beside its head.
 
         Raises
         ------
@@ -160,36 +163,27 @@ class Session:
             The session is over.
         """
         with self._lock:
-            self._require_open()
-            if not record.begun:
-                self._register(record)
+            if self.closed or self._over is not None:
+                self._refuse()
             index = record.next
             record.next = index + 1
             future.index = index
             record.futures[index] = future
-            self._calls.append((record, index, packed, future))
+            call = self._open
+            if call is None or call.job != record.number or len(call.heads) == BATCH_TASKS_MAX:
+                call = self._open_call(record, index)
+            call.heads.append(head)
+            if body is not None or call.body_sizes:
+                self._add_body(call, index, body)
             if self._awake:
                 return
             self._awake = True
         self._wake()
 
     def submit_many(self, record: JobRecord, packs: Sequence[Packed], futures: Sequence[TaskFuture]) -> None:
-        """Send calls of one job on their way together."""
-        with self._lock:
-            self._require_open()
-            if not record.begun:
-                self._register(record)
-            index = record.next
-            record.next = index + len(packs)
-            for packed, future in zip(packs, futures, strict=True):
-                future.index = index
-                record.futures[index] = future
-                self._calls.append((record, index, packed, future))
-                index += 1
-            if self._awake:
-                return
-            self._awake = True
-        self._wake()
+        """Send calls of one job on their way, one after the other."""
+        for packed, future in zip(packs, futures, strict=True):
+            self.submit(record, packed.head, future, packed if packed.body_bytes else None)
 
     def abandon(self, record: JobRecord, index: int, *, kill: bool) -> None:
         """Nobody waits for this task any more, and its caller may do with the arguments what it likes."""
@@ -283,65 +277,44 @@ class Session:
 
     def _drain(self) -> None:
         with self._lock:
-            calls = self._calls
-            if not calls:
-                self._awake = False
-                return
-            self._calls = []
+            calls, self._calls, self._open = self._calls, [], None
+            # Where there is one call there are mostly no others: to look again would cost it a turn of the loop.
+            self._awake = len(calls) > 1 or (len(calls) == 1 and _is_burst(calls[0][1]))
+        if self._awake:
+            self._loop.call_soon(self._drain)
         at = 0
         while at < len(calls):
-            call = calls[at]
-            if type(call) is tuple:
-                at = self._feed_calls(calls, at)
-            elif type(call) is orders.CancelCall:
-                at = self._feed_cancels(calls, at)
-            else:
-                at += 1
-                self._driver.feed(call)
-        self._loop.call_soon(self._drain)
-
-    def _feed_calls(self, calls: list[Any], at: int) -> int:
-        """Feed the calls from `at` on that are consecutive tasks of one job; say where they end."""
-        record, first, _, _ = calls[at]
-        heads: list[bytes] = []
-        bodies: Column = array("Q")
-        number, index = record.number, first
-        while at < len(calls) and len(heads) < BATCH_TASKS_MAX:
-            call = calls[at]
-            if type(call) is not tuple or call[0] is not record or call[1] != index:
-                break
-            packed = call[2]
-            if packed.body_bytes:
-                if not bodies:
-                    bodies = array("Q", bytes(8 * len(heads)))
-                self._bodies[number << 32 | index] = packed
-            if bodies or packed.body_bytes:
-                bodies.append(packed.body_bytes)
-            heads.append(packed.head)
-            index += 1
+            record, event = calls[at]
             at += 1
+            if record is not None and not record.begun:
+                record.begun = True
+                self._driver.feed(orders.Begin(record.job, record.blob))
+            elif type(event) is orders.CancelCall:
+                at = _gather(event, calls, at)
+            self._driver.feed(event)
+
+    def _open_call(self, record: JobRecord, index: int) -> orders.Call:
+        """Under the lock: begin a column for consecutive calls of a job."""
         if not record.begun:
-            record.begun = True
-            self._driver.feed(orders.Begin(record.job, record.blob))
-        self._driver.feed(orders.Call(number, first, heads, bodies))
-        return at
+            self._register(record)
+        self._open = call = orders.Call(record.number, index, [])
+        self._calls.append((record, call))
+        return call
 
-    def _feed_cancels(self, calls: list[Any], at: int) -> int:
-        """Feed the cancels from `at` on that speak of one job, as one; say where they end."""
-        cancel = calls[at]
-        at += 1
-        while at < len(calls) and type(calls[at]) is orders.CancelCall:
-            if (calls[at].job, calls[at].kill) != (cancel.job, cancel.kill):
-                break
-            cancel.indices += calls[at].indices
-            at += 1
-        self._driver.feed(cancel)
-        return at
+    def _add_body(self, call: orders.Call, index: int, body: Packed | None) -> None:
+        """Under the lock: the body of the call whose head was appended last."""
+        sizes = call.body_sizes
+        if not sizes:
+            sizes.frombytes(bytes(8 * (len(call.heads) - 1)))
+        sizes.append(0 if body is None else body.body_bytes)
+        if body is not None:
+            self._bodies[call.job << 32 | index] = body
 
     def _tell(self, event: Any) -> None:
         """Feed an event behind the calls that were made before it."""
         with self._lock:
-            self._calls.append(event)
+            self._open = None
+            self._calls.append((None, event))
             if self._awake:
                 return
             self._awake = True
@@ -356,10 +329,11 @@ class Session:
         self._jobs[record.key] = self._records[record.number] = record
 
     def _require_open(self) -> None:
-        if self._over is not None:
-            raise self._over
-        if self.closed:
-            raise SessionLostError("the client was shut down")
+        if self.closed or self._over is not None:
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise self._over or SessionLostError("the client was shut down")
 
     # -- connecting ------------------------------------------------------------------------------------------
 
@@ -411,15 +385,19 @@ class Session:
         self._loop.call_later(FAREWELL_SECONDS, self._loop.stop)
 
     def _resolve(self, action: orders.Resolve) -> None:
-        futures = self._records[action.job].futures
+        pop = self._records[action.job].futures.pop
+        futures = [pop(index, None) for index in action.indices]
+        rest: Iterable[int] = range(len(futures))
+        if not any(action.statuses):
+            rest = succeed_all(futures, small_answers(action.heads, action.head_sizes, NOT_SMALL))
+        if not rest:
+            return
         heads = memoryview(action.heads)
-        start = 0
-        for index, status, size in zip(action.indices, action.statuses, action.head_sizes, strict=True):
-            head = heads[start : start + size]
-            start += size
-            future = futures.pop(index, None)
+        ends = list(accumulate(action.head_sizes))
+        for at in rest:
+            future = futures[at]
             if future is not None:
-                self._settle(future, status, head)
+                self._settle(future, action.statuses[at], heads[ends[at] - action.head_sizes[at] : ends[at]])
 
     def _settle(self, future: TaskFuture, status: int, head: memoryview) -> None:
         """Resolve a future with an answer that has no body."""
@@ -479,7 +457,10 @@ class Session:
 
     def _forgotten(self, action: orders.Forgotten) -> None:
         with self._lock:
-            record = self._records[action.job]
+            self._open = None
+            record = self._records.get(action.job)
+            if record is None:
+                return
             record.begun = False
             if not record.futures:
                 del self._records[action.job]
@@ -534,6 +515,21 @@ class Session:
         orders.Say: _say,
         Log: _log_line,
     }
+
+
+def _is_burst(event: Any) -> bool:
+    return type(event) is orders.Call and len(event.heads) > 1
+
+
+def _gather(cancel: orders.CancelCall, calls: list[tuple[JobRecord | None, Any]], at: int) -> int:
+    """Add to a cancel those from `at` on that speak of the same job; say where they end."""
+    while at < len(calls):
+        event = calls[at][1]
+        if type(event) is not orders.CancelCall or (event.job, event.kill) != (cancel.job, cancel.kill):
+            break
+        cancel.indices += event.indices
+        at += 1
+    return at
 
 
 # -- forks and the interpreter's end -----------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from starcore.messages import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Column, Job, Submit
 
@@ -43,6 +44,7 @@ LEGAL = frozenset(
 )  # fmt: skip
 """Every transition of a task; WAITING to LANDING is an answer that came again before its task was sent again."""
 _CHARGED = frozenset({SENT, LANDING, CANCELLING})
+_WAITING_STATES = bytes((WAITING,))
 
 
 @dataclass(slots=True)
@@ -177,6 +179,22 @@ class Ledger:
             run.heads.clear()
             self._sweep(run.entry)
 
+    def settle_sent(self, run: Run, start: int, stop: int) -> bool:
+        """Settle a stretch of tasks at once. False, and nothing is done, where one is not just SENT or has a body."""
+        count = stop - start
+        if run.bodies or run.states.count(SENT, start, stop) != count:
+            return False
+        self.charged -= sum(map(len, run.heads[start:stop])) + count * TASK_OVERHEAD_BYTES
+        self.outstanding -= count
+        run.states[start:stop] = bytes((DONE,)) * count
+        run.heads[start:stop] = [b""] * count
+        run.left -= count
+        run.entry.left -= count
+        if not run.left:
+            run.heads.clear()
+            self._sweep(run.entry)
+        return True
+
     def move(self, run: Run, at: int, state: int) -> None:
         """Change a task's state, its weight and the counts that hang on it."""
         before = run.states[at]
@@ -246,22 +264,20 @@ class Ledger:
 
     def _fill(self, run: Run, start: int) -> int:
         """Mark tasks of a run from `start` on as sent, and say where it stopped."""
-        states, heads = run.states, run.heads
         # What was sent before and what was not never share a message: `again` is the message's, not the task's.
-        limit = run.again if start < run.again else len(states)
-        size = 0
-        at = start
-        while at < limit and states[at] == WAITING and at - start < BATCH_TASKS_MAX:
-            weight = len(heads[at])
-            if at > start and size + weight > BATCH_BYTES_MAX:
-                break
-            if self.charged and self.charged + weight + TASK_OVERHEAD_BYTES > self.submit_bytes:
-                break  # a lone task is always allowed
-            size += weight
-            self.charged += weight + TASK_OVERHEAD_BYTES
-            states[at] = SENT
-            at += 1
-        return at
+        limit = min(run.again if start < run.again else len(run.states), start + BATCH_TASKS_MAX)
+        waiting = limit - start - len(run.states[start:limit].lstrip(_WAITING_STATES))
+        sizes = list(accumulate(map(len, run.heads[start : start + waiting])))
+        count = max(1, bisect_right(sizes, BATCH_BYTES_MAX)) if waiting else 0
+        room = self.submit_bytes - self.charged
+        if count and sizes[count - 1] + count * TASK_OVERHEAD_BYTES > room:
+            count = bisect_right(range(count), room, key=lambda at: sizes[at] + (at + 1) * TASK_OVERHEAD_BYTES)
+            if not (count or self.charged):
+                count = 1  # a lone task is always allowed
+        if count:
+            self.charged += sizes[count - 1] + count * TASK_OVERHEAD_BYTES
+            run.states[start : start + count] = bytes((SENT,)) * count
+        return start + count
 
     def _sweep(self, entry: JobEntry) -> None:
         entry.dead += 1
