@@ -37,7 +37,7 @@ from starcore.errors import (
 from starcore.failures import decode_failure, encode_failure, text_failure
 from starcore.functions import PROTOCOL, Shipped, dump, load_answer, load_function, ship
 from starcore.layouts import NotPlainError, Segments, Spec, copy_items, get_array, is_plain_array, put_array
-from starcore.messages import HEAD_BYTES_MAX, Buffer, Column
+from starcore.messages import Buffer, Column
 from starcore.payloads import BARE, BODY, INLINE, Packed, piece_of, read_meta, seal, tag_of, unseal
 from starcore.plain import decode, encode
 
@@ -56,11 +56,11 @@ __all__ = [
     "pack_call",
     "pack_calls",
     "pack_failure",
+    "ship",
     "small_answer",
     "small_answers",
     "small_arguments",
     "small_call",
-    "ship",
     "unpack_answer",
     "unpack_failure",
 ]

@@ -100,21 +100,32 @@ class Answers:
         sizes = message.body_sizes if any(message.body_sizes) else None
         answer = _Answer(message.sequence, len(message.indices))
         fresh: list[int] = []
-        for position, first, count in _stretches(message.indices):
-            while count:
-                run = self._ledger.find(entry, first)
-                size = 1 if run is None else min(count, run.end - first)
-                if run is not None:
-                    start, stop = first - run.first, first - run.first + size
-                    if sizes is None and not self._cut_off and self._ledger.settle_sent(run, start, stop):
-                        fresh += range(position, position + size)
-                    else:
-                        self._outcome_each(run, start, stop, message, position, answer, fresh)
-                position, first, count = position + size, first + size, count - size
+        for position, run, start, stop in self._stretches(entry, message.indices):
+            if sizes is None and not self._cut_off and self._ledger.settle_sent(run, start, stop):
+                fresh += range(position, position + stop - start)
+            else:
+                self._outcome_each(run, start, stop, message, position, answer, fresh)
         if fresh:
             self._outbox.ask(_resolve(message, fresh))
         if not answer.pending:
             self.acknowledge(message.sequence)
+
+    def _stretches(self, entry: JobEntry, indices: Column) -> Iterator[tuple[int, Run, int, int]]:
+        """Where the indices count up by ones within one run: position, run, start and stop in it."""
+        steps = map(sub, indices[1:], indices)
+        ends = [at for at, step in enumerate(steps, 1) if step != 1]
+        position = 0
+        for end in [*ends, len(indices)]:
+            while position < end:
+                index = indices[position]
+                run = self._ledger.find(entry, index)
+                if run is None:  # done long ago
+                    position += 1
+                    continue
+                start = index - run.first
+                stop = min(start + end - position, len(run.states))
+                yield position, run, start, stop
+                position += stop - start
 
     def _outcome_each(
         self, run: Run, start: int, stop: int, message: Outcome, position: int, answer: _Answer, fresh: list[int]
@@ -249,15 +260,6 @@ class Answers:
         if not answer.pending and answer.aborted < answer.tasks:
             self.acknowledge(answer.sequence)
         return landing
-
-
-def _stretches(indices: Column) -> Iterator[tuple[int, int, int]]:
-    """Where the indices count up by ones: (position, first index, how many) of each stretch."""
-    steps = map(sub, indices[1:], indices)
-    start = 0
-    for stop in [at for at, step in enumerate(steps, 1) if step != 1] + [len(indices)]:
-        yield start, indices[start], stop - start
-        start = stop
 
 
 def _stream(run: Run, at: int) -> int:

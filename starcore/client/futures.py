@@ -71,6 +71,10 @@ class StarFuture(Future[Any]):
             return self._result
         return super().result(timeout)
 
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the call raised, or None; see `concurrent.futures.Future.exception`."""
+        return self._exception if self._state == FINISHED else super().exception(timeout)
+
     def done(self) -> bool:
         """Return True if the call ended or was cancelled."""
         return self._state not in _OPEN

@@ -110,3 +110,18 @@ def test_acknowledgements_wait_for_company_up_to_a_bound(count: int) -> None:
         inbox.answers.acknowledge(sequence)
     assert (inbox.answers.ack_at is None) == (count == ACKS_MAX)
     assert len(inbox.acks()) == count
+
+
+def test_outcomes_in_any_order_and_of_any_number_of_stretches_settle_their_own_tasks() -> None:
+    inbox = Inbox(8)
+    inbox.outcome(1, dict.fromkeys((6, 2, 3, 4, 0, 7), 0))
+    (resolve,) = (action for action in inbox.actions if type(action) is Resolve)
+    assert list(resolve.indices) == [6, 2, 3, 4, 0, 7]
+    assert [inbox.ledger.jobs[1].runs[0].states[at] == SENT for at in range(8)] == [
+        *(False, True, False, False, False, True, False, False)
+    ]
+    inbox.outcome(2, dict.fromkeys((0, 1, 2, 5), 0))
+    fresh = [action for action in inbox.actions if type(action) is Resolve][-1]
+    assert list(fresh.indices) == [1, 5]
+    assert bytes(fresh.heads) == b"bd"
+    assert inbox.acks() == [1, 2]

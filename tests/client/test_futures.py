@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import CancelledError, wait
+import concurrent.futures
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, as_completed, wait
 from typing import Any
 
 import numpy as np
 import pytest
 
 from starcore.client.arrays import Joiner
-from starcore.client.futures import BlockFuture, StarFuture, TaskFuture
+from starcore.client.futures import NOT_SMALL, BlockFuture, StarFuture, TaskFuture, succeed_all
 
 
 class Session:
@@ -126,3 +129,120 @@ def test_blocks_that_cannot_be_joined_fail_the_whole() -> None:
         part.succeed(None)
     with pytest.raises(ValueError, match="cannot be joined"):
         whole.result(0)
+
+
+# -- conditions that are made when somebody waits -------------------------------------------------------------------
+
+
+def started(work: Callable[[], Any]) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_future_that_nobody_waits_for_has_no_condition() -> None:
+    future, heard = task(), []
+    future.add_done_callback(heard.append)
+    assert isinstance(future, Future)
+    assert not future.done()
+    assert future.succeed(5)
+    assert future.done()
+    assert future.result() == 5
+    assert future.exception() is None
+    assert future._made is None
+    future.add_done_callback(heard.append)
+    assert heard == [future, future]
+
+
+def test_callback_given_before_a_wait_is_called_after_it() -> None:
+    future, heard = task(), []
+    future.add_done_callback(heard.append)
+    wait([future], 0)
+    future.add_done_callback(heard.append)
+    future.succeed(1)
+    assert heard == [future, future]
+
+
+def test_each_of_many_waiters_hears_of_the_end() -> None:
+    future, heard = task(), []
+    threads = [started(lambda: heard.append(future.result(10))) for _ in range(4)]
+    threads += [started(lambda: heard.extend(each.result() for each in as_completed([future], 10)))]
+    threads += [started(lambda: heard.extend(each.result() for each in wait([future], 10).done))]
+    future.succeed("done")
+    for thread in threads:
+        thread.join()
+    assert heard == ["done"] * 6
+
+
+ENDS: dict[str, Callable[[TaskFuture], bool]] = {
+    "succeed": lambda future: future.succeed(future.index),
+    "fail": lambda future: future.fail(ValueError()),
+    "kill": lambda future: future.kill(),
+}
+
+
+@pytest.mark.parametrize("end", [*ENDS, "succeed_all"])
+def test_end_and_wait_may_race_and_nobody_sleeps_for_ever(end: str) -> None:
+    """Each round one thread ends the futures one after the other while another asks for them in the same order."""
+    for _ in range(20):
+        futures = [task(index) for index in range(50)]
+        barrier = threading.Barrier(2)
+
+        def finish(futures: list[TaskFuture] = futures, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            if end == "succeed_all":
+                for start in range(0, 50, 10):
+                    assert succeed_all(futures[start : start + 10], range(start, start + 10)) == []
+                return
+            for future in futures:
+                assert ENDS[end](future)
+
+        thread = started(finish)
+        barrier.wait()
+        for future in futures:
+            wait([future], 10, FIRST_COMPLETED)
+            assert future.done()
+        thread.join()
+        if end.startswith("succeed"):
+            assert [future.result(0) for future in futures] == list(range(50))
+
+
+def test_as_completed_sees_what_ended_before_and_what_ends_later() -> None:
+    futures = [task(index) for index in range(6)]
+    succeed_all(futures[:3], range(3))
+    thread = started(lambda: succeed_all(futures[3:], range(3, 6)))
+    assert {future.result() for future in as_completed(futures, 10)} == set(range(6))
+    thread.join()
+
+
+def test_run_of_answers_ends_what_is_open_and_names_what_wants_a_closer_look() -> None:
+    heard: list[Any] = []
+    futures: list[TaskFuture | None] = [task(index) for index in range(6)]
+    plain, cancelled, watched, told, written, odd = (future for future in futures if future is not None)
+    cancelled.cancel()
+    wait([watched], 0)
+    told.add_done_callback(heard.append)
+    written.answer_into(np.zeros(3))
+    assert succeed_all([*futures, None], [1, 2, 3, 4, 5, NOT_SMALL, 7]) == [4, 5]
+    assert plain.result(0) == 1
+    assert cancelled.cancelled()
+    assert watched.result(0) == 3
+    assert heard == [told]
+    assert not written.done()
+    assert not odd.done()
+
+
+def test_standard_library_may_set_what_it_likes() -> None:
+    future = task()
+    assert future.set_running_or_notify_cancel()
+    future.set_result(3)
+    assert future.result(0) == 3
+    failed = task()
+    failed.set_exception(ValueError("x"))
+    assert isinstance(failed.exception(0), ValueError)
+    assert "raised ValueError" in repr(failed)
+
+
+def test_asking_for_what_is_not_there_in_time_is_a_timeout() -> None:
+    with pytest.raises(concurrent.futures.TimeoutError):
+        task().result(0)

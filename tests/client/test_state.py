@@ -21,7 +21,7 @@ from starcore.client.state import (
     Run,
     submit_of,
 )
-from starcore.messages import FunctionKind, Job
+from starcore.messages import BATCH_BYTES_MAX, FunctionKind, Job
 
 STATES = (WAITING, SENT, LANDING, CANCELLING, DONE)
 ROAD = {WAITING: (), SENT: (SENT,), LANDING: (SENT, LANDING), CANCELLING: (SENT, CANCELLING), DONE: (SENT, DONE)}
@@ -122,3 +122,51 @@ def test_accounts_hold_whatever_comes_in_whatever_order(seed: int) -> None:
             books.move(run, index - run.first, LANDING)
         books.check()
         assert books.charged <= max(books.submit_bytes, TASK_OVERHEAD_BYTES + 3) + 20 * (TASK_OVERHEAD_BYTES + 3)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_stretches_are_cut_and_settled_as_one_task_after_the_other_would_be(seed: int) -> None:
+    """The credit, the sizes and the marks of whole stretches, against the rule for each task."""
+    chance = random.Random(seed)
+    books = ledger(submit_bytes=chance.choice((0, 300, 5_000, 1 << 20)))
+    heads = [bytes(chance.choice((0, 1, 40, 60_000))) for _ in range(chance.randint(1, 60))]
+    books.call(1, 0, heads, array("Q"))
+    run = books.jobs[1].runs[0]
+    for at in range(len(heads)):
+        if chance.random() < 0.1:
+            books.cancel(run, at, kill=False)
+    left = {at for at, state in enumerate(run.states) if state == WAITING}
+    while left:
+        charged = books.charged
+        piece = books.cut()
+        if piece is None:
+            sent = [at for at, state in enumerate(run.states) if state == SENT]
+            assert sent, "the credit is free, and nothing went"
+            assert charged + len(heads[min(left)]) + TASK_OVERHEAD_BYTES > books.submit_bytes
+            assert books.settle_sent(run, sent[0], sent[0] + 1)
+        else:
+            _, start, stop = piece
+            weight = sum(map(len, heads[start:stop]))
+            assert set(range(start, stop)) <= left
+            assert stop - start == 1 or weight <= BATCH_BYTES_MAX
+            assert not charged or books.charged <= books.submit_bytes
+            assert books.charged == charged + weight + (stop - start) * TASK_OVERHEAD_BYTES
+            left -= set(range(start, stop))
+        books.check()
+
+
+def test_stretch_is_settled_at_once_only_where_every_task_was_sent_and_has_no_body() -> None:
+    books = ledger()
+    books.call(1, 0, [b"head"] * 6, array("Q"))
+    run = cut_all(books)[0]
+    books.cancel(run, 4, kill=False)
+    assert not books.settle_sent(run, 2, 5)
+    assert books.settle_sent(run, 0, 4)
+    books.check()
+    assert (books.outstanding, books.jobs[1].left) == (1, 2)
+    books.settle(run, 4)
+    assert books.settle_sent(run, 5, 6)
+    books.check()
+    assert books.charged == books.jobs[1].left == 0
+    books.call(1, 6, [b"head"], array("Q", [9]))
+    assert not books.settle_sent(cut_all(books)[0], 0, 1)
