@@ -30,7 +30,8 @@ class TaskStream(io.TextIOBase):
     """
 
     def __init__(self, descriptor: int, *, as_json: bool = False) -> None:
-        self.task = "slot"
+        self.task: str | tuple[int, int, str] = "slot"
+        """Who speaks; a task's job, number and function are made a text only when it does."""
         self._as_json = as_json
         self._descriptor = descriptor
         self._line = ""
@@ -79,14 +80,20 @@ class TaskStream(io.TextIOBase):
             line, self._line = self._line, ""
             self._put([line])
 
+    def _name(self) -> str:
+        if isinstance(self.task, str):
+            return self.task
+        job, index, function = self.task
+        return f"{job}/{index} {function}"
+
     def _put(self, lines: list[str]) -> None:
         text = "".join(map(self._json if self._as_json else self._text, lines))
         with contextlib.suppress(OSError):  # the log is gone: the task goes on
             os.write(self._descriptor, text.encode("utf-8", "backslashreplace"))
 
     def _text(self, line: str) -> str:
-        return f"[{self.task}] {line}\n"
+        return f"[{self._name()}] {line}\n"
 
     def _json(self, line: str) -> str:
         about = {"time": round(time.time(), 6), "level": "info", "room": "worker.slot", "pid": os.getpid()}
-        return json.dumps({**about, "task": self.task, "text": line}) + "\n"
+        return json.dumps({**about, "task": self._name(), "text": line}) + "\n"

@@ -35,7 +35,15 @@ from typing import Any
 from starcore._framing import Segment
 from starcore.errors import LoadError, ResultError, Status
 from starcore.messages import BATCH_BYTES_MAX, HEAD_BYTES_MAX, Buffer, FunctionKind
-from starcore.pickling import Packed, load_call, load_function, pack_answer, pack_failure
+from starcore.pickling import (
+    Packed,
+    load_call,
+    load_function,
+    pack_answer,
+    pack_failure,
+    small_answer,
+    small_arguments,
+)
 from starcore.worker.arena import Pool
 from starcore.worker.board import Board
 from starcore.worker.channel import (
@@ -85,9 +93,8 @@ class Pending:
     batch: int = 0
     first: int = 0
     statuses: bytearray = field(default_factory=bytearray)
-    seconds: array[float] = field(default_factory=lambda: array("d"))
-    head_sizes: array[int] = field(default_factory=lambda: array("I"))
-    heads: list[Buffer] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    heads: list[bytes] = field(default_factory=list)
     bytes: int = 0
     since: float = 0.0
 
@@ -205,29 +212,42 @@ class Slot:
 
     def _run_batch(self, work: Work) -> None:
         known = self._jobs.get(work.job) or Known("?", None, f"job {work.job} was not announced to this slot")
-        heads, at = memoryview(work.heads), 0
-        count = len(work.head_sizes)
-        for index in range(count):
+        batch, heads, at = work.batch, bytes(work.heads), 0
+        for index, size in enumerate(work.head_sizes):
             begun = time.monotonic()
-            if not self._board.begin(work.batch, index + 1, begun):
+            if not self._board.begin(batch, index + 1, begun):
                 self._flush()
-                self._send(Stopped(work.batch, index))
+                self._send(Stopped(batch, index))
                 return
-            size = work.head_sizes[index]
             head = heads[at : at + size]
             at += size
-            self._stream.task = f"{work.job}/{work.first + index} {known.name}"
+            self._stream.task = (work.job, work.first + index, known.name)
             if work.body_bytes:
                 self._run_with_body(work, known, head, begun)
+                continue
+            status, answer = self._run_small(known, head)
+            self._stream.end_task()
+            if isinstance(answer, bytes):
+                self._keep_answer(batch, index, status, answer, begun)
             else:
-                status, packed = self._run_one(known, head, None)
-                self._stream.end_task()
-                self._answer(work, index, status, packed, begun)
-                self._board.end(work.batch, index + 1)
-                del packed
+                self._answer(work, index, status, answer, begun)
+            self._board.end(batch, index + 1)
+            del answer
         self._flush()
 
-    def _run_one(self, known: Known, head: memoryview, body: memoryview | None) -> tuple[Status, Packed]:
+    def _run_small(self, known: Known, head: bytes) -> tuple[Status, Packed | bytes]:
+        """Run a task; a call of scalars that returns one takes a short way, without an object in between."""
+        args = None if known.function is None else small_arguments(head)
+        if args is None:
+            return self._run_one(known, head, None)
+        try:
+            value = known.function(*args)  # type: ignore[misc]  # there is one, or there were no arguments
+        except BaseException as error:
+            return Status.RAISED, pack_failure(_without_us(error))
+        answer = small_answer(value)
+        return (Status.OK, answer) if answer is not None else self._pack(value)
+
+    def _run_one(self, known: Known, head: Buffer, body: memoryview | None) -> tuple[Status, Packed]:
         """Run a task; never raises."""
         if known.function is None:
             return Status.UNLOADABLE, _text(known.fault)
@@ -241,6 +261,9 @@ class Slot:
             value = call.run(known.function)
         except BaseException as error:
             return Status.RAISED, pack_failure(_without_us(error))
+        return self._pack(value)
+
+    def _pack(self, value: Any) -> tuple[Status, Packed]:
         try:
             return Status.OK, pack_answer(value)
         except ResultError as error:
@@ -248,7 +271,7 @@ class Slot:
         except BaseException as error:
             return Status.UNSENDABLE, _text(f"the result cannot be packed: {type(error).__name__}: {error}")
 
-    def _run_with_body(self, work: Work, known: Known, head: memoryview, begun: float) -> None:
+    def _run_with_body(self, work: Work, known: Known, head: bytes, begun: float) -> None:
         """Run a task whose argument lies in a segment, and see who still looks at it afterwards."""
         segment = self._segments[work.segment]
         references = sys.getrefcount(segment)
@@ -282,29 +305,30 @@ class Slot:
 
     def _answer(self, work: Work, index: int, status: Status, packed: Packed, begun: float) -> None:
         """Keep a small answer for the next flush; send one with a body at once."""
-        if packed.body_bytes:
-            self._flush()
-            size = packed.body_bytes
-            status, head, piece = self._copy_out(packed, status)
-            where = (IN_OWN, piece.number, 0, size) if piece is not None else (NOWHERE, 0, 0, 0)
-            self._done(work.batch, index, (status, head), begun, where=where)
+        if not packed.body_bytes:
+            self._keep_answer(work.batch, index, status, packed.head, begun)
             return
+        self._flush()
+        size = packed.body_bytes
+        status, head, piece = self._copy_out(packed, status)
+        where = (IN_OWN, piece.number, 0, size) if piece is not None else (NOWHERE, 0, 0, 0)
+        self._done(work.batch, index, (status, head), begun, where=where)
+
+    def _keep_answer(self, batch: int, index: int, status: Status, head: bytes, begun: float) -> None:
         pending = self._pending
         now = time.monotonic()
-        if not pending.statuses:
-            pending.batch, pending.first, pending.since = work.batch, index, begun
+        if not pending.heads:
+            pending.batch, pending.first, pending.since = batch, index, begun
         pending.statuses.append(status)
         pending.seconds.append(now - begun)
-        pending.head_sizes.append(len(packed.head))
-        pending.heads.append(packed.head)
-        pending.bytes += len(packed.head)
-        long = now - begun > SHORT_TASK_SECONDS or now - pending.since > FLUSH_SECONDS
-        if long or pending.bytes > BATCH_BYTES_MAX:
+        pending.heads.append(head)
+        pending.bytes += len(head)
+        if now - begun > SHORT_TASK_SECONDS or now - pending.since > FLUSH_SECONDS or pending.bytes > BATCH_BYTES_MAX:
             self._flush()
 
     def _flush(self) -> None:
         pending = self._pending
-        if not pending.statuses:
+        if not pending.heads:
             return
         self._send(
             Done(
@@ -316,8 +340,8 @@ class Slot:
                 0,
                 False,
                 pending.statuses,
-                pending.seconds,
-                pending.head_sizes,
+                array("d", pending.seconds),
+                array("I", map(len, pending.heads)),
                 b"".join(pending.heads),
             )
         )
