@@ -86,6 +86,8 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, link: int, owner: Owner, identify: Identify, loop: asyncio.AbstractEventLoop) -> None:
         self.link = link
         self.blocked = False
+        self.gone = False
+        """Whether the transport has nothing more to send, or no way to."""
         self.address = "?"
         self._owner = owner
         self._identify = identify
@@ -131,6 +133,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the owner, unless it closed the link itself."""
         self._reader.close()
+        self.gone = True
         if not self._closed:
             self._closed = True
             self._owner.lost(self, _reason(exc))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import weakref
 from collections import deque
 from typing import Any, Protocol
 
@@ -110,6 +111,7 @@ class Driver:
         self._shell = shell
         self._log = logger
         self._links: dict[int, Line] = {}
+        self._leaving: weakref.WeakSet[Line] = weakref.WeakSet()
         self._numbers = itertools.count(1)
         self._events: deque[Event] = deque()
         self._turning = False
@@ -124,6 +126,11 @@ class Driver:
     def links(self) -> int:
         """How many connections stand."""
         return len(self._links)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether a link that was closed is still sending what had been said on it."""
+        return any(isinstance(connection, Connection) and not connection.gone for connection in self._leaving)
 
     def connection(self, identify: Identify) -> Connection:
         """Make the protocol of a new connection; `identify` says who the peer is, or raises."""
@@ -261,6 +268,7 @@ class Driver:
         if connection is None:
             return
         connection.close(Goodbye(code, reason))
+        self._leaving.add(connection)
         self.feed(Lost(link, reason))
 
     def _blame(self, culprit: Any, event: Event, error: Exception) -> None:

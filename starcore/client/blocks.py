@@ -210,7 +210,7 @@ class AutoFuture(BlockFuture):
         assert self._cut is not None
         journey = _Journey(self._pace, self._cut(piece), (piece.stop - piece.start) * self._row_bytes)
         part = _Block(self._session, self._record, journey)
-        part.parent, part.block = self, len(self._pieces) - 1
+        part.become_block(self, len(self._pieces) - 1)
         if self._watch is not None:
             self._watch(part, piece.stop - piece.start)
         self._session.submit_many(self._record, [journey], [part])

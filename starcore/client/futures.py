@@ -239,6 +239,10 @@ class TaskFuture(StarFuture):
         """Receive the answer into this array."""
         self.out, self.writes = out, True
 
+    def become_block(self, parent: BlockFuture, number: int) -> None:
+        """Receive the answer into a block of a whole."""
+        self.parent, self.block, self.writes = parent, number, True
+
     def place(self, head: Buffer, body_bytes: int, trust: bool) -> Landing:
         """Where the body of its answer goes: memory of its own, `out`, or its block of the whole."""
         if self.parent is not None:
@@ -272,7 +276,7 @@ class BlockFuture(StarFuture):
         self._error: BaseException | None = None
         self._doomed = False
         for number, part in enumerate(self.parts):
-            part.parent, part.block, part.writes = self, number, True
+            part.become_block(self, number)
 
     def watch(self) -> None:
         """Begin to listen to the blocks, all of which are on their way now."""

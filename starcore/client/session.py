@@ -48,7 +48,7 @@ CONNECT_SECONDS = 10.0
 PATIENCE_SECONDS = 2.0
 """For a manager that is just starting: after that, "nobody listens there" is believed."""
 FAREWELL_SECONDS = 0.05
-"""How long the last bytes of a session may take to reach the kernel."""
+"""How often a session that is over looks whether its last bytes have reached the kernel; the driver's patience ends."""
 JOIN_SECONDS = 2.0
 
 _log = logging.getLogger("starcore.client")
@@ -382,7 +382,14 @@ class Session:
 
     def _finished(self, action: Finished | None) -> None:
         self._dialer.stop()
-        self._loop.call_later(FAREWELL_SECONDS, self._loop.stop)
+        self._loop.call_later(FAREWELL_SECONDS, self._leave)
+
+    def _leave(self) -> None:
+        """Stop when all is said: cancels that stay behind would leave their tasks to run for nobody."""
+        if self._driver.leaving:
+            self._loop.call_later(FAREWELL_SECONDS, self._leave)
+        else:
+            self._loop.stop()
 
     def _resolve(self, action: orders.Resolve) -> None:
         pop = self._records[action.job].futures.pop
