@@ -12,6 +12,8 @@ and limits; what a message means is the business of the cores, which field has w
 
 `FrameReader` keeps one invariant: `scratch[start:end]` holds the bytes that came in and were not parsed yet, and
 while a chunk's data is outstanding (`remaining`) it is empty, because those bytes go to the destination itself.
+Between two reads it is mostly empty, so the readers of one loop share their scratch: a thousand silent connections
+need no memory here, and a busy one finds it in the processor's cache.
 
 `_memory.pxi`, `_records.pxi` and `_scalars.pxi` (small values inside heads) are parts of this unit, split for the
 reader's sake.
@@ -128,6 +130,8 @@ cdef class FrameReader:
         Hears that the chunk lies there whole.
     greeting : bool
         Until `greeted()`, refuse chunks and whatever measures more than GREETING_BYTES_MAX.
+    scratch : Region, optional
+        Memory that other readers of the same thread use in turn. What is not a whole frame yet moves out of it.
 
     A frame that breaks the rules raises FrameError from `advance`. That, and an exception of a callback, ends the
     reader: it holds no destination any more, and each further `advance` raises FrameError.
@@ -143,8 +147,8 @@ cdef class FrameReader:
     cdef bint bulk            # the last frame was a chunk
     cdef bint busy            # a callback runs
     cdef bint dead
-    cdef Region home          # the scratch memory of every day
-    cdef Region scratch       # home, or one frame's own
+    cdef Region home          # the scratch memory of every day, shared; empty between two reads
+    cdef Region scratch       # home, or our own while a frame is under way
     cdef object view          # of scratch
     cdef Py_ssize_t start
     cdef Py_ssize_t end
@@ -158,9 +162,9 @@ cdef class FrameReader:
     cdef Py_ssize_t length
     cdef Py_ssize_t remaining
 
-    def __init__(self, deliver, destination, arrived, bint greeting=True):
+    def __init__(self, deliver, destination, arrived, bint greeting=True, Region scratch=None):
         self.deliver, self.destination, self.arrived, self.greeting = deliver, destination, arrived, greeting
-        self.home = Region(_SCRATCH)
+        self.home = Region(_SCRATCH) if scratch is None else scratch
         self.use(self.home)
 
     @property
@@ -173,10 +177,11 @@ cdef class FrameReader:
         self.greeting = False
 
     def close(self):
-        """Let go of every destination; what still comes in is nobody's."""
+        """Let go of every destination and callback; what still comes in is nobody's."""
         self.dead = True
         self.let_go()
         self.window = self.landing = None
+        self.deliver = self.destination = self.arrived = None
         self.remaining = self.start = self.end = 0
         if not self.busy:
             self.use(self.home)
@@ -193,12 +198,16 @@ cdef class FrameReader:
                 self.given = self.given[self.length - self.remaining:]
             self.given_bytes = self.remaining
         else:
+            if self.scratch is self.home:
+                self.borrow()
             if self.remaining:
                 stop = min(self.remaining, self.scratch.size)
             else:
                 stop = _HEADER + _CHUNK_META if self.bulk else self.scratch.size
             self.given = self.view[self.end:stop]
             self.given_bytes = stop - self.end
+            if self.scratch is self.home:
+                self.home.lent = self.given
         return self.given
 
     def advance(self, Py_ssize_t count):
@@ -207,6 +216,8 @@ cdef class FrameReader:
             raise RuntimeError("a frame is being delivered")
         if self.dead:
             raise FrameError("nothing is read after a fault")
+        if self.window is None and self.scratch is self.home and self.home.lent is not self.given:
+            self.given_bytes = 0  # another reader has it by now
         if not 0 <= count <= self.given_bytes:
             raise ValueError(f"{count} bytes written to a buffer of {self.given_bytes}")
         self.let_go()
@@ -228,6 +239,16 @@ cdef class FrameReader:
     cdef void use(self, Region region):
         self.scratch = region
         self.view = memoryview(region)
+
+    cdef int borrow(self) except -1:
+        """Take the shared scratch back from whoever had it last; where the loop still holds it, do without."""
+        if self.home.lent is not None:
+            try:
+                self.home.lent.release()
+            except BufferError:
+                self.home = Region(_SCRATCH)
+                self.use(self.home)
+        return 0
 
     cdef int let_go(self) except -1:
         """Release the view handed out last, so that a destination is nobody's but its owner's."""
@@ -311,11 +332,13 @@ cdef class FrameReader:
         return 0
 
     cdef int make_room(self, Py_ssize_t whole) except -1:
-        """Bring the unparsed bytes to the front of memory that holds the whole frame."""
+        """Bring the unparsed bytes to the front of memory that is ours alone and holds the whole frame."""
         cdef Py_ssize_t size = self.end - self.start
-        cdef Region region = self.home if whole <= self.home.size else self.scratch
-        if region.size < whole:
-            region = Region(whole)
+        cdef Region region = self.scratch
+        if not size:
+            region = self.home
+        elif region is self.home or region.size < whole:
+            region = Region(max(whole, _SCRATCH))
         if size and (self.start or region is not self.scratch):
             memmove(region.data, self.scratch.data + self.start, size)
         self.start, self.end = 0, size

@@ -57,8 +57,11 @@ cdef class Region:
 
     cdef unsigned char *data
     cdef Py_ssize_t size
+    cdef object lent          # the view that one of several readers was given last
 
-    def __cinit__(self, Py_ssize_t size):
+    def __cinit__(self, Py_ssize_t size=_SCRATCH):
+        if size < _SCRATCH:
+            raise ValueError(f"a scratch of {size} bytes, where {_SCRATCH} are needed")
         self.size = size
         self.data = <unsigned char *>PyMem_Malloc(size)
         if self.data == NULL:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from starcore import codec
-from starcore._framing import FrameReader, chunk_header
+from starcore._framing import FrameReader, Region, chunk_header
 from starcore.errors import CredentialsError, OverrunError, ProtocolError
 from starcore.events import Peer
 from starcore.messages import Buffer, Message, Welcome
@@ -81,9 +81,16 @@ Identify = Callable[[Any, str], Peer]
 
 
 class Connection(asyncio.BufferedProtocol):
-    """A link: one TLS connection under one number."""
+    """A link: one TLS connection under one number; what it reads passes through `scratch`, which others may use too."""
 
-    def __init__(self, link: int, owner: Owner, identify: Identify, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        link: int,
+        owner: Owner,
+        identify: Identify,
+        loop: asyncio.AbstractEventLoop,
+        scratch: Region | None = None,
+    ) -> None:
         self.link = link
         self.blocked = False
         self.gone = False
@@ -93,7 +100,7 @@ class Connection(asyncio.BufferedProtocol):
         self._identify = identify
         self._loop = loop
         self._transport: asyncio.Transport | None = None
-        self._reader = FrameReader(self._deliver, self._destination, self._arrived)
+        self._reader = FrameReader(self._deliver, self._destination, self._arrived, scratch=scratch)
         self._queue: list[bytes] = []
         self._flush_due = False
         self._company_due = False
@@ -134,6 +141,7 @@ class Connection(asyncio.BufferedProtocol):
         """Tell the owner, unless it closed the link itself."""
         self._reader.close()
         self.gone = True
+        self._transport = None  # no circle is left, so all its memory is free at once
         if not self._closed:
             self._closed = True
             self._owner.lost(self, _reason(exc))

@@ -21,6 +21,7 @@ import weakref
 from collections import deque
 from typing import Any, Protocol
 
+from starcore._framing import Region
 from starcore.connection import Connection, Identify
 from starcore.errors import Code, CredentialsError, ProtocolError
 from starcore.events import (
@@ -121,6 +122,7 @@ class Driver:
         self._timer_at = 0.0
         self._now = 0.0
         self._pumps: set[int] = set()
+        self._scratch = Region()
 
     @property
     def links(self) -> int:
@@ -134,7 +136,7 @@ class Driver:
 
     def connection(self, identify: Identify) -> Connection:
         """Make the protocol of a new connection; `identify` says who the peer is, or raises."""
-        return Connection(self.number(), self, identify, self._loop)
+        return Connection(self.number(), self, identify, self._loop, self._scratch)
 
     def number(self) -> int:
         """Number a link; whose link is younger has the larger number."""

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starcore import _framing
-from starcore._framing import FrameReader, Segment, chunk_header, index_range, memory
+from starcore._framing import FrameReader, Region, Segment, chunk_header, index_range, memory
 from starcore.errors import FrameError
 from starcore.messages import (
     BODY_BYTES_MAX,
@@ -33,12 +33,14 @@ SCRATCH_BYTES = 64 << 10
 class Peer:
     """A frame reader with its callbacks: what it was told, as the reference tells it."""
 
-    def __init__(self, *, greeting: bool = False, discard: Iterable[int] = ()) -> None:
+    def __init__(
+        self, *, greeting: bool = False, discard: Iterable[int] = (), scratch: Region | None = None
+    ) -> None:
         self.events: list[tuple[Any, ...]] = []
         self.discard = set(discard)
         self.handed: list[int] = []
         self.landed: list[bytearray] = []
-        self.reader = FrameReader(self.deliver, self.destination, self.arrived, greeting)
+        self.reader = FrameReader(self.deliver, self.destination, self.arrived, greeting, scratch)
 
     def deliver(self, kind: int, meta: memoryview, payload: memoryview) -> None:
         self.events.append(("frame", kind, bytes(meta), bytes(payload)))
@@ -398,6 +400,54 @@ def test_view_cut_from_a_delivered_one_outlives_the_memory_safely():
         reader.advance(size)
     del reader
     assert len(bytes(kept[0])) == (1 << 20) - 1
+
+
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 90_000))
+@settings(max_examples=60, deadline=None)
+def test_readers_that_share_their_scratch_do_not_disturb_each_other(turns, piece):
+    scratch = Region()
+    streams = [
+        reference.frame(16, b"one", bytes(40_000)) + reference.chunk(1, 1, 0, b"data") + reference.frame(4, b"end"),
+        reference.frame(17, b"two", b"\x02" * 200_000) + reference.frame(4, b"x") * 5 + reference.frame(18, b"", b"y"),
+    ]
+    shared = [Peer(scratch=scratch), Peer(scratch=scratch)]
+    alone = [Peer(), Peer()]
+    rest = list(streams)
+    for turn in [*turns, *itertools.islice(itertools.cycle((False, True)), 2 * max(map(len, streams)) // piece + 4)]:
+        data, rest[turn] = rest[turn][:piece], rest[turn][piece:]
+        if data:
+            shared[turn].feed(data)
+    for peer, reader, stream in zip(shared, alone, streams, strict=True):
+        reader.feed(stream)
+        assert peer.events == reader.events
+        assert peer.reader.idle
+
+
+def test_scratch_lent_to_another_reader_is_not_taken_for_ones_own():
+    scratch = Region()
+    first, second = Peer(scratch=scratch), Peer(scratch=scratch)
+    view = first.reader.get_buffer()
+    second.reader.get_buffer()
+    with pytest.raises(ValueError, match="released"):
+        view[0] = 1
+    with pytest.raises(ValueError, match="bytes written"):
+        first.reader.advance(1)
+
+
+def test_scratch_that_a_loop_still_holds_is_left_to_it():
+    scratch = Region()
+    first, second = Peer(scratch=scratch), Peer(scratch=scratch)
+    held = first.reader.get_buffer()[:8]
+    view = second.reader.get_buffer()
+    view[:8] = b"\xff" * 8
+    held[:8] = b"\0" * 8
+    assert bytes(view[:8]) == b"\xff" * 8
+
+
+def test_scratch_holds_at_least_what_a_reader_asks_for():
+    assert len(memoryview(Region())) == SCRATCH_BYTES
+    with pytest.raises(ValueError, match="are needed"):
+        Region(SCRATCH_BYTES - 1)
 
 
 def test_idle_says_whether_a_frame_is_under_way():
