@@ -213,6 +213,16 @@ class Uplink:
         self.state, self.link, self.welcome = LinkState.AWAY, 0, None
         return loss
 
+    def answer(self, now: float) -> list[Action]:
+        """Put our next heartbeat beside the manager's that just came, where ours would be due before its next one.
+
+        It hears the thousand peers that it spoke to in one turn of its loop in one turn, and sleeps in between.
+        """
+        welcome = self.welcome
+        if self.state is LinkState.UP and welcome is not None and now >= self._spoke + welcome.heartbeat_seconds / 2:
+            return [self.send(Heartbeat(), now)]
+        return []
+
     # -- the clock -------------------------------------------------------------------------------------------
 
     def overdue(self, now: float) -> str:

@@ -51,6 +51,14 @@ def test_nobody_is_welcome_before_welcome() -> None:
     assert way.lost(Lost(1, close.reason)) == Loss(LinkState.CLOSING, False, close.reason)
 
 
+def test_the_managers_heartbeat_is_answered_where_ours_is_due_before_its_next_one() -> None:
+    way = up()
+    assert way.answer(10.9) == []
+    assert way.answer(11.0) == [Send(1, Heartbeat())]
+    assert way.answer(11.5) == []
+    assert away().answer(20.0) == []
+
+
 def test_a_heartbeat_fills_a_silence_of_ours() -> None:
     way = up()
     assert way.tick(11.9) == []

@@ -135,6 +135,8 @@ class ManagerCore:
         kind = type(event)
         if kind is Received:
             self._received(event, now)
+            if type(event.message) is Heartbeat:  # sets nothing in motion, and comes by the hundred
+                return self._outbox.take()
         elif kind is ChunkReceived:
             self._chunk(event, now)
         elif kind is Writable:

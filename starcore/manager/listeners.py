@@ -88,7 +88,8 @@ class Acceptor:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                _log.error("no connection can be taken for %g s: %s", EXHAUSTED_SECONDS, error.strerror)
+                advice = ": raise this process's limit of open files" if error.errno == errno.EMFILE else ""
+                _log.error("no connection can be taken for %g s: %s%s", EXHAUSTED_SECONDS, error.strerror, advice)
                 self._loop.remove_reader(listener)
                 self._loop.call_later(EXHAUSTED_SECONDS, self._resume, listener)
                 return

@@ -25,15 +25,20 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from starcore import logs, tls
+from starcore.connection import Identify
 from starcore.driver import Driver
 from starcore.errors import AddressError, Code
 from starcore.events import Action, Finished, Log
-from starcore.manager import listeners
+from starcore.manager import listeners, resources
 from starcore.manager.core import Drain, Limits, ManagerCore
 from starcore.messages import Buffer, Role
 
 POOL_BYTES_MAX = 16 << 20
 POOL_BUFFER_BYTES_MIN = 64 << 10
+PEERS_MIN = 1024
+"""A manager that has room for fewer says so as a warning."""
+TRIM_SECONDS = 5.0
+"""How long after peers came or went the memory of their handshakes goes back to the system."""
 
 _log = logging.getLogger("starcore.manager")
 
@@ -142,6 +147,8 @@ class Server:
         self._finished = asyncio.Event()
         self._driver = Driver(ManagerCore(secrets.randbits(31), options.limits), loop, self, _log)
         self._stops = 0
+        self._accepted = 0
+        self._trimmed = (0, 0)
 
     # -- the driver's shell ----------------------------------------------------------------------------------
 
@@ -172,9 +179,11 @@ class Server:
     async def serve(self) -> None:
         """Listen, and return when the drain is complete or a second signal came."""
         options, ports = self._options, self._options.ports
+        self._make_room()
         acceptors = self._accept(Role.WORKER, ports.workers), self._accept(Role.CLIENT, ports.clients)
         self._watch_signals()
         self._watch_lifeline()
+        self._trim()
         where = _where(ports.host, ports.worker), _where(ports.host, ports.client)
         _log.info("listening: workers on %s, clients on %s", *where)
         if options.on_listening is not None:
@@ -202,7 +211,26 @@ class Server:
         context = tls.listen_context(self._identity, role)
         identify = functools.partial(tls.identify, self._identity, role)
         seconds = self._options.limits.greeting_seconds
-        return listeners.Acceptor(sockets, context, lambda: self._driver.connection(identify), seconds, self._loop)
+        return listeners.Acceptor(sockets, context, lambda: self._connection(identify), seconds, self._loop)
+
+    def _connection(self, identify: Identify) -> asyncio.BaseProtocol:
+        self._accepted += 1
+        return self._driver.connection(identify)
+
+    def _make_room(self) -> None:
+        peers = resources.raise_descriptors()
+        text = "room for %d peers: the system lets this process open so many files"
+        if peers < PEERS_MIN:
+            text += "; for more, raise its hard limit (LimitNOFILE= of a systemd unit, ulimit -Hn, --ulimit nofile)"
+        _log.log(logging.INFO if peers >= PEERS_MIN else logging.WARNING, text, peers)
+
+    def _trim(self) -> None:
+        now = self._accepted, self._driver.links
+        if now != self._trimmed:
+            self._trimmed = now
+            resources.give_back()
+        if not self._finished.is_set():
+            self._loop.call_later(TRIM_SECONDS, self._trim)
 
     def _watch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):

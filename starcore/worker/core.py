@@ -125,7 +125,7 @@ class WorkerCore:
         }
         self._messages: dict[type, Callable[[Any], object]] = {
             Goodbye: self._uplink.goodbye,
-            Heartbeat: lambda message: None,
+            Heartbeat: lambda message: self._out.extend(self._uplink.answer(self._now)),
             Grant: self._on_grant,
             Abort: self._on_abort,
             Blob: self._on_blob,

@@ -70,6 +70,41 @@ def test_machine_without_one_of_the_families_listens_on_the_other(monkeypatch: p
     close(sockets)
 
 
+def test_process_without_a_descriptor_left_says_so_and_listens_again_later(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("starcore"), "propagate", True)
+    monkeypatch.setattr(listeners, "EXHAUSTED_SECONDS", 0.0)
+
+    class Full:
+        """A listening socket of a process that may open no more files."""
+
+        def __init__(self) -> None:
+            self.inner, self.asked = socket.create_server(("127.0.0.1", 0)), 0
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.inner, name)
+
+        def accept(self) -> tuple[socket.socket, tuple[str, int]]:
+            self.asked += 1
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    async def meet() -> int:
+        full = Full()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        loop = asyncio.get_running_loop()
+        acceptor = listeners.Acceptor([full], context, asyncio.Protocol, 1.0, loop)  # type: ignore[list-item]
+        socket.create_connection(full.inner.getsockname()).close()
+        while full.asked < 2:
+            await asyncio.sleep(0)
+        acceptor.close()
+        return full.asked
+
+    with caplog.at_level("ERROR", "starcore.manager"):
+        assert asyncio.run(meet()) >= 2
+    assert "Too many open files: raise this process's limit of open files" in caplog.text
+
+
 # -- the door ------------------------------------------------------------------------------------------------
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from pathlib import Path
 
 import pytest
 
 from starcore import certificates, errors
-from starcore.events import Action, Finished, Log
+from starcore.events import Action, Finished, Log, Peer
+from starcore.manager import resources
 from starcore.manager.core import Limits
 from starcore.manager.server import POOL_BYTES_MAX, BufferPool, Server, ServerOptions, adopt, listen
-from starcore.messages import CHUNK_BYTES_MAX
+from starcore.messages import CHUNK_BYTES_MAX, Role
 
 
 def test_buffers_are_reused_and_small_ones_are_not() -> None:
@@ -101,6 +103,40 @@ def test_server_says_when_it_listens_and_ends_when_it_is_stopped(
         assert asyncio.run(serve(tmp_path, stops=stops)) == ["listening", "ended"]
     assert ("stopping at once" in caplog.text) is (stops == 2)
     assert "listening: workers on 127.0.0.1:" in caplog.text
+    assert re.search(r"room for \d+ peers", caplog.text)
+
+
+def test_manager_with_room_for_few_peers_warns_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("starcore"), "propagate", True)
+    monkeypatch.setattr(resources, "raise_descriptors", lambda: 224)
+    with caplog.at_level("WARNING", "starcore.manager"):
+        asyncio.run(serve(tmp_path, stops=1))
+    assert "room for 224 peers" in caplog.text
+    assert "LimitNOFILE" in caplog.text
+
+
+def test_memory_goes_back_after_peers_came_or_went_and_not_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(resources, "give_back", lambda: given.append(1))
+
+    async def watch() -> None:
+        star, _ = certificates.create_star(tmp_path / "star", host="127.0.0.1")
+        ports = listen("127.0.0.1", 0, 0)
+        server = Server(certificates.manager_identity(star), ServerOptions(ports), asyncio.get_running_loop())
+        server._trim()
+        assert not given
+        server._connection(lambda ssl_object, address: Peer(Role.CLIENT, "c", address, "f"))
+        server._trim()
+        server._trim()
+        assert len(given) == 1
+        for each in (*ports.workers, *ports.clients):
+            each.close()
+
+    asyncio.run(watch())
 
 
 def test_sockets_that_somebody_else_opened_are_adopted_with_their_ports() -> None:

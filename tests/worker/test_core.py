@@ -611,6 +611,13 @@ def test_heartbeats_fill_a_silence_and_a_long_one_ends_the_link() -> None:
     assert close.code == Code.SILENT
 
 
+def test_a_heartbeat_that_is_due_soon_stands_beside_the_managers() -> None:
+    desk = Desk()
+    desk.wait(1.1)
+    desk.receive(Heartbeat())
+    desk.said(Heartbeat)
+
+
 def test_an_absent_manager_is_looked_for_less_and_less_often_for_ever() -> None:
     desk = Desk(up=False)
     desk.asked.clear()
@@ -619,7 +626,7 @@ def test_an_absent_manager_is_looked_for_less_and_less_often_for_ever() -> None:
         desk.feed(Lost(0, "connection refused"))
         delays.append(desk.take(Dial).delay_seconds)
     assert delays[:3] == pytest.approx([0.1, 0.2, 0.4], rel=0.01)
-    assert delays[-1] == pytest.approx(5.0, rel=0.01)
+    assert delays[-1] == pytest.approx(4.0, rel=0.01)
     assert len([line for line in desk.lines if line.level == "warning"]) == 1
 
 
