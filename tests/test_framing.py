@@ -437,10 +437,10 @@ def test_scratch_lent_to_another_reader_is_not_taken_for_ones_own():
 def test_scratch_that_a_loop_still_holds_is_left_to_it():
     scratch = Region()
     first, second = Peer(scratch=scratch), Peer(scratch=scratch)
-    held = first.reader.get_buffer()[:8]
+    held = memory(first.reader.get_buffer(), writable=True)
     view = second.reader.get_buffer()
     view[:8] = b"\xff" * 8
-    held[:8] = b"\0" * 8
+    held[:8] = bytes(8)
     assert bytes(view[:8]) == b"\xff" * 8
 
 
