@@ -300,7 +300,34 @@ class Clientele:
             granted = self._limits.submit_bytes
             raise OverrunError(f"{client.owed_bytes} + {cost} bytes of tasks, where {granted} are granted")
         client.owed_bytes += cost
+        if not self._join(job, message):
+            self._begin(job, message)
+
+    def _join(self, job: Job, message: Submit) -> bool:
+        """Add tasks that wait behind others to the run before them. Whether they could be.
+
+        Whoever submits slowly what workers do slower still would else queue a record for each task.
+        """
+        if not job.runs or not (job.queued or job.waiting) or message.body_sizes:
+            return False
+        run, count = job.runs[-1], len(message.head_sizes)
+        if run.order != job.client.newest or run.stop != message.first or not run.grows(count, len(message.heads)):
+            return False
+        if job.blob is not None and job.blob.refusal:
+            return False
+        span = run.grow(message.head_sizes, message.heads)
+        if not job.ready:
+            job.waiting += [] if span is None else [span]
+        elif span is None:
+            self._scheduler.grown(job, count)
+        else:
+            self._scheduler.queue(span)
+        return True
+
+    def _begin(self, job: Job, message: Submit) -> None:
+        client, count = job.client, len(message.head_sizes)
         self._runs += 1
+        client.newest = self._runs
         bodies = message.body_sizes if message.body_sizes and any(message.body_sizes) else array("Q")
         heads = memoryview(message.heads)
         run = Run(job, self._runs, message.first, message.head_sizes, bodies, heads, bytearray(count), count, count)
@@ -312,7 +339,7 @@ class Clientele:
         if job.blob is not None and job.blob.refusal:
             self._refuse_run(run, job.blob.refusal)
             return
-        span = run.span(0, count, FIRST_ATTEMPT)
+        span = run.tail = run.span(0, count, FIRST_ATTEMPT)
         if job.ready:
             self._scheduler.queue(span)
             for position in self._scheduler.too_large(run):

@@ -34,6 +34,9 @@ from starcore.messages import BATCH_BYTES_MAX, BATCH_TASKS_MAX
 
 AHEAD_SECONDS = 0.02
 """Work that waits at a worker for each of its slots, so that the wire is hidden."""
+GRAIN_SECONDS = 0.002
+"""A share of a short queue is at least so much work a slot: a message for less would cost the manager more than the
+work costs the worker, and a thousand idle workers would get five tasks each."""
 UNKNOWN_SECONDS = 0.01
 """What a task is charged before its job has had a result."""
 MEAN_SECONDS_MIN = 1e-6
@@ -132,6 +135,11 @@ class Scheduler:
         entry = (-job.message.priority, span.run.order, -span.attempt, self._serial, span)
         heappush(line.heap(span), entry)
         self._count(lane, line, job, tasks)
+
+    def grown(self, job: Job, tasks: int) -> None:
+        """A span in line became longer."""
+        lane = self._lanes[job.capability]
+        self._count(lane, lane.lines[job.client], job, tasks)
 
     def unqueue(self, job: Job, tasks: int) -> None:
         """Tasks in line were cancelled; their spans skip them."""
@@ -348,6 +356,8 @@ class Scheduler:
                 worker, count = self._roomiest(lane, job, body, full)
             if worker is not None:
                 share = -(-lane.tasks * worker.slots // lane.slots)
+                if (mean := job.mean_seconds) is not None:
+                    share = max(share, int(GRAIN_SECONDS * worker.slots / max(mean, MEAN_SECONDS_MIN)))
                 piece = span.take(1 if span.bodied else min(count, share), BATCH_BYTES_MAX)
                 self._count(lane, line, job, piece.start - piece.stop)
                 return worker, piece

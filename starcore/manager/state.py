@@ -43,6 +43,9 @@ JOB_OVERHEAD_BYTES = 1 << 10
 BLOB_OVERHEAD_BYTES = 1 << 10
 """What a blob costs beyond its bytes."""
 FIRST_ATTEMPT = 1
+RUN_TASKS_MAX = 1024
+RUN_BYTES_MAX = 16 << 10
+"""As long as tasks wait, those that come in small messages join the run before them, up to so many tasks and bytes."""
 SUSPECT_LOSSES = 2
 """A task under which so many slots or workers died runs alone, so that nobody is blamed with it."""
 
@@ -64,7 +67,8 @@ class Limits:
     drain_seconds: float = 30.0
     notice_seconds: float = 5.0
     slots_said_seconds: float = 0.2
-    submit_bytes: int = 32 << 20
+    submit_bytes: int = 96 << 20
+    """What a session's unfinished tasks may come to: heads, and TASK_OVERHEAD_BYTES each. A million no-ops fit."""
     result_bytes: int = 1 << 30
     """Unread answers kept for a session at most, whatever its HELLO asks for."""
     settled_bytes: int = 256 << 20
@@ -174,6 +178,8 @@ class Run:
     """Arguments with a body."""
     answers: dict[int, Delivery] = field(default_factory=dict)
     """Answers with a body, until they are acknowledged."""
+    tail: Span | None = None
+    """The last tasks, as they were queued first."""
     _starts: Column | None = None
 
     @property
@@ -217,6 +223,29 @@ class Run:
             self._starts = array("Q", accumulate(self.head_sizes, initial=0))
         return Span(self, start, stop, attempt, 0 if self._starts is None else self._starts[start])
 
+    def grows(self, count: int, size: int) -> bool:
+        """Whether so many more tasks without bodies, with heads of so many bytes, may join this run."""
+        fits = len(self.states) + count <= RUN_TASKS_MAX and len(self.heads) + size <= RUN_BYTES_MAX
+        return fits and self.unfinished > 0 and not self.body_sizes
+
+    def grow(self, head_sizes: Column, heads: Buffer) -> Span | None:
+        """Take in the tasks that follow; returns what is to be queued, None where it joined what already is."""
+        start, at = len(self.states), len(self.heads)
+        stop = start + len(head_sizes)
+        self.head_sizes.extend(head_sizes)
+        self.heads = memoryview(b"".join((self.heads, heads)))
+        self.states.extend(bytes(stop - start))
+        self.unfinished += stop - start
+        self.unread += stop - start
+        self._starts = None
+        tail = self.tail
+        # A task that is QUEUED in its first span was never taken from it, so that span still waits.
+        if tail is not None and tail.start < tail.stop == start and self.states[start - 1] == State.QUEUED:
+            tail.stop = stop
+            return None
+        self.tail = Span(self, start, stop, FIRST_ATTEMPT, at)
+        return self.tail
+
     def task(self, position: int) -> Task:
         """Return the record of a task to which something happened."""
         return self.tasks.setdefault(position, Task())
@@ -224,7 +253,7 @@ class Run:
     def release(self) -> None:
         """Let the heads go: every task has its outcome."""
         self.heads = memoryview(b"")
-        self._starts = None
+        self.tail = self._starts = None
         self.tasks.clear()
 
 
@@ -453,6 +482,8 @@ class Client:
     awaited: bool = False
     """A timer for its grace is set."""
     jobs: dict[int, Job] = field(default_factory=dict)
+    newest: int = 0
+    """The order of the run that came last."""
     blobs: dict[int, Blob] = field(default_factory=dict)
     blob_bytes: int = 0
     """Blobs it sent since they were last counted, and those found then."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 
 from starcore.errors import Code, Status
+from starcore.manager.state import RUN_TASKS_MAX
 from starcore.messages import (
     Ack,
     Assign,
@@ -198,3 +199,105 @@ def test_workers_do_not_wait_for_the_arguments_of_a_client_that_does_not_come_ba
     theirs = other.job()
     theirs.submit(1)
     worker.leased(theirs, 0, 1)
+
+
+# -- tasks that come one by one and wait ------------------------------------------------------------------------
+
+
+def runs_of(star: Star) -> list[int]:
+    """How many tasks each run that is here has."""
+    clients = star.core._sessions.clients.values()
+    return [run.count for client in clients for job in client.jobs.values() for run in job.runs]
+
+
+def test_tasks_that_come_one_by_one_and_wait_become_one_run_and_are_given_out_together():
+    star = Star()
+    client = star.client()
+    job = client.job()
+    for _ in range(50):
+        job.submit(1)
+    assert runs_of(star) == [50]
+    worker = star.worker(slots=60)
+    settle(star)
+    worker.finish(worker.leased(job, 0, 50))
+    client.outcome(job, range(50))
+    star.quiet()
+    assert runs_of(star) == []
+
+
+def test_run_that_is_being_given_out_grows_at_its_end():
+    star = Star()
+    worker, client = star.worker(slots=1), star.client()
+    job = client.job()
+    job.submit(3)
+    first = worker.leased(job, 0, 1)
+    second = worker.leased(job, 1, 1)
+    for _ in range(3):
+        job.submit(1)
+    assert runs_of(star) == [6]
+    star.core.check()
+    worker.finish(first)
+    client.outcome(job, [0])
+    worker.finish(second)
+    client.outcome(job, [1])
+    worker.finish(worker.leased(job, 2))
+    rest = star.all(Outcome, client)
+    assert [index for outcome in rest for index in outcome.indices] == [2, 3, 4, 5]
+    star.core.check()
+
+
+def test_task_that_joins_a_run_whose_last_task_was_cancelled_is_run():
+    star = Star()
+    client = star.client()
+    job = client.job()
+    job.submit(2)
+    client.cancel(job, [1])
+    client.outcome(job, [1], Status.CANCELLED, head=b"")
+    job.submit(1)
+    assert runs_of(star) == [3]
+    worker = star.worker(slots=2)
+    settle(star)
+    one, other = worker.leased(job, 0, 1), worker.leased(job, 2, 1)
+    worker.finish(one)
+    client.outcome(job, [0])
+    worker.finish(other)
+    client.outcome(job, [2])
+    star.quiet()
+
+
+def test_tasks_that_wait_for_their_function_join_too():
+    star = Star()
+    client = star.client()
+    job = client.job(blob=False)
+    for _ in range(4):
+        job.submit(1)
+    assert runs_of(star) == [4]
+    star.core.check()
+
+
+def test_tasks_of_two_jobs_in_turn_keep_their_order():
+    star = Star()
+    client = star.client()
+    one, other = client.job(), client.job()
+    for job in (one, other, one, other):
+        job.submit(1)
+    assert runs_of(star) == [1, 1, 1, 1]
+    worker = star.worker(slots=4)
+    settle(star)
+    for job, index in ((one, 0), (other, 0), (one, 1), (other, 1)):
+        worker.leased(job, index, 1)
+    star.quiet()
+
+
+def test_run_grows_only_so_far():
+    star = Star()
+    client = star.client()
+    job = client.job()
+    for _ in range(3):
+        job.submit(RUN_TASKS_MAX // 2)
+    job.submit(1)
+    assert runs_of(star) == [RUN_TASKS_MAX, RUN_TASKS_MAX // 2 + 1]
+    job.submit(1, bodies=[70_000])
+    job.submit(1)
+    assert runs_of(star) == [RUN_TASKS_MAX, RUN_TASKS_MAX // 2 + 1, 1, 1]
+    star.core.check()

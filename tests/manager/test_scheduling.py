@@ -78,6 +78,21 @@ def test_few_tasks_are_spread_over_all_idle_workers():
     assert max(shares) <= 3
 
 
+def test_tiny_tasks_are_not_spread_over_more_workers_than_their_work_is_worth():
+    star = Star()
+    first = star.worker(slots=1)
+    client = star.client()
+    job = client.job()
+    job.submit(1)
+    first.finish(first.leased(job, 0, 1), seconds=1e-5)
+    client.outcome(job, [0])
+    workers = [first, *(star.worker(slots=1) for _ in range(9))]
+    settle(star)
+    job.submit(1000)
+    shares = [sum(counts(star, worker)) for worker in workers]
+    assert sorted(shares, reverse=True) == [200] * 5 + [0] * 5  # 2 ms each
+
+
 def test_idle_slots_are_filled_everywhere_before_anything_waits_at_a_worker():
     star = Star()
     workers = [star.worker(slots=1) for _ in range(4)]
