@@ -20,15 +20,15 @@ import benchmarks
 from benchmarks import plot
 from benchmarks.harness import CONTENDERS, Row, left_out
 from benchmarks.report import (
-    README,
+    DOCUMENTS,
     WHOLE_RUN,
     answer_lines,
     commit,
     machine,
-    readme_with_table,
     record,
     rows_table,
     summary,
+    with_table,
 )
 from benchmarks.targets import TARGETS
 
@@ -72,11 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", help=f"the contenders, with commas (default: {','.join(CONTENDERS)})")
     parser.add_argument("--rows", action="store_true", help="show every row with its interval and CPU by role")
     parser.add_argument("--no-record", action="store_true", help="do not append to benchmarks/results/")
-    parser.add_argument("--readme", action="store_true", help="write the latest whole run's table and picture")
+    parser.add_argument(
+        "--readme", action="store_true", help="write the latest whole run's tables and picture into the documents"
+    )
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
     if options.readme:
-        README.write_text(readme_with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+        for path, lay in DOCUMENTS.items():
+            path.write_text(with_table(path.read_text(encoding="utf-8"), lay), encoding="utf-8")
         return plot.main()
     unknown = [name for name in options.benchmarks if name not in modules]
     if unknown:

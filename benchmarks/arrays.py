@@ -46,8 +46,8 @@ FULL = (
 )
 QUICK = (
     Case("64 MiB arrays, 1 in flight", 64 << 20, 1, 2, 1),
-    Case("1 MiB arrays, 200 in flight", 1 << 20, 200, 250, 30),
-    Case("8 KiB arrays, 200 in flight", 8 << 10, 200, 2_000, 100),
+    Case("1 MiB arrays, 200 in flight", 1 << 20, 200, 200, 20),
+    Case("8 KiB arrays, 200 in flight", 8 << 10, 200, 1_000, 50),
 )
 SMALL = (
     Case("1 MiB arrays, 1 in flight", 1 << 20, 1, 2, 2),

@@ -1,7 +1,7 @@
 """How throughput grows with the size of an array, as a picture: `python -m benchmarks.plot`.
 
-Drawn from the latest whole run in benchmarks/results/ (the rows of sizes.py), into docs/throughput.svg; the same
-rows give the same file. Needs matplotlib, by the extra `bench`.
+Drawn from the latest rows of sizes.py in benchmarks/results/ into docs/throughput.svg; the same rows give the same
+file. Needs matplotlib, by the extra `bench`.
 """
 
 from __future__ import annotations
@@ -84,16 +84,11 @@ def _draw_line(axes: Any, name: str, own: Sequence[tuple[int, Row]]) -> None:
     )
 
 
-def drawable(made: Sequence[Row]) -> list[Row]:
-    """The rows that belong in the picture."""
-    return [row for row in made if row.benchmark == sizes.BENCHMARK]
-
-
 def main() -> int:
-    """Draw the latest whole run."""
-    made = drawable(latest_run()[0])
+    """Draw the latest rows of sizes.py."""
+    made, _ = latest_run(benchmark=sizes.BENCHMARK)
     if not made:
-        print("no whole run with sizes is recorded; make one: python -m benchmarks", file=sys.stderr)
+        print("nothing to draw is recorded; measure it: python -m benchmarks sizes", file=sys.stderr)
         return 1
     draw(made)
     return 0

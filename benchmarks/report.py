@@ -1,7 +1,8 @@
 """Where rows go: the files of results, the table on the screen, the table of the README.
 
-Every figure in the documentation comes from a line of benchmarks/results/; the README's table is written by
-`python -m benchmarks --readme` from the latest whole run there, and a test compares the two.
+Every figure in the documentation comes from a line of benchmarks/results/; the tables of README.md and
+docs/PERFORMANCE.md are written by `python -m benchmarks --readme` from the latest whole run there, and a test compares
+them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import platform
 import ssl
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from benchmarks.targets import TARGETS, Target
 RESULTS = Path(__file__).resolve().parent / "results"
 WHOLE_RUN = "python -m benchmarks"
 """The command of the runs that the README shows."""
-README = ROOT / "README.md"
+README, PERFORMANCE = ROOT / "README.md", ROOT / "docs" / "PERFORMANCE.md"
 MARKS = ("<!-- benchmarks: written by python -m benchmarks --readme -->", "<!-- end of benchmarks -->")
 TITLES = {
     "star": "StarCore",
@@ -37,6 +38,7 @@ TITLES = {
     "scaler": "opengris-scaler",
     "ray": "Ray",
 }
+ROLES = ("client", "manager", "worker")
 VERDICTS = {True: "met", False: "NOT MET", None: "not said"}
 
 
@@ -95,11 +97,14 @@ def record(made: Sequence[Row], command: str, directory: Path = RESULTS) -> None
             file.write(json.dumps(asdict(row) | where) + "\n")
 
 
-def latest_run(directory: Path = RESULTS) -> tuple[list[Row], dict[str, Any]]:
-    """The rows of the latest whole run, and when, where and at which commit it was; nothing where there is none."""
+def latest_run(directory: Path = RESULTS, benchmark: str = "") -> tuple[list[Row], dict[str, Any]]:
+    """The rows of the latest whole run, and when, where and at which commit it was; nothing where there is none.
+
+    With a `benchmark`, the latest rows of it alone, whatever command took them.
+    """
     runs: dict[str, list[dict[str, Any]]] = {}
     for line in _lines(directory):
-        if line["command"] == WHOLE_RUN and "left_out" in line:
+        if "left_out" in line and (line["benchmark"] == benchmark if benchmark else line["command"] == WHOLE_RUN):
             runs.setdefault(line["time"], []).append(line)
     if not runs:
         return [], {}
@@ -231,7 +236,7 @@ def answer_lines(made: Sequence[Row]) -> list[str]:
     return lines
 
 
-# -- the README ------------------------------------------------------------------------------------------------------
+# -- the documents ---------------------------------------------------------------------------------------------------
 
 
 def readme_table(run: Sequence[Row], where: dict[str, Any]) -> str:
@@ -239,7 +244,6 @@ def readme_table(run: Sequence[Row], where: dict[str, Any]) -> str:
     made = [row for row in run if any(target.measure == row.measure for target in TARGETS)]
     names = shown(made)
     heads = ["", *(TITLES[name] for name in names), "result", "target", ""]
-    lines = [heads, ["---", *["---:"] * (len(heads) - 2), "---"], *summary_lines(made, names)]
     about = where["machine"]
     openssl = " ".join(about["openssl"].split()[:2])
     words = [
@@ -247,14 +251,40 @@ def readme_table(run: Sequence[Row], where: dict[str, Any]) -> str:
         f"{about['cores']} cores, {about['system']}, Python {about['python']}, {openssl}.",
         *(f"{TITLES[name]} is not in it: {reason}." for name, reason in where["left_out"].items()),
     ]
-    return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", *words])
+    return "\n".join([_markdown(heads, summary_lines(made, names)), "", *words])
 
 
-def readme_with_table(text: str, directory: Path = RESULTS) -> str:
-    """The README with the latest whole run's table between the marks; as it is where nothing is recorded."""
+def cpu_table(made: Sequence[Row], where: dict[str, Any]) -> str:
+    """The CPU of each role in a run, of the star and of the limit, as a table in Markdown."""
+    lines = [
+        [
+            row.measure,
+            TITLES[row.contender],
+            *(figure(row.cpu[role]) if role in row.cpu else "" for role in ROLES),
+            figure(sum(row.cpu.values())),
+            row.cpu_per,
+        ]
+        for row in made
+        if row.cpu and row.contender in {"star", "limit"}
+    ]
+    return "\n".join([_markdown(["", "", *ROLES, "all", "in"], lines), "", f"Commit {where['commit']}."])
+
+
+def _markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(heads) - 2), "---"]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [heads, rule, *lines])
+
+
+DOCUMENTS: dict[Path, Callable[[Sequence[Row], dict[str, Any]], str]] = {README: readme_table, PERFORMANCE: cpu_table}
+
+
+def with_table(
+    text: str, lay: Callable[[Sequence[Row], dict[str, Any]], str] = readme_table, directory: Path = RESULTS
+) -> str:
+    """A document with the latest whole run's table between the marks; as it is where nothing is recorded."""
     made, where = latest_run(directory)
     if not made:
         return text
     before, _, rest = text.partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
-    return f"{before}{MARKS[0]}\n\n{readme_table(made, where)}\n\n{MARKS[1]}{after}"
+    return f"{before}{MARKS[0]}\n\n{lay(made, where)}\n\n{MARKS[1]}{after}"

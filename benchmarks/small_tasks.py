@@ -57,7 +57,7 @@ def run(
     """Measure both ways, everyone side by side; what the manager spends is read off the first."""
     made = compete(
         BENCHMARK,
-        [question(call, share or (0.25 if quick else 1.0)) for call in (SUBMIT, MAP)],
+        [question(call, share or (0.1 if quick else 1.0)) for call in (SUBMIT, MAP)],
         [name for name in names if name != "limit"],
         workers=WORKERS,
         pairs=repeats or (ROUNDS_QUICK if quick else ROUNDS),

@@ -21,7 +21,7 @@ from benchmarks.harness import CONTENDERS, MAKERS, RIVALS, ROOT, Row, Sample, di
 BENCHMARK = "start"
 IMPORT, FIRST, READY = "import starcore", "start to the first result", "worker start to ready"
 MEASURES = (IMPORT, FIRST, READY)
-ROUNDS, ROUNDS_QUICK = 9, 2
+ROUNDS, ROUNDS_QUICK = 7, 1
 CHILD_SECONDS_MAX = 120
 NAMES = {"star": "starcore", "dask": "distributed", "loky": "loky", "scaler": "scaler", "ray": "ray"}
 """What is imported; the pool is a part of Python."""
@@ -117,5 +117,5 @@ def run(*, quick: bool = False, names: Sequence[str] = CONTENDERS, repeats: int 
     }
     readies = {"star": ready_seconds} if "star" in names else {}
     made = rows(take_turns(imports, count), benchmark=BENCHMARK, measure=IMPORT, unit="ms")
-    made += rows(take_turns(firsts, min(count, 3) if quick else count), benchmark=BENCHMARK, measure=FIRST, unit="s")
+    made += rows(take_turns(firsts, count), benchmark=BENCHMARK, measure=FIRST, unit="s")
     return made + rows(take_turns(readies, count), benchmark=BENCHMARK, measure=READY, unit="s")

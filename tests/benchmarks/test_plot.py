@@ -41,10 +41,5 @@ def test_the_same_rows_give_the_same_picture(tmp_path: Path) -> None:
         assert word in text
 
 
-def test_only_rows_of_sizes_are_drawn() -> None:
-    other = rows({"star": [Sample(1.0)]}, benchmark="start", measure="m", unit="s")
-    assert plot.drawable([*other, *made(star=1.0)]) == made(star=1.0)
-
-
-def test_the_picture_is_there_when_a_whole_run_is_recorded() -> None:
-    assert plot.PICTURE.is_file() or not plot.drawable(latest_run()[0]), "draw it: python -m benchmarks --readme"
+def test_the_picture_is_there_when_sizes_are_recorded() -> None:
+    assert plot.PICTURE.is_file() or not latest_run(benchmark=sizes.BENCHMARK)[0], "draw it: python -m benchmarks.plot"

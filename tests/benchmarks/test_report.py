@@ -6,21 +6,24 @@ import json
 import socket
 from pathlib import Path
 
+import pytest
+
 from benchmarks.harness import Row, Sample, rows
 from benchmarks.report import (
+    DOCUMENTS,
     MARKS,
-    README,
     WHOLE_RUN,
     answer_lines,
     commit,
+    cpu_table,
     figure,
     latest_run,
     machine,
-    readme_with_table,
     record,
     rows_table,
     summary,
     table,
+    with_table,
 )
 from benchmarks.targets import TARGETS
 
@@ -54,7 +57,7 @@ def test_the_latest_whole_run_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_without_a_whole_run_the_readme_stays_as_it_is(tmp_path: Path) -> None:
     assert latest_run(tmp_path) == ([], {})
-    assert readme_with_table("before", tmp_path) == "before"
+    assert with_table("before", directory=tmp_path) == "before"
 
 
 def test_results_do_not_name_the_machine() -> None:
@@ -98,14 +101,29 @@ def test_hashes_of_answers_name_who_gave_them() -> None:
 def test_the_readme_gets_the_table_between_its_marks(tmp_path: Path) -> None:
     record(made(star=100.0, limit=200.0), WHOLE_RUN, tmp_path)
     text = f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter"
-    new = readme_with_table(text, tmp_path)
+    new = with_table(text, directory=tmp_path)
     assert new.startswith(f"before\n{MARKS[0]}")
     assert new.endswith(f"{MARKS[1]}\nafter")
     assert f"| {ARRAYS} (MB/s) | 100 | 200 | 0.5 [0.5, 0.5] of limit | ≥ 0.95 of limit | NOT MET |" in new
     assert "old" not in new
-    assert readme_with_table(new, tmp_path) == new
+    assert with_table(new, directory=tmp_path) == new
 
 
-def test_the_readme_agrees_with_the_results() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert readme_with_table(text) == text, "write it anew: python -m benchmarks --readme"
+def test_the_table_of_cpu_has_a_line_each_for_star_and_limit(tmp_path: Path) -> None:
+    record(made(star=100.0, limit=200.0, dask=1.0), WHOLE_RUN, tmp_path)
+    lines = cpu_table(*latest_run(tmp_path)).splitlines()
+    assert lines[0] == "|  |  | client | manager | worker | all | in |"
+    assert lines[2] == f"| {ARRAYS} | StarCore | 1.5 |  |  | 1.5 | s/GB |"
+    assert len([line for line in lines if ARRAYS in line]) == 2
+
+
+def test_rows_of_one_benchmark_are_the_latest_whatever_command_took_them(tmp_path: Path) -> None:
+    record(made(star=1.0), f"{WHOLE_RUN} arrays", tmp_path)
+    assert latest_run(tmp_path, "arrays")[0] == made(star=1.0)
+    assert latest_run(tmp_path, "sizes") == ([], {})
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_agree_with_the_results(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert with_table(text, DOCUMENTS[path]) == text, "write it anew: python -m benchmarks --readme"
