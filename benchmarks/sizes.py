@@ -14,8 +14,8 @@ from benchmarks.harness import CONTENDERS, RIVALS, TURNS, Row, compete
 BENCHMARK = "sizes"
 DEPTH_MAX = 200
 IN_FLIGHT_BYTES = 64 << 20
-ROUND_BYTES = 128 << 20
-ROUND_ARRAYS_MAX = 4_000
+ROUND_BYTES = 64 << 20
+ROUND_ARRAYS_MAX = 2_000
 RIVAL_SHARE = 10
 SIZES = tuple(1 << bits for bits in range(10, 27, 2))
 QUICK_SIZES = (1 << 10, 1 << 16, 1 << 20)
@@ -49,4 +49,4 @@ def run(
     chosen = [case(size, share or (0.25 if quick else 1.0)) for size in sizes or (QUICK_SIZES if quick else SIZES)]
     questions = [question(each, cpu=False) for each in chosen]
     number = repeats or (1 if quick else TURNS)
-    return compete(BENCHMARK, questions, asked, workers=1, pairs=number, turns=number)
+    return compete(BENCHMARK, questions, asked, workers=1, pairs=number, turns=1)
