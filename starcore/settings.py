@@ -260,6 +260,8 @@ def parse_address(text: str) -> tuple[str, int | None]:
     try:
         parts = urlsplit(bare)
         host, port = parts.hostname, parts.port
+        if host and ":" in host:
+            ipaddress.IPv6Address(host)  # as urlsplit itself does from Python 3.11.4 on
     except ValueError as exc:
         raise wrong from exc
     extra = parts.path.strip("/") or parts.query or parts.fragment or parts.username
