@@ -202,7 +202,22 @@ def test_addresses_are_read(text, host, port):
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":443", "a:b", "a:0", "a:65536", "a:-1", "ftp://a", "https://a/b", "a b", "[::1", "1:2:x:4", "https://", "u@h"]
+    "text",
+    [
+        "",
+        ":443",
+        "a:b",
+        "a:0",
+        "a:65536",
+        "a:-1",
+        "ftp://a",
+        "https://a/b",
+        "a b",
+        "[::1",
+        "1:2:x:4",
+        "https://",
+        "u@h",
+    ],
 )
 def test_what_is_no_address_is_told(text):
     with pytest.raises(AddressError, match="is not an address: write HOST"):
