@@ -209,20 +209,20 @@ class LocalStar:
             import_module("starcore.client.api")
             self._wait_for_manager(ready)
 
-    def _start_manager(self, options: list[str], listeners: list[socket.socket], ready: int, gate: int) -> None:
+    def _start_manager(
+        self, options: list[str], listeners: list[socket.socket], ready: int, gate: int | None = None
+    ) -> None:
         sockets = [listener.fileno() for listener in listeners]
         command = [sys.executable, "-m", "starcore.manager", "--star", str(self.directory), "--host", _HOST]
         command += ["--listen-fds", ",".join(map(str, sockets)), "--log-level", self._log_level, "--ephemeral"]
-        command += ["--lifeline", str(self._lifeline), "--ready-fd", str(ready), "--gate", str(gate), *options]
+        command += ["--lifeline", str(self._lifeline), "--ready-fd", str(ready), *_gated(gate), *options]
         self._manager = _spawn(command, self._lifeline, ready, gate, *sockets)
 
     def _start_worker(self, options: list[str], gate: int | None = None) -> int:
         command = [sys.executable, "-m", "starcore.worker", "--join", str(self.join_file("worker"))]
         command += ["--manager", self.worker_address, "--slots", str(self._slots), "--log-level", self._log_level]
-        command += ["--lifeline", str(self._lifeline), *self._worker_options, *options]
-        if gate is not None:
-            command += ["--gate", str(gate)]
-        self._workers.append(_spawn(command, self._lifeline, *([gate] if gate is not None else [])))
+        command += ["--lifeline", str(self._lifeline), *_gated(gate), *self._worker_options, *options]
+        self._workers.append(_spawn(command, self._lifeline, gate))
         return self._workers[-1].pid
 
     def _wait_for_manager(self, ready: BinaryIO) -> None:
@@ -272,8 +272,13 @@ def start_default() -> Client:
         return _default.client(wait=False)
 
 
-def _spawn(command: list[str], *descriptors: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, pass_fds=descriptors, start_new_session=True, env=_environment())
+def _gated(gate: int | None) -> list[str]:
+    return [] if gate is None else ["--gate", str(gate)]
+
+
+def _spawn(command: list[str], *descriptors: int | None) -> subprocess.Popen[bytes]:
+    passed = [descriptor for descriptor in descriptors if descriptor is not None]
+    return subprocess.Popen(command, pass_fds=passed, start_new_session=True, env=_environment())
 
 
 def _environment() -> dict[str, str]:

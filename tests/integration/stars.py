@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -77,9 +78,13 @@ class TriedStar(LocalStar):
 
     def restart_manager(self) -> None:
         """Start a manager again, on the same ports and with the same credentials."""
-        ports = ["--port", str(self.port), "--client-port", str(self.client_port)]
-        with self._logged():
-            self._manager, _ = self._start_manager([*self._manager_options, *ports])
+        reading, writing = os.pipe()
+        with self._logged(), open(reading, "rb") as ready, contextlib.ExitStack() as stack:
+            ports = (self.port, self.client_port)
+            listeners = [stack.enter_context(socket.create_server(("127.0.0.1", port))) for port in ports]
+            self._start_manager(self._manager_options, listeners, writing)
+            os.close(writing)
+            self._wait_for_manager(ready)
 
     def start_worker(self, *options: str) -> int:
         """Start one more worker and return its pid."""
