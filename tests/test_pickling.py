@@ -34,6 +34,7 @@ from starcore.pickling import (
     CALL,
     PICKLE,
     Call,
+    Failed,
     Packed,
     answer_spec,
     landing,
@@ -217,7 +218,7 @@ def test_an_argument_that_cannot_be_pickled_is_refused() -> None:
     for pack in (
         lambda: pack_call(((i for i in ()),), {}),
         lambda: pack_array_call(np.zeros(1), ((i for i in ()),), {}),
-        lambda: pack_calls([((i for i in ()),)]),
+        lambda: pack_calls([[(i for i in ())]]),
     ):
         with pytest.raises(ArgumentTypeError, match="cannot be pickled"):
             pack()
@@ -266,10 +267,25 @@ def test_nothing_holds_on_to_an_array_once_its_payload_is_gone() -> None:
 
 
 def batch(fn: Callable[..., Any], calls: list[tuple[Any, ...]], *, trust: bool = True) -> list[tuple[bool, Any]]:
-    call = called(pack_calls(calls))
+    call = called(pack_calls(list(map(list, zip(*calls, strict=True)))))
     assert call.many
-    found: list[tuple[bool, Any]] = answered(call.run(fn), trust=trust)
-    return found
+    answers = answered(call.run(fn), trust=trust)
+    return [(False, each.error) if isinstance(each, Failed) else (True, each) for each in answers]
+
+
+def test_scalars_of_a_batch_are_one_run_between_the_other_answers() -> None:
+    values = [1, 2.5, None, "x" * 100, [1], True, b"y" * 20_000, 1 << 70, np.float64(2), *range(20), 1j]
+    assert batch(lambda value: value, [(value,) for value in values], trust=False) == [(True, each) for each in values]
+
+
+def test_what_a_call_returned_is_what_it_was_then_though_a_later_call_changes_it() -> None:
+    shared: list[int] = []
+
+    def grow(number: int) -> Any:
+        shared.append(number)
+        return shared if number % 2 else number
+
+    assert [each for _, each in batch(grow, [(number,) for number in range(4)])] == [0, [0, 1], 2, [0, 1, 2, 3]]
 
 
 def test_each_call_of_a_batch_has_an_outcome_of_its_own() -> None:

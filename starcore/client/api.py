@@ -25,7 +25,7 @@ from starcore.client import arrays
 from starcore.client.arguments import check_iterable, further_arguments, integer, number, positive, seconds_above_zero
 from starcore.client.blocks import AutoFuture
 from starcore.client.futures import BlockFuture, TaskFuture
-from starcore.client.maps import Batches
+from starcore.client.maps import Batches, Columns, Inputs
 from starcore.client.progress import load_tqdm, watch_blocks, watch_results, watch_rows
 from starcore.client.session import CONNECT_SECONDS, JobRecord, Session
 from starcore.errors import ArgumentValueError, SessionLostError, UnconfiguredError
@@ -109,14 +109,17 @@ class Calls(Executor):
         fn : callable or str
             As for `submit`.
         *iterables : iterable
-            As for `map`: the shortest one ends it. They are read at once, unless there is a `buffersize`.
+            As for `map`: the shortest one ends it. Without a `buffersize` they are read at once.
         timeout : float, optional
             Seconds from this call after which the iterator raises TimeoutError.
         chunksize : int or "auto", default "auto"
             Calls in a batch. A batch is one task: a slot that dies costs all of it one attempt. With `retries` or
             a `timeout` among the options, which are each call's own, every call is a task of its own.
         buffersize : int, optional
-            How many items may be taken from the iterables and not yet yielded; they may then be endless.
+            How many items may be taken from the iterables and not yet yielded, as in Python 3.14. They are then read
+            only as far, by the iterating thread, and may be endless; and where results are taken slowly, no more
+            than that are waiting. Tens of thousands keep a star of small calls busy. Without it all calls are made
+            at once, and their results wait here for whoever takes them.
         progress : bool, default False
             Draw a bar of the results yielded, with tqdm.
 
@@ -142,19 +145,18 @@ class Calls(Executor):
         key, shipped = self._name(fn)
         for iterable in iterables:
             check_iterable(iterable)
-        rows = zip(*iterables)  # noqa: B905 - the shortest ends it, as in the builtin
-        calls = list(rows) if buffersize is None else rows
+        inputs = Inputs(iterables, lazy=buffersize is not None)
         tqdm = load_tqdm() if progress else None
         session = self._client._live()
         record = self._record(session, key, shipped)
 
-        def send(calls: Sequence[tuple[Any, ...]]) -> Future[Any]:
-            packed = pack_call(calls[0], {}) if len(calls) == 1 else pack_calls(calls)
+        def send(columns: Columns, count: int) -> Future[Any]:
+            packed = pack_calls(columns) if count > 1 else pack_call(tuple(column[0] for column in columns), {})
             return _send(session, record, packed)
 
         batches = Batches(
             send,
-            calls,
+            inputs,
             chunksize=None if isinstance(chunksize, str) else chunksize,
             buffersize=buffersize,
             slots=lambda: session.slots,
@@ -162,7 +164,7 @@ class Calls(Executor):
         results = batches.results(deadline)
         if tqdm is None:
             return results
-        return watch_results(tqdm, results, len(calls) if isinstance(calls, list) else None, record.job.function)
+        return watch_results(tqdm, results, inputs.total, record.job.function)
 
     def submit_array(
         self,
