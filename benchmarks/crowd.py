@@ -79,7 +79,7 @@ class Hall:
     def close(self) -> None:
         """Say goodbye."""
         for member in self._members:
-            member.driver.close_all()
+            member.leave()
 
 
 class Watched(WorkerCore):
@@ -124,6 +124,12 @@ class Member:
         """Begin as a worker does."""
         for action in self.core.start(self._hall.loop.time()):
             self.perform(action)
+
+    def leave(self) -> None:
+        """Say goodbye, and dial no more."""
+        if self._dialling is not None:
+            self._dialling.cancel()
+        self.driver.close_all()
 
     # -- the driver's shell ----------------------------------------------------------------------------------
 
@@ -263,8 +269,16 @@ class FragileStar(LocalStar):
 
     def restart_manager(self) -> None:
         """Start a manager where the last one was; return when it listens."""
-        ports = ["--port", str(self.port), "--client-port", str(self.client_port)]
-        self._manager, _ = self._start_manager(ports)
+        reading, writing = os.pipe()
+        command = [sys.executable, "-m", "starcore.manager", "--star", str(self.directory), "--host", "127.0.0.1"]
+        command += ["--port", str(self.port), "--client-port", str(self.client_port), "--log-level", self._log_level]
+        command += ["--ephemeral", "--lifeline", str(self._lifeline), "--ready-fd", str(writing)]
+        with open(reading, "rb") as ready:
+            try:
+                self._manager = subprocess.Popen(command, pass_fds=(self._lifeline, writing), start_new_session=True)
+            finally:
+                os.close(writing)
+            self._wait_for_manager(ready)
 
 
 # -- the program ---------------------------------------------------------------------------------------------------
