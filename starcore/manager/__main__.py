@@ -18,11 +18,14 @@ from starcore.manager.core import Limits
 from starcore.manager.server import Ports, ServerOptions, adopt, listen, run
 from starcore.options import Parser, listening_port, seconds, wait_at_gate
 
+SHARDS_MAX = 64
+
 _EPILOG = """\
 examples:
   python -m starcore.manager --port 443 --client-port 444
   python -m starcore.manager --port 8443 --client-port 8444        no rights needed
   python -m starcore.manager --host ::1 --json-logs                one address only; one JSON object a line
+  python -m starcore.manager --shards 8                            connections spread over eight processes
   python -m starcore.certs init --host star.example.org            the address that join files carry, if not found
 
 At its first start it makes the star's own CA and two join files. SIGTERM (or Ctrl-C) drains: running tasks are
@@ -72,6 +75,14 @@ def _parser() -> Parser:
         metavar="S",
         help="how long SIGTERM waits for running tasks (default: %(default)s)",
     )
+    add(
+        "--shards",
+        type=_shards,
+        default=1,
+        metavar="N",
+        help="processes that hold the connections, for a machine of many cores; 1: no process but this "
+        "(default: %(default)s)",
+    )
     add("--log-level", choices=logs.LEVELS, default="info", help="default: %(default)s")
     add("--json-logs", action="store_true", help="one JSON object a line")
     add("--lifeline", type=int, help=argparse.SUPPRESS)
@@ -80,6 +91,12 @@ def _parser() -> Parser:
     add("--listen-fds", help=argparse.SUPPRESS)
     add("--ephemeral", action="store_true", help=argparse.SUPPRESS)
     return parser
+
+
+def _shards(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= SHARDS_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of shards: 1 to {SHARDS_MAX} are")
+    return int(text)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -102,6 +119,8 @@ def main(argv: list[str] | None = None) -> int:
 def _serve(options: argparse.Namespace) -> None:
     if sys.platform == "win32":
         raise SetupError("the manager needs Linux or macOS; on Windows the client works")
+    if options.shards > 1 and sys.platform != "linux":
+        raise SetupError("more than one shard needs Linux: they share memory that other systems do not have")
     if options.listen_fds:
         ports = adopt(options.host, *map(int, options.listen_fds.split(",")))
     else:
@@ -142,6 +161,8 @@ def _serve(options: argparse.Namespace) -> None:
         lifeline=options.lifeline,
         on_listening=listening,
         on_orphaned=orphaned,
+        shards=options.shards,
+        log_options=("--log-level", options.log_level, *(["--json-logs"] if options.json_logs else [])),
     )
     try:
         run(identity, server_options)

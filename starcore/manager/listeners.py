@@ -4,8 +4,8 @@ They are opened before anything else is done: a port that cannot be had is said 
 first start that fails leaves nothing behind. And both address families get the same number where the port is left to
 the system, which asyncio does not promise.
 
-`Acceptor` takes connections itself, one task each until TLS stands, since uvloop's own server says nothing of a
-handshake that fails, and the log shall say who was turned away, and why::
+`Acceptor` takes connections itself, and `Handshakes` has one task for each until TLS stands, since uvloop's own
+server says nothing of a handshake that fails, and the log shall say who was turned away, and why::
 
     listening socket ─accept─▶ connect_accepted_socket ─TLS─▶ the protocol's connection_made
                                        └─ refused, garbage, silence ─▶ one line
@@ -37,18 +37,14 @@ _log = logging.getLogger("starcore.manager")
 
 
 class Acceptor:
-    """Takes connections from listening sockets, and sees them through TLS.
+    """Takes connections from listening sockets.
 
     Parameters
     ----------
     sockets : sequence of socket.socket
         They listen already; `close` closes them.
-    context : ssl.SSLContext
-        The port's.
-    factory : callable
-        Makes the protocol of a connection.
-    handshake_seconds : float
-        How long a handshake may take.
+    take : callable(socket, address)
+        Sees a connection through TLS, here or elsewhere.
     loop : asyncio.AbstractEventLoop
         Where all of it happens.
     """
@@ -56,30 +52,23 @@ class Acceptor:
     def __init__(
         self,
         sockets: Sequence[socket.socket],
-        context: ssl.SSLContext,
-        factory: Callable[[], asyncio.BaseProtocol],
-        handshake_seconds: float,
+        take: Callable[[socket.socket, str], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._sockets = sockets
-        self._context = context
-        self._factory = factory
-        self._handshake_seconds = handshake_seconds
+        self._take = take
         self._loop = loop
-        self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         for each in sockets:
             each.setblocking(False)
             loop.add_reader(each, self._accept, each)
 
     def close(self) -> None:
-        """Take no more connections, and drop those whose handshake is not done."""
+        """Take no more connections."""
         self._closed = True
         for each in self._sockets:
             self._loop.remove_reader(each)
             each.close()
-        for task in self._tasks:
-            task.cancel()
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(ACCEPTS_A_TURN):
@@ -94,26 +83,79 @@ class Acceptor:
                 self._loop.call_later(EXHAUSTED_SECONDS, self._resume, listener)
                 return
             connection.setblocking(False)
-            task = self._loop.create_task(self._shake_hands(connection, join_address(*address[:2])))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._take(connection, join_address(*address[:2]))
 
     def _resume(self, listener: socket.socket) -> None:
         if not self._closed:
             self._loop.add_reader(listener, self._accept, listener)
 
-    async def _shake_hands(self, connection: socket.socket, address: str) -> None:
+
+class Handshakes:
+    """Sees accepted connections through TLS, and tells in the log of those that do not get through.
+
+    Parameters
+    ----------
+    context : ssl.SSLContext
+        The port's.
+    seconds : float
+        How long a handshake may take.
+    loop : asyncio.AbstractEventLoop
+        Where all of it happens.
+    logger : logging.Logger, optional
+        Where it is told.
+    """
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        seconds: float,
+        loop: asyncio.AbstractEventLoop,
+        logger: logging.Logger = _log,
+    ) -> None:
+        self._context = context
+        self._seconds = seconds
+        self._loop = loop
+        self._log = logger
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(
+        self,
+        connection: socket.socket,
+        address: str,
+        factory: Callable[[], asyncio.BaseProtocol],
+        failed: Callable[[str], None] | None = None,
+    ) -> None:
+        """Begin a connection's handshake; when TLS stands, `factory` makes its protocol, else `failed` hears why."""
+        task = self._loop.create_task(self._shake_hands(connection, address, factory, failed))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def close(self) -> None:
+        """Drop the connections whose handshake is not done."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _shake_hands(
+        self,
+        connection: socket.socket,
+        address: str,
+        factory: Callable[[], asyncio.BaseProtocol],
+        failed: Callable[[str], None] | None,
+    ) -> None:
         try:
             await self._loop.connect_accepted_socket(
-                self._factory, connection, ssl=self._context, ssl_handshake_timeout=self._handshake_seconds
+                factory, connection, ssl=self._context, ssl_handshake_timeout=self._seconds
             )
         except (OSError, asyncio.TimeoutError) as error:
             connection.close()
-            _log.warning("refused %s: the TLS handshake failed: %s", address, self._why(error))
+            why = f"the TLS handshake failed: {self._why(error)}"
+            self._log.warning("refused %s: %s", address, why)
+            if failed is not None:
+                failed(why)
 
     def _why(self, error: BaseException) -> str:
         if isinstance(error, (ConnectionAbortedError, TimeoutError, asyncio.TimeoutError)):
-            return f"it was not done within {self._handshake_seconds:g} s"
+            return f"it was not done within {self._seconds:g} s"
         if not isinstance(error, ssl.SSLError):
             return "the other side closed the connection"
         if error.reason == "CERTIFICATE_VERIFY_FAILED":

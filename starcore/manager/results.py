@@ -202,6 +202,7 @@ class Results:
             flow=flow,
         )
 
+
 CLOCK_GRAIN_SECONDS = 0.001
 """The loop's clock counts whole milliseconds; what began and ended in one of them did take time."""
 

@@ -6,6 +6,8 @@
                              ├─▶ Driver ◀──▶ ManagerCore
     clients ──▶ client port ─┘                       └─▶ Finished: the end of `serve`
 
+With more than one shard, the connections are held by other processes (`switch.py`), and so are the chunks.
+
 A worker and a client are told apart before their first message: by the port they dialled and, in `tls.identify`,
 by the role their certificate names. Bytes pass through here by reference: a chunk arrives in a buffer of the pool
 and leaves from the same buffer; nothing here or below ever looks inside.
@@ -31,6 +33,7 @@ from starcore.errors import AddressError, Code
 from starcore.events import Action, Finished, Log
 from starcore.manager import listeners, resources
 from starcore.manager.core import Drain, Limits, ManagerCore
+from starcore.manager.switch import Switch
 from starcore.messages import Buffer, Role
 
 POOL_BYTES_MAX = 16 << 20
@@ -93,6 +96,10 @@ class ServerOptions:
     lifeline: int | None = None
     on_listening: Callable[[], None] | None = None
     on_orphaned: Callable[[], None] | None = None
+    shards: int = 1
+    """Processes that hold the connections; with 1 this one holds them itself."""
+    log_options: tuple[str, ...] = ()
+    """The shards' options for their logs."""
 
 
 class BufferPool:
@@ -149,6 +156,10 @@ class Server:
         self._stops = 0
         self._accepted = 0
         self._trimmed = (0, 0)
+        self._switch: Switch | None = None
+        if options.shards > 1:
+            seconds = options.limits.greeting_seconds
+            self._switch = Switch(options.shards, self._driver, identity, seconds, loop, options.log_options)
 
     # -- the driver's shell ----------------------------------------------------------------------------------
 
@@ -171,19 +182,33 @@ class Server:
 
     def release(self, token: Any) -> None:
         """Take a chunk's buffer back."""
-        if token is not None:
+        if self._switch is not None:
+            self._switch.give(token)
+        elif token is not None:
             self._pool.give(token)
 
     # -- running ---------------------------------------------------------------------------------------------
 
     async def serve(self) -> None:
         """Listen, and return when the drain is complete or a second signal came."""
-        options, ports = self._options, self._options.ports
         self._make_room()
-        acceptors = self._accept(Role.WORKER, ports.workers), self._accept(Role.CLIENT, ports.clients)
         self._watch_signals()
         self._watch_lifeline()
         self._trim()
+        try:
+            if self._switch is not None:
+                await self._switch.open()
+            await self._listen()
+        finally:
+            if self._switch is not None:
+                await self._switch.close()
+        _log.info("stopped")
+
+    async def _listen(self) -> None:
+        options, ports = self._options, self._options.ports
+        doors = self._door(Role.WORKER), self._door(Role.CLIENT)
+        sockets = ports.workers, ports.clients
+        acceptors = [listeners.Acceptor(own, take, self._loop) for own, (take, _) in zip(sockets, doors, strict=True)]
         where = _where(ports.host, ports.worker), _where(ports.host, ports.client)
         _log.info("listening: workers on %s, clients on %s", *where)
         if options.on_listening is not None:
@@ -193,9 +218,10 @@ class Server:
         finally:
             for acceptor in acceptors:
                 acceptor.close()
+            for _, shut in doors:
+                shut()
             self._driver.close_all(Code.DRAINING, "the manager was stopped")
             await asyncio.sleep(0)
-            _log.info("stopped")
 
     def stop(self) -> None:
         """Drain at the first call, stop at the second."""
@@ -207,11 +233,15 @@ class Server:
         _log.info("draining: no new work; again to stop at once")
         self._driver.feed(Drain())
 
-    def _accept(self, role: Role, sockets: list[socket.socket]) -> listeners.Acceptor:
-        context = tls.listen_context(self._identity, role)
-        identify = functools.partial(tls.identify, self._identity, role)
+    def _door(self, role: Role) -> tuple[Callable[[socket.socket, str], None], Callable[[], None]]:
+        """Return what sees an accepted connection of a role's port through TLS, and what ends that."""
+        if self._switch is not None:
+            return functools.partial(self._switch.adopt, role), lambda: None
         seconds = self._options.limits.greeting_seconds
-        return listeners.Acceptor(sockets, context, lambda: self._connection(identify), seconds, self._loop)
+        handshakes = listeners.Handshakes(tls.listen_context(self._identity, role), seconds, self._loop)
+        identify = functools.partial(tls.identify, self._identity, role)
+        factory = functools.partial(self._connection, identify)
+        return lambda connection, address: handshakes.begin(connection, address, factory), handshakes.close
 
     def _connection(self, identify: Identify) -> asyncio.BaseProtocol:
         self._accepted += 1
