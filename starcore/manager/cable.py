@@ -38,6 +38,8 @@ INLINE_BYTES_MAX = 16 << 10
 COMPANY_SECONDS = 0.05
 SOCKET_BYTES = 1 << 20
 READ_DESCRIPTORS_MAX = 64
+TURN_BYTES_MAX = 1 << 20
+"""More than this does not wait for the end of the turn, which may be megabytes away."""
 CHOKING_BYTES = 4 << 20
 """What may wait to be written before the cable says so."""
 
@@ -122,6 +124,8 @@ class Cable:
         self._choked = choked
         self._reader = FrameReader(heard, lambda *chunk: None, lambda *chunk: None, greeting=False)
         self._said: list[Buffer] = []
+        self._said_bytes = 0
+        """Of payloads alone."""
         self._unsent: deque[tuple[memoryview, int | None]] = deque()
         self._unsent_bytes = 0
         self._descriptors: deque[int] = deque()
@@ -137,6 +141,10 @@ class Cable:
         self._said.append(meta)
         if payload:
             self._said.append(payload)
+            self._said_bytes += len(payload)
+            if self._said_bytes > TURN_BYTES_MAX:
+                self.flush()
+                return
         if hurry and not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self.flush)
@@ -159,6 +167,7 @@ class Cable:
         if self._said:
             joined = b"".join(self._said)
             self._said.clear()
+            self._said_bytes = 0
             if not self._closed:
                 self._push(memoryview(joined), None)
 

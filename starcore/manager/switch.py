@@ -43,7 +43,7 @@ from starcore.messages import Buffer, Message, Role, Welcome
 
 CHUNKS_AHEAD = 2
 """Chunks that a link was told to send and has no room for yet: the second one hides the way to the shard and back."""
-WRITE_BYTES_MAX = 512 << 10
+WRITE_BYTES_MAX = 256 << 10
 """Of one WRITE; a message may be longer."""
 START_SECONDS_MAX = 30.0
 RESTART_SECONDS = 0.5

@@ -141,7 +141,13 @@ def test_door_lets_in_who_belongs_and_tells_of_everybody_else(
         loop, opened = asyncio.get_running_loop(), asyncio.Event()
         context = tls.listen_context(certificates.manager_identity(star), Role.CLIENT)
         seconds = 0.2 if kind == "mute" else 10.0
-        acceptor = listeners.Acceptor(sockets, context, lambda: Opened(opened), seconds, loop)
+        handshakes = listeners.Handshakes(context, seconds, loop)
+        failures: list[str] = []
+
+        def take(connection: socket.socket, address: str) -> None:
+            handshakes.begin(connection, address, lambda: Opened(opened), failures.append)
+
+        acceptor = listeners.Acceptor(sockets, take, loop)
         try:
             if kind in ("good", "foreign"):
                 mine = tls.dial_context(identity)
@@ -160,9 +166,11 @@ def test_door_lets_in_who_belongs_and_tells_of_everybody_else(
                 with contextlib.suppress(ssl.SSLError, ConnectionError):
                     await asyncio.wait_for(reader.read(), 10)
             writer.close()
+            assert len(failures) == (kind != "good")
             return opened.is_set()
         finally:
             acceptor.close()
+            handshakes.close()
 
     loop = uvloop.new_event_loop()
     with caplog.at_level("WARNING", "starcore.manager"):

@@ -1,0 +1,92 @@
+"""The memory of a shard: cells out and back, what a neighbour sees, and pages that go back to the system."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from starcore.manager import cells
+from starcore.manager.cells import IDLE_CELLS_MAX, Cells, Loan
+from starcore.messages import CHUNK_BYTES_MAX
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd")
+
+
+@pytest.fixture
+def descriptor() -> Iterator[int]:
+    made = cells.create()
+    yield made
+    os.close(made)
+
+
+@pytest.fixture
+def own(descriptor: int) -> Iterator[Cells]:
+    made = Cells(os.dup(descriptor))
+    yield made
+    made.close()
+
+
+def pages(descriptor: int) -> int:
+    """How many bytes of memory the system has given."""
+    return os.fstat(descriptor).st_blocks * 512
+
+
+def test_neighbour_reads_what_the_owner_wrote(own: Cells, descriptor: int) -> None:
+    own.take()
+    cell = own.take()
+    own.room(cell, 8)[:] = b"a chunk!"
+    loan = Loan(descriptor)
+    piece = loan.piece(cell, 2, 5)
+    assert bytes(piece) == b"chunk"
+    assert piece.readonly
+    assert not loan.read
+    piece.release()
+    assert loan.read
+    loan.close()
+
+
+def test_loan_that_somebody_looks_at_stays(descriptor: int) -> None:
+    loan = Loan(descriptor)
+    piece = loan.piece(0, 0, 1)
+    with pytest.raises(BufferError):
+        loan.close()
+    piece.release()
+    loan.close()
+
+
+def test_cells_are_reused_and_counted(own: Cells) -> None:
+    first, second = own.take(), own.take()
+    assert first != second
+    assert own.used == 2
+    own.give(first)
+    assert own.used == 1
+    assert own.take() == first
+
+
+def test_memory_costs_nothing_until_it_is_used_and_idle_cells_go_back(own: Cells, descriptor: int) -> None:
+    assert pages(descriptor) == 0
+    taken = [own.take() for _ in range(IDLE_CELLS_MAX + 3)]
+    assert pages(descriptor) == len(taken) * CHUNK_BYTES_MAX
+    for cell in taken:
+        own.give(cell)
+    assert own.used == 0
+    assert pages(descriptor) == IDLE_CELLS_MAX * CHUNK_BYTES_MAX
+    again = [own.take() for _ in taken]
+    assert sorted(again) == sorted(taken)
+    assert pages(descriptor) == len(taken) * CHUNK_BYTES_MAX
+
+
+def test_cell_without_memory_is_not_given_out(own: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        with pytest.raises(OSError, match="no space"):
+            own.take()
+    assert own.used == 0
+    assert own.take() == 0
