@@ -1,8 +1,8 @@
 """The memory that chunks lie in on their way through a manager of several processes.
 
-A shard receives chunks into *cells*: pieces of CHUNK_BYTES_MAX of a memory that is its own to write to, and that all
-shards have mapped, so that a neighbour can send what lies there. A chunk is known by its cell's name, the number of
-the memory and of the cell; nothing but the name ever passes the process that decides::
+A shard receives chunks into *cells*: pieces of a memory that is its own to write to, and that all shards have mapped,
+so that a neighbour can send what lies there. A chunk is known by its cell's name, the number of the memory and where
+the cell begins; nothing but the name ever passes the process that decides::
 
     shard 1: Cells.take ─▶ the chunk is decrypted into cell 7 ─▶ "(memory 1, cell 7) came"
     shard 2: "send (memory 1, cell 7)" ─▶ Loan ─▶ encrypted straight from there ─▶ "done" ─▶ shard 1: Cells.give
@@ -20,13 +20,12 @@ import mmap
 import os
 
 from starcore._framing import Segment
-from starcore.messages import CHUNK_BYTES_MAX
 
-CELLS_MAX = 1 << 18
-"""Of one memory: 64 GiB of addresses."""
-IDLE_CELLS_MAX = 64
-"""Free cells that keep their pages: a fresh page costs as much as receiving into it."""
-MEMORY_BYTES = CELLS_MAX * CHUNK_BYTES_MAX
+MEMORY_BYTES = 256 << 30
+"""Addresses of one memory."""
+CELL_BYTES_MIN = 64 << 10
+IDLE_BYTES_MAX = 16 << 20
+"""What free cells keep of their pages: a fresh page costs as much as receiving into it."""
 
 
 def create() -> int:
@@ -34,6 +33,11 @@ def create() -> int:
     descriptor = os.memfd_create("starcore-cells", os.MFD_CLOEXEC)
     os.ftruncate(descriptor, MEMORY_BYTES)
     return descriptor
+
+
+def cell_bytes(length: int) -> int:
+    """Return how much a cell for so many bytes measures: the next power of two."""
+    return max(CELL_BYTES_MIN, 1 << (length - 1).bit_length())
 
 
 class Cells:
@@ -49,45 +53,53 @@ class Cells:
         self._descriptor = descriptor
         self._map = mmap.mmap(descriptor, MEMORY_BYTES)
         self._view = memoryview(self._map)
-        self._warm: list[int] = []
-        self._bare: list[int] = []
-        self._next = 0
+        self._taken: dict[int, int] = {}
+        self._warm: dict[int, list[int]] = {}
+        self._bare: dict[int, list[int]] = {}
+        self._idle_bytes = 0
+        self._end = 0
 
     @property
     def used(self) -> int:
         """How many cells are taken."""
-        return self._next - len(self._warm) - len(self._bare)
+        return len(self._taken)
 
-    def take(self) -> int:
-        """Give out a cell, whose pages are there.
+    def take(self, length: int) -> int:
+        """Give out a cell for so many bytes, whose pages are there: its name is where it begins.
 
         Raises
         ------
         OSError
             The system has no memory left for it.
         """
-        if self._warm:
-            return self._warm.pop()
-        cell = self._bare[-1] if self._bare else self._next
-        os.posix_fallocate(self._descriptor, cell * CHUNK_BYTES_MAX, CHUNK_BYTES_MAX)
-        if self._bare:
-            self._bare.pop()
+        size = cell_bytes(length)
+        if warm := self._warm.get(size):
+            cell = warm.pop()
+            self._idle_bytes -= size
         else:
-            self._next += 1
+            bare = self._bare.get(size)
+            cell = bare[-1] if bare else self._end
+            os.posix_fallocate(self._descriptor, cell, size)
+            if bare:
+                bare.pop()
+            else:
+                self._end += size
+        self._taken[cell] = size
         return cell
 
     def room(self, cell: int, length: int) -> memoryview:
         """Return the first bytes of a cell, to write to."""
-        start = cell * CHUNK_BYTES_MAX
-        return self._view[start : start + length]
+        return self._view[cell : cell + length]
 
     def give(self, cell: int) -> None:
         """Take a cell back."""
-        if len(self._warm) < IDLE_CELLS_MAX:
-            self._warm.append(cell)
+        size = self._taken.pop(cell)
+        if self._idle_bytes + size <= IDLE_BYTES_MAX:
+            self._idle_bytes += size
+            self._warm.setdefault(size, []).append(cell)
         else:
-            self._map.madvise(mmap.MADV_REMOVE, cell * CHUNK_BYTES_MAX, CHUNK_BYTES_MAX)
-            self._bare.append(cell)
+            self._map.madvise(mmap.MADV_REMOVE, cell, size)
+            self._bare.setdefault(size, []).append(cell)
 
     def close(self) -> None:
         """Let go of the memory; nobody may look at a cell any more."""
@@ -115,8 +127,7 @@ class Loan:
 
     def piece(self, cell: int, start: int, length: int) -> memoryview:
         """Return a cell's bytes [start, start + length)."""
-        start += cell * CHUNK_BYTES_MAX
-        return memoryview(self._segment)[start : start + length]
+        return memoryview(self._segment)[cell + start : cell + start + length]
 
     def close(self) -> None:
         """Let go of the memory; BufferError while somebody looks at it."""

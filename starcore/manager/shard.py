@@ -69,7 +69,7 @@ class PeerConnection(Connection):
             self._queue.append(frames)
             if not self._flush_due:
                 self._flush_due = True
-                self._loop.call_soon(self._flush)
+                self._shard.queued(self)
 
     def pause(self, paused: bool) -> None:
         """Read nothing more for now, or go on."""
@@ -158,7 +158,7 @@ class Shard:
         if length <= INLINE_BYTES_MAX:
             return bytearray(length)
         try:
-            connection.cell = self._cells.take()
+            connection.cell = self._cells.take(length)
         except OSError as error:
             self._log.error("no memory for a chunk of %s: %s", connection.address, error)
             self._loop.call_soon(self._abort, connection, "the manager has no memory left")
@@ -183,6 +183,10 @@ class Shard:
             connection.pause(True)
             which = FAULTS.index(type(error)) if type(error) in FAULTS else 0
             self._cable.say(Told.FAULT, cable.FAULT.pack(connection.link, which), str(error).encode())
+
+    def queued(self, connection: Connection) -> None:
+        """Have what a link has to say leave at the end of this turn."""
+        self._loop.call_soon(connection.flush)
 
     def writable(self, link: int, writable: bool) -> None:
         """The write buffer filled up, or drained: what was written to it has found room."""

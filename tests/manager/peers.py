@@ -15,7 +15,7 @@ from typing import Any
 from starcore import certificates, tls
 from starcore.driver import Driver
 from starcore.events import Action, ChunkReceived, Event, Opened, Received, Send, SendChunk, Tick
-from starcore.messages import Message, Role
+from starcore.messages import CHUNK_BYTES_MAX, Message, Role
 
 SECONDS = 20.0
 
@@ -54,7 +54,7 @@ class Caller:
         self.core = Recorder()
         self.driver = Driver(self.core, asyncio.get_running_loop(), self, logging.getLogger("starcore.test"))
         self.body = b""
-        self.room = bytearray(1 << 20)
+        self.room = bytearray(CHUNK_BYTES_MAX)
 
     async def dial(self, sock: socket.socket) -> None:
         """Speak TLS over a connected socket."""

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from starcore.manager import cells
-from starcore.manager.cells import IDLE_CELLS_MAX, Cells, Loan
+from starcore.manager.cells import CELL_BYTES_MIN, IDLE_BYTES_MAX, Cells, Loan, cell_bytes
 from starcore.messages import CHUNK_BYTES_MAX
+
+IDLE_CELLS = IDLE_BYTES_MAX // CHUNK_BYTES_MAX
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd")
 
@@ -36,8 +38,8 @@ def pages(descriptor: int) -> int:
 
 
 def test_neighbour_reads_what_the_owner_wrote(own: Cells, descriptor: int) -> None:
-    own.take()
-    cell = own.take()
+    own.take(CHUNK_BYTES_MAX)
+    cell = own.take(CHUNK_BYTES_MAX)
     own.room(cell, 8)[:] = b"a chunk!"
     loan = Loan(descriptor)
     piece = loan.piece(cell, 2, 5)
@@ -59,23 +61,23 @@ def test_loan_that_somebody_looks_at_stays(descriptor: int) -> None:
 
 
 def test_cells_are_reused_and_counted(own: Cells) -> None:
-    first, second = own.take(), own.take()
+    first, second = own.take(CHUNK_BYTES_MAX), own.take(CHUNK_BYTES_MAX)
     assert first != second
     assert own.used == 2
     own.give(first)
     assert own.used == 1
-    assert own.take() == first
+    assert own.take(CHUNK_BYTES_MAX) == first
 
 
 def test_memory_costs_nothing_until_it_is_used_and_idle_cells_go_back(own: Cells, descriptor: int) -> None:
     assert pages(descriptor) == 0
-    taken = [own.take() for _ in range(IDLE_CELLS_MAX + 3)]
+    taken = [own.take(CHUNK_BYTES_MAX) for _ in range(IDLE_CELLS + 3)]
     assert pages(descriptor) == len(taken) * CHUNK_BYTES_MAX
     for cell in taken:
         own.give(cell)
     assert own.used == 0
-    assert pages(descriptor) == IDLE_CELLS_MAX * CHUNK_BYTES_MAX
-    again = [own.take() for _ in taken]
+    assert pages(descriptor) == IDLE_CELLS * CHUNK_BYTES_MAX
+    again = [own.take(CHUNK_BYTES_MAX) for _ in taken]
     assert sorted(again) == sorted(taken)
     assert pages(descriptor) == len(taken) * CHUNK_BYTES_MAX
 
@@ -87,6 +89,22 @@ def test_cell_without_memory_is_not_given_out(own: Cells, monkeypatch: pytest.Mo
     with monkeypatch.context() as patched:
         patched.setattr(os, "posix_fallocate", full)
         with pytest.raises(OSError, match="no space"):
-            own.take()
+            own.take(CHUNK_BYTES_MAX)
     assert own.used == 0
-    assert own.take() == 0
+    assert own.take(CHUNK_BYTES_MAX) == 0
+
+
+def test_cells_suit_their_chunks_and_lie_apart(own: Cells, descriptor: int) -> None:
+    assert [cell_bytes(length) for length in (1, 65_536, 65_537, CHUNK_BYTES_MAX)] == [
+        CELL_BYTES_MIN,
+        CELL_BYTES_MIN,
+        2 * CELL_BYTES_MIN,
+        CHUNK_BYTES_MAX,
+    ]
+    lengths = [20_000, 70_000, 300_000, 20_001, CHUNK_BYTES_MAX]
+    names = [own.take(length) for length in lengths]
+    ends = [name + cell_bytes(length) for name, length in zip(names, lengths, strict=True)]
+    assert sorted([0, *ends[:-1]]) == names, "one behind the other"
+    assert pages(descriptor) == ends[-1]
+    own.give(names[1])
+    assert own.take(100_000) == names[1]

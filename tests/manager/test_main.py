@@ -34,6 +34,22 @@ def test_defaults_are_the_cards_ports_and_the_cores_limits() -> None:
     assert options.drain_seconds == limits.drain_seconds
 
 
+@pytest.mark.parametrize("text", ["0", "-1", "65", "two", "1.5", ""])
+def test_number_of_shards_that_cannot_be_is_a_wrong_command_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _parser().parse_args([]).shards == 1
+    assert _parser().parse_args(["--shards", "64"]).shards == 64
+    with pytest.raises(SystemExit) as left:
+        main(["--shards", text])
+    assert left.value.code == 2
+    assert "is not a number of shards: 1 to 64 are" in capsys.readouterr().err
+
+
+def test_shards_need_linux(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert main(["--shards", "2", "--port", "0", "--client-port", "0"]) == 2
+    assert "more than one shard needs Linux" in capsys.readouterr().err
+
+
 def test_one_port_for_both_is_a_wrong_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["--port", "8443", "--client-port", "8443"])

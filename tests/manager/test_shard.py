@@ -179,9 +179,9 @@ def test_neighbours_memory_comes_and_goes(star: certificates.Star) -> None:
         peer = await desk.welcomed(11)
         mapped = maps()
         other = cells.create()
-        os.pwrite(other, b"from elsewhere", 3 * CHUNK_BYTES_MAX)
+        os.pwrite(other, b"from elsewhere", 3 << 16)
         desk.cable.hand(Order.MEMORY, cable.MEMORY.pack(2, False), b"", os.dup(other))
-        desk.cable.say(Order.SEND, cable.SEND.pack(11, 6, 1, 9, 0, 2, 3, 5))
+        desk.cable.say(Order.SEND, cable.SEND.pack(11, 6, 1, 9, 0, 2, 3 << 16, 5))
         assert await until(lambda: peer.got(6)) == b"elsewhere"
         await until(lambda: desk.of(Told.READ))
         assert maps() == mapped + 1
@@ -250,7 +250,7 @@ def test_peer_that_leaves_in_the_middle_of_a_chunk_gives_its_cell_back(star: cer
     async def test(desk: Desk) -> None:
         peer = await desk.welcomed(11)
         connection: Any = next(iter(peer.driver._links.values()))
-        connection._transport.write(cable.HEADER.pack(0x4353, 5, 0, 24, 100_000) + bytes(24) + bytes(50_000))
+        connection._transport.write(cable.HEADER.pack(0x4353, 5, 0, 24, CHUNK_BYTES_MAX) + bytes(50_000))
         await asyncio.sleep(0.02)
         connection.abort()
         await until(lambda: desk.of(Told.LOST))
