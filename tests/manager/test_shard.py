@@ -322,10 +322,11 @@ def test_choked_shard_reads_nothing_until_the_cable_has_room(star: certificates.
         loop.remove_reader(desk.cable._socket)
         text, count = "x" * 60_000, 400
         peer.say(*[Notice(1, text)] * count)
-        await asyncio.sleep(0.2)
+        await until(lambda: desk.shard._choked)
+        await asyncio.sleep(0.1)
         waiting = desk.shard._cable._unsent_bytes
         assert desk.shard._choked
-        assert waiting < 2 * CHOKING_BYTES < count * len(text), "TCP held the peer back"
+        assert 0 < waiting < 2 * CHOKING_BYTES < count * len(text), "TCP held the peer back"
         loop.add_reader(desk.cable._socket, desk.cable._readable)
         await until(lambda: len(desk.of(34)) == count)
 
