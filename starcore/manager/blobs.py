@@ -12,24 +12,33 @@ under the name of another's.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from starcore.errors import Code, OverrunError, UnexpectedError
+from starcore.events import Token
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.state import BLOB_OVERHEAD_BYTES, FIRST_ATTEMPT, Blob, Client, Flow, Job, Limits, Worker
-from starcore.messages import BLOB_STREAM, Abort, Want
+from starcore.messages import BLOB_STREAM, Abort, Buffer, Want
 from starcore.messages import Blob as BlobMessage
 
 
 class Blobs:
     """Every blob that is here, or on its way here."""
 
-    def __init__(self, epoch: int, outbox: Outbox, relay: Relay, limits: Limits) -> None:
+    def __init__(
+        self,
+        epoch: int,
+        outbox: Outbox,
+        relay: Relay,
+        limits: Limits,
+        read: Callable[[Token], Buffer] = memoryview,
+    ) -> None:
         self._epoch = epoch
         self._outbox = outbox
         self._relay = relay
         self._limits = limits
+        self._read = read
         self._blobs: dict[bytes, Blob] = {}
         self._idle: dict[Blob, None] = {}
         self.idle_bytes = 0
@@ -99,7 +108,7 @@ class Blobs:
         if None not in tokens:
             digest = hashlib.sha256()
             for _, length, token in blob.flow.held:
-                digest.update(memoryview(token)[:length])
+                digest.update(self._read(token)[:length])
             if digest.digest() != blob.digest:
                 self._discard(blob)
                 raise UnexpectedError("a blob that is not what its digest says")

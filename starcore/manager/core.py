@@ -31,6 +31,7 @@ from starcore.events import (
     Opened,
     Received,
     Tick,
+    Token,
     Writable,
 )
 from starcore.manager.blobs import Blobs
@@ -51,6 +52,7 @@ from starcore.messages import (
     Abort,
     Ack,
     Blob,
+    Buffer,
     Cancel,
     Draining,
     Forget,
@@ -92,9 +94,11 @@ class ManagerCore:
         A number that no earlier manager used (31 bits); lease numbers begin with it.
     limits : Limits, optional
         Every bound, with its unit in its name.
+    read : callable(token), optional
+        Gives a token's bytes, to hold a blob against its digest; nothing else here looks at any.
     """
 
-    def __init__(self, epoch: int, limits: Limits | None = None) -> None:
+    def __init__(self, epoch: int, limits: Limits | None = None, read: Callable[[Token], Buffer] = memoryview) -> None:
         limits = limits or Limits()
         self._epoch = epoch
         self._limits = limits
@@ -102,7 +106,7 @@ class ManagerCore:
         self._timers = Timers()
         self._sessions = Sessions(self._outbox, self._timers, limits)
         self._relay = Relay(self._outbox, limits)
-        self._blobs = Blobs(epoch, self._outbox, self._relay, limits)
+        self._blobs = Blobs(epoch, self._outbox, self._relay, limits, read)
         self._scheduler = Scheduler()
         self._deliveries = Deliveries(self._outbox, self._relay, limits)
         self._leases = Leases(epoch, self._outbox, self._relay, self._scheduler, self._deliveries, limits)

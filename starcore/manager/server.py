@@ -152,7 +152,8 @@ class Server:
         self._loop = loop
         self._pool = BufferPool()
         self._finished = asyncio.Event()
-        self._driver = Driver(ManagerCore(secrets.randbits(31), options.limits), loop, self, _log)
+        core = ManagerCore(secrets.randbits(31), options.limits, self._read)
+        self._driver = Driver(core, loop, self, _log)
         self._stops = 0
         self._accepted = 0
         self._trimmed = (0, 0)
@@ -186,6 +187,9 @@ class Server:
             self._switch.give(token)
         elif token is not None:
             self._pool.give(token)
+
+    def _read(self, token: Any) -> Buffer:
+        return memoryview(token) if self._switch is None else self._switch.read(token)
 
     # -- running ---------------------------------------------------------------------------------------------
 

@@ -60,6 +60,7 @@ class Cell:
 
     owner: Shard
     number: int
+    length: int
     readers: dict[Shard, int] = field(default_factory=dict)
     """Which of its orders to send, by their count, a shard must have carried out before the cell is free."""
 
@@ -137,6 +138,7 @@ class Shard:
         self.process = process
         self.cable: Cable
         self.memory = cells.create()
+        self.loan = cells.Loan(self.memory)
         self.lines: dict[int, RemoteLink] = {}
         self.ready = False
         self.gone = False
@@ -251,6 +253,10 @@ class Switch:
         shard.lines[line.link] = line
         shard.cable.hand(Order.ADOPT, cable.ADOPT.pack(line.link, role), address.encode(), connection.detach())
 
+    def read(self, token: Any) -> Buffer:
+        """Give a chunk's bytes: of a function, to hold it against its digest; of all else the name is enough."""
+        return token.owner.loan.piece(token.number, 0, token.length) if type(token) is Cell else memoryview(token)
+
     def give(self, token: Any) -> None:
         """Take back what a chunk lies in, as soon as everybody who is to send it has read it."""
         if type(token) is not Cell:
@@ -321,6 +327,7 @@ class Switch:
     def _forget(self, owner: Shard) -> None:
         """The last cell of a dead shard's memory is free."""
         del self._memories[owner.number]
+        owner.loan.close()
         os.close(owner.memory)
         for shard in self._shards.values():
             shard.cable.say(Order.FORGET, NUMBER.pack(owner.number), hurry=False)
@@ -373,7 +380,7 @@ class Switch:
     def _arrived(self, shard: Shard, meta: memoryview, payload: memoryview) -> None:
         link, stream, attempt, length, offset, number = cable.ARRIVED.unpack(meta)
         shard.used += 1
-        self._driver.arrived(link, stream, attempt, offset, length, Cell(shard, number))
+        self._driver.arrived(link, stream, attempt, offset, length, Cell(shard, number, length))
 
     def _brought(self, shard: Shard, meta: memoryview, payload: memoryview) -> None:
         link, stream, attempt, offset = cable.BROUGHT.unpack(meta)

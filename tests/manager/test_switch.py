@@ -140,6 +140,7 @@ def test_chunk_goes_from_one_shard_to_a_peer_of_the_other_and_its_cell_back(star
         assert (chunk.link, chunk.stream, chunk.length) == (1, 5, CHUNK_BYTES_MAX)
         assert type(chunk.token) is Cell
         owner = manager.shard(1)
+        assert bytes(manager.switch.read(chunk.token)) == LARGE
         manager.do(SendChunk(2, 6, 1, 0, 60_000, chunk.token, 0), SendChunk(2, 7, 1, 0, 100, chunk.token, 60_000))
         manager.do(Drop(chunk.token))
         assert owner.used == 1, "it has not been read yet"
@@ -155,7 +156,7 @@ def test_short_chunk_comes_and_goes_inside(star: certificates.Star) -> None:
         giver, taker = await manager.peer(), await manager.peer()
         giver.send(5, b"0123456789")
         (chunk,) = await until(manager.chunks)
-        assert chunk.token == b"0123456789"
+        assert chunk.token == b"0123456789" == manager.switch.read(chunk.token)
         manager.do(SendChunk(2, 6, 1, 0, 3, chunk.token, 4), Drop(chunk.token))
         assert await until(lambda: taker.got(6)) == b"456"
 
