@@ -91,13 +91,14 @@ def test_process_without_a_descriptor_left_says_so_and_listens_again_later(
 
     async def meet() -> int:
         full = Full()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        taken: list[str] = []
         loop = asyncio.get_running_loop()
-        acceptor = listeners.Acceptor([full], context, asyncio.Protocol, 1.0, loop)  # type: ignore[list-item]
+        acceptor = listeners.Acceptor([full], lambda *peer: taken.append(peer[1]), loop)  # type: ignore[list-item]
         socket.create_connection(full.inner.getsockname()).close()
         while full.asked < 2:
             await asyncio.sleep(0)
         acceptor.close()
+        assert not taken
         return full.asked
 
     with caplog.at_level("ERROR", "starcore.manager"):
