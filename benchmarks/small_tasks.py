@@ -26,8 +26,9 @@ SUBMIT, MAP, MANAGER = "small tasks by submit", "small tasks by map", "manager C
 MEASURES = (SUBMIT, MAP, MANAGER)
 WORKERS = 2
 ROUNDS, ROUNDS_QUICK = 7, 2
+TURNS_LONG = 5
 COUNTS = {
-    SUBMIT: {"star": 100_000, "dask": 1_000, "pool": 10_000, "loky": 10_000, "scaler": 200, "ray": 2_000},
+    SUBMIT: {"star": 100_000, "dask": 1_000, "pool": 5_000, "loky": 5_000, "scaler": 200, "ray": 2_000},
     MAP: {"star": 500_000, "dask": 1_000, "pool": 500_000, "loky": 500_000, "scaler": 200, "ray": 2_000},
 }
 """Tasks a round: about a second's work for each."""
@@ -61,7 +62,7 @@ def run(
         [name for name in names if name != "limit"],
         workers=WORKERS,
         pairs=repeats or (ROUNDS_QUICK if quick else ROUNDS),
-        turns=repeats or (TURNS_QUICK if quick else ROUNDS),
+        turns=repeats or (TURNS_QUICK if quick else TURNS_LONG),
     )
     spent = {row.contender: row for row in made if row.measure == SUBMIT and "manager" in row.cpu}
     return made + [

@@ -21,7 +21,7 @@ from benchmarks.harness import CONTENDERS, MAKERS, RIVALS, ROOT, Row, Sample, di
 BENCHMARK = "start"
 IMPORT, FIRST, READY = "import starcore", "start to the first result", "worker start to ready"
 MEASURES = (IMPORT, FIRST, READY)
-ROUNDS, ROUNDS_QUICK = 7, 1
+ROUNDS, ROUNDS_QUICK = 5, 1
 CHILD_SECONDS_MAX = 120
 NAMES = {"star": "starcore", "dask": "distributed", "loky": "loky", "scaler": "scaler", "ray": "ray"}
 """What is imported; the pool is a part of Python."""
