@@ -8,7 +8,8 @@ result is asked for it is there. So they are made when somebody waits, and not b
     `_condition` was made  the state changes under it, as in the standard library
 
 `_making` guards the step from the one to the other as well. It is held for moments and no other lock is taken
-under it, so it can be taken under any. `wait()` and `as_completed()` lock the conditions of all their futures,
+under it, so it can be taken under any; and again by the same thread, since the garbage collector may run anybody's
+destructor there. `wait()` and `as_completed()` lock the conditions of all their futures,
 hence make them first.
 
 Who may end a future is decided under these locks, so a cancel in one thread and an outcome in another never both
@@ -35,7 +36,7 @@ _OPEN = frozenset({PENDING, RUNNING})
 NOT_SMALL: Any = object()
 """Among the values of `succeed_all`: this answer has to be looked at by itself."""
 
-_making = threading.Lock()
+_making = threading.RLock()
 
 
 class StarFuture(Future[Any]):
@@ -171,7 +172,7 @@ def succeed_all(futures: Sequence[TaskFuture | None], values: Iterable[Any]) -> 
 
 def _after_fork() -> None:
     global _making  # noqa: PLW0603 - somebody who stayed in the parent may have held it
-    _making = threading.Lock()
+    _making = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -246,3 +246,29 @@ def test_standard_library_may_set_what_it_likes() -> None:
 def test_asking_for_what_is_not_there_in_time_is_a_timeout() -> None:
     with pytest.raises(concurrent.futures.TimeoutError):
         task().result(0)
+
+
+def test_a_destructor_that_runs_while_futures_end_may_use_futures() -> None:
+    """The garbage collector runs wherever memory is taken, also under the lock."""
+
+    class Leftover:
+        def __init__(self, future: TaskFuture) -> None:
+            self.future = future
+
+        def __del__(self) -> None:
+            self.future.cancel()
+            self.future.add_done_callback(heard.append)
+
+    def values() -> Any:
+        for number in range(3):
+            Leftover(others[number])
+            yield number
+
+    heard: list[Any] = []
+    futures, others = [task(index) for index in range(3)], [task(index) for index in range(3)]
+    thread = threading.Thread(target=succeed_all, args=(futures, values()), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive(), "it waits for itself"
+    assert [future.result(0) for future in futures] == [0, 1, 2]
+    assert heard == others
