@@ -451,7 +451,7 @@ class Client(Calls):
         self._trust = trust_results
         self._connect_seconds = seconds_above_zero("connect_seconds", connect_seconds)
         self._loop = loop
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._shut = False
         self._session: Session | None = None
         self._growing: weakref.WeakSet[AutoFuture] = weakref.WeakSet()
@@ -498,7 +498,7 @@ class Client(Calls):
             return self._session
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._session = None
         self._growing = weakref.WeakSet()
 

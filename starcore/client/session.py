@@ -114,7 +114,7 @@ class Session:
         self.workers = 0
         self.closed = False
         self._trust = trust_results
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may run a destructor that cancels, anywhere
         self._jobs: dict[Any, JobRecord] = {}
         self._records: dict[int, JobRecord] = {}
         self._job_number = 0
@@ -222,7 +222,7 @@ class Session:
     def after_fork(self) -> None:
         """In the forked child: touch neither loop nor TLS, and leave nobody waiting for what cannot come."""
         _orphans.append(self)  # their descriptors' numbers will be somebody else's: never let them be finalised
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.closed = True
         self._over = SessionLostError("this process was forked: the futures of its parent end there")
         for descriptor in self._driver.descriptors():

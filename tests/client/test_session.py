@@ -140,6 +140,23 @@ def test_running_call_is_not_cancelled_but_the_client_can_kill_it(star: InlineSt
     star.let_go()
 
 
+def test_a_destructor_that_runs_in_the_middle_of_a_submit_may_cancel(star: InlineStar, client: Client) -> None:
+    star.hold()
+    future = client.submit(abs, 1)
+    session = client._session
+    assert session is not None
+
+    def collected() -> None:
+        with session._lock:  # where `submit` takes memory, so that the garbage collector may run
+            future.cancel()
+
+    thread = threading.Thread(target=collected, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    assert not thread.is_alive(), "it waits for itself"
+    assert future.cancelled()
+
+
 def test_cancelling_the_whole_cancels_its_blocks(star: InlineStar, client: Client) -> None:
     star.hold()
     whole = client.submit_array(np.negative, np.zeros(1000), chunks=250)
