@@ -128,6 +128,9 @@ def memory(array, *, bint writable=False):
     return memoryview(point(array, writable))
 
 
+include "_placement.pxi"
+
+
 cdef class Segment:
     """A file's memory, mapped and shared, that counts who looks at it.
 
@@ -146,8 +149,12 @@ cdef class Segment:
 
     cdef void *data
     cdef readonly Py_ssize_t size
-    cdef readonly Py_ssize_t views
+    cdef Py_ssize_t held
     cdef bint writable
+    cdef int block            # its number in the table of `_placement.pxi`; -1 until it is offered
+
+    def __cinit__(self):
+        self.block = -1
 
     def __init__(self, int fd, Py_ssize_t size, *, bint writable=True):
         if self.data != NULL:
@@ -160,8 +167,32 @@ cdef class Segment:
         self.size, self.writable = size, writable
 
     def __dealloc__(self):
+        if self.block >= 0 and starcore_leave(self.block):
+            return  # an array lies there, and unmaps it when it goes
         if self.data != NULL:
             starcore_unmap(self.data, self.size)
+
+    @property
+    def views(self):
+        """How many look at it; an array that numpy has put there is one, and memory that a fork has cut off, too."""
+        if self.block < 0:
+            return self.held
+        return self.held + (starcore_is_taken(self.block) or starcore_is_private(self.block))
+
+    @property
+    def taken(self):
+        """Whether an array that numpy has put there lies in the shared memory now."""
+        return self.block >= 0 and starcore_is_taken(self.block) and not starcore_is_private(self.block)
+
+    def offer(self):
+        """Let numpy put an array there, from now on or as soon as nothing of numpy's lies there."""
+        if self.data != NULL and self.writable:
+            self.block = starcore_offer(self.data, self.size, self.block)
+
+    def withdraw(self):
+        """Let numpy put nothing there any more; what lies there stays."""
+        if self.block >= 0:
+            starcore_withdraw(self.block)
 
     @property
     def address(self):
@@ -172,6 +203,9 @@ cdef class Segment:
         """Unmap the memory; BufferError while anybody looks at it."""
         if self.views:
             raise BufferError(f"{self.views} views of the segment are left")
+        if self.block >= 0:
+            starcore_leave(self.block)
+            self.block = -1
         if self.data != NULL:
             starcore_unmap(self.data, self.size)
             self.data = NULL
@@ -180,7 +214,7 @@ cdef class Segment:
         if self.data == NULL:
             raise ValueError("the segment is closed")
         PyBuffer_FillInfo(buffer, self, self.data, self.size, not self.writable, flags)
-        self.views += 1
+        self.held += 1
 
     def __releasebuffer__(self, Py_buffer *buffer):
-        self.views -= 1
+        self.held -= 1

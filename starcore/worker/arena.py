@@ -105,6 +105,15 @@ class Arena:
                 return piece
         return None
 
+    def claim(self, address: int, size: int) -> Piece | None:
+        """Take the free segment into which numpy has put an array with these bytes, if that is where they are."""
+        for at, piece in enumerate(self._free):
+            if piece.segment.taken and 0 <= address - piece.segment.address <= piece.size - size:
+                del self._free[at]
+                self._used[piece.number] = piece
+                return piece
+        return None
+
     def make_room(self, size: int) -> list[Piece]:
         """Close free segments, the coldest first, until a new one of this size fits; return those closed."""
         closed: list[Piece] = []
@@ -182,7 +191,11 @@ class Arena:
 
 
 class Pool:
-    """A slot's own segments for answers that lie nowhere else; the supervisor reads them and says when to reuse."""
+    """A slot's own segments for answers that lie nowhere else; the supervisor reads them and says when to reuse.
+
+    While a segment is free, numpy may put an array there (`_framing.place_arrays`): an answer that was made in one
+    needs no copy. Such a segment counts as looked at until the array is gone.
+    """
 
     def __init__(self, free_bytes_max: int) -> None:
         self._arena = Arena(free_bytes_max, "starcore-answer")
@@ -196,15 +209,31 @@ class Pool:
         OSError
             There is not that much.
         """
-        piece = self._arena.reuse(size)
-        return piece if piece is not None else self._arena.adopt(*self._arena.create(size))
+        while (piece := self._arena.reuse(size)) is not None:
+            piece.segment.withdraw()
+            if not piece.segment.views:
+                return piece
+            self.give(piece, piece.freed_at)  # another thread's array came in between
+        return self._arena.adopt(*self._arena.create(size))
+
+    def claim(self, address: int, size: int) -> Piece | None:
+        """Take the segment that numpy has put this answer into, if it has; numpy gets it no more."""
+        piece = self._arena.claim(address, size)
+        if piece is not None:
+            piece.segment.withdraw()
+        return piece
+
+    def give(self, piece: Piece, now: float) -> None:
+        """Let a segment be used for another answer, by `take` or by numpy."""
+        self._arena.give(piece, now)
+        piece.segment.offer()
 
     def free(self, number: int, now: float) -> list[int]:
         """Take a segment back; return the numbers of those that are too many, and closed."""
         piece = self._arena.get(number)
         if piece is None:
             return []
-        self._arena.give(piece, now)
+        self.give(piece, now)
         closed = self._arena.trim(now)
         while self._arena.free_bytes > self._free_bytes_max:
             closed.append(self._arena.close_coldest())

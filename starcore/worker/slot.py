@@ -5,7 +5,8 @@
     channel ──▶ Work ──▶ for each task: board.begin ─▶ load_call ─▶ run ─▶ pack_answer ─▶ board.end ──▶ Done
                               │                            │                     │
                               └ recalled: Stopped          └ views into a segment └ in the argument's own memory,
-                                                                                    or copied once to the pool
+                                                                                    in a segment of the pool where
+                                                                                    numpy made it, or copied to one
 
 User code runs in this process and nowhere else; whatever it does to it costs one attempt of one task. Nothing
 here talks to the network. A slot ends when its channel does, and with its supervisor: the kernel sees to that on
@@ -32,7 +33,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from starcore._framing import Segment
+import numpy as np
+
+from starcore._framing import Segment, place_arrays
 from starcore.errors import LoadError, ResultError, Status
 from starcore.messages import BATCH_BYTES_MAX, HEAD_BYTES_MAX, Buffer, FunctionKind
 from starcore.pickling import (
@@ -44,7 +47,7 @@ from starcore.pickling import (
     small_answer,
     small_arguments,
 )
-from starcore.worker.arena import Pool
+from starcore.worker.arena import Piece, Pool
 from starcore.worker.board import Board
 from starcore.worker.channel import (
     IN_ARGUMENT,
@@ -143,6 +146,7 @@ class Slot:
 
     def _on_setup(self, setup: Setup) -> None:
         self._pool = Pool(setup.pool_bytes)
+        place_arrays(_numpy_table(), HEAD_BYTES_MAX, setup.pool_bytes)
         try:
             if setup.shipped_bytes:
                 blob = self._blob(setup.shipped, setup.segment, setup.shipped_bytes)
@@ -280,9 +284,9 @@ class Slot:
         size = packed.body_bytes
         head_out: Buffer = packed.head
         offset = _offset_in(segment, packed) if size else None
-        piece = None
+        piece, where = None, 0
         if size and offset is None:
-            status, head_out, piece = self._copy_out(packed, status)
+            status, head_out, piece, where = self._lay_out(packed, status)
         del packed
         # An array made over a buffer holds a reference to the segment and not always a view of it.
         kept = segment.views > 0 or sys.getrefcount(segment) > references
@@ -294,12 +298,10 @@ class Slot:
             offset = None
         if kept:
             self._segments.pop(work.segment)
-        place, number, where = (IN_ARGUMENT, work.segment, offset) if offset is not None else (NOWHERE, 0, 0)
-        if piece is not None:
-            place, number, where = IN_OWN, piece.number, 0
-        elif offset is None:
-            size = 0
-        region = (place, number, where or 0, size)
+        if offset is not None:
+            region = (IN_ARGUMENT, work.segment, offset, size)
+        else:
+            region = (IN_OWN, piece.number, where, size) if piece is not None else (NOWHERE, 0, 0, 0)
         self._done(work.batch, 0, (status, head_out), begun, where=region, kept=kept)
         self._board.end(work.batch, 1)
 
@@ -310,8 +312,8 @@ class Slot:
             return
         self._flush()
         size = packed.body_bytes
-        status, head, piece = self._copy_out(packed, status)
-        where = (IN_OWN, piece.number, 0, size) if piece is not None else (NOWHERE, 0, 0, 0)
+        status, head, piece, offset = self._lay_out(packed, status)
+        where = (IN_OWN, piece.number, offset, size) if piece is not None else (NOWHERE, 0, 0, 0)
         self._done(work.batch, index, (status, head), begun, where=where)
 
     def _keep_answer(self, batch: int, index: int, status: Status, head: bytes, begun: float) -> None:
@@ -362,7 +364,21 @@ class Slot:
         sizes = array("I", [len(head)])
         self._send(Done(batch, index, *where, kept, bytes([status]), seconds, sizes, head))
 
-    def _copy_out(self, packed: Packed | _Region, status: Status) -> tuple[Status, Buffer, Any]:
+    def _lay_out(self, packed: Packed, status: Status) -> tuple[Status, Buffer, Piece | None, int]:
+        """Have an answer's body in a segment of our own: where numpy has made it, or else as a copy."""
+        address, size, head = _address_of(packed), packed.body_bytes, packed.head
+        piece = self._pool.claim(address, size) if address else None
+        if piece is None:
+            return (*self._copy_out(packed, status), 0)
+        offset = address - piece.segment.address
+        packed.segments.clear()
+        if not piece.segment.views:  # the array is gone, and every view of it: nobody can write there any more
+            return status, head, piece, offset
+        status, head, copy = self._copy_out(_Region(head, piece.segment, offset, size), status)
+        self._pool.give(piece, time.monotonic())
+        return status, head, copy, 0
+
+    def _copy_out(self, packed: Packed | _Region, status: Status) -> tuple[Status, Buffer, Piece | None]:
         """Copy an answer's body to a segment of our own."""
         try:
             piece = self._pool.take(packed.body_bytes)
@@ -401,16 +417,21 @@ class _Region:
 
 def _offset_in(segment: Segment, packed: Packed) -> int | None:
     """Where an answer lies in its argument's segment, if it is one contiguous piece of it."""
-    if len(packed.segments) != 1 or not isinstance(packed.segments[0], memoryview):
-        return None
-    offset = _address(packed.segments[0]) - segment.address
+    offset = _address_of(packed) - segment.address
     return offset if 0 <= offset <= segment.size - packed.body_bytes else None
 
 
-def _address(view: memoryview) -> int:
-    import numpy as np  # noqa: PLC0415 - there since pickling.py is
+def _address_of(packed: Packed) -> int:
+    """Where a body lies that is one contiguous piece of memory; 0 for any other."""
+    if len(packed.segments) != 1 or not isinstance(packed.segments[0], memoryview):
+        return 0
+    return int(np.frombuffer(packed.segments[0], np.uint8).__array_interface__["data"][0])
 
-    return int(np.frombuffer(view, np.uint8).ctypes.data)
+
+def _numpy_table() -> object:
+    """Return what numpy offers to C."""
+    package = "numpy._core" if int(np.__version__.split(".")[0]) >= 2 else "numpy.core"
+    return importlib.import_module(f"{package}._multiarray_umath")._ARRAY_API
 
 
 def _text(text: str) -> Packed:

@@ -197,6 +197,83 @@ def test_a_new_array_is_copied_once_into_the_slots_own_memory_which_is_used_agai
     assert again.segment == done.segment
 
 
+def where(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """An answer that begins with its own address in the slot."""
+    answer = values + np.uint64(1)
+    answer[0] = answer.ctypes.data
+    return answer
+
+
+def keep(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    sys.kept = where(values)  # type: ignore[attr-defined]
+    return sys.kept  # type: ignore[attr-defined,no-any-return]
+
+
+def keep_a_view(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    answer = where(values)
+    sys.kept = answer[1:]  # type: ignore[attr-defined]
+    return answer
+
+
+def spoil() -> None:
+    sys.kept[:] = 0  # type: ignore[attr-defined]
+    del sys.kept  # type: ignore[attr-defined]
+
+
+def name_of(address: int) -> str:
+    """What the slot has mapped there."""
+    for line in Path("/proc/self/maps").read_text(encoding="ascii").splitlines():
+        span, *fields = line.split()
+        low, high = (int(end, 16) for end in span.split("-"))
+        if low <= address < high:
+            return " ".join(fields[4:])
+    return ""
+
+
+def answered(child: Child, function: Any, values: np.ndarray[Any, Any]) -> tuple[Done, np.ndarray[Any, Any]]:
+    done, piece = child.call_array(function, values)
+    assert (done.place, done.kept) == (IN_OWN, False)
+    return done, np.array(child.answer(done, piece))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every answer is copied")
+def test_an_answer_that_numpy_made_in_the_slots_own_memory_is_not_copied(child: Child) -> None:
+    values = np.arange(1 << 16, dtype=np.uint64)
+    first, answer = answered(child, where, values)
+    assert "starcore-answer" not in child.answer(child.call(name_of, int(answer[0])))
+    send_all(child.socket, Free(first.segment))
+    for _ in range(3):
+        done, answer = answered(child, where, values)
+        assert done.segment == first.segment
+        np.testing.assert_array_equal(answer[1:], values[1:] + 1)
+        assert "starcore-answer" in child.answer(child.call(name_of, int(answer[0])))
+        send_all(child.socket, Free(done.segment))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every answer is copied")
+def test_answers_that_were_not_read_yet_lie_apart(child: Child) -> None:
+    values = np.arange(1 << 16, dtype=np.uint64)
+    for done in [answered(child, where, values)[0] for _ in range(3)]:
+        send_all(child.socket, Free(done.segment))
+    answers = [child.call_array(where, values + np.uint64(n)) for n in range(5)]
+    assert len({done.segment for done, _ in answers}) == 5
+    for n, (done, piece) in enumerate(answers):
+        np.testing.assert_array_equal(child.answer(done, piece)[1:], values[1:] + n + 1)
+
+
+@pytest.mark.parametrize("keeping", [keep, keep_a_view])
+def test_an_answer_that_a_task_keeps_is_a_copy_which_it_cannot_change(child: Child, keeping: Any) -> None:
+    values = np.arange(1 << 16, dtype=np.uint64)
+    first, _ = answered(child, where, values)
+    send_all(child.socket, Free(first.segment))
+    done, piece = child.call_array(keeping, values)
+    assert done.segment != first.segment
+    child.call(spoil)
+    np.testing.assert_array_equal(child.answer(done, piece)[1:], values[1:] + 1)
+    again, _ = answered(child, where, values)  # and what it kept is free for others when it is gone
+    assert again.segment == first.segment
+
+
 def test_a_strided_answer_is_made_contiguous(shared: Child) -> None:
     values = np.arange(1 << 18, dtype=np.float64)
     done, piece = shared.call_array(lambda a: a[::2], values)
