@@ -366,7 +366,8 @@ class Slot:
 
     def _lay_out(self, packed: Packed, status: Status) -> tuple[Status, Buffer, Piece | None, int]:
         """Have an answer's body in a segment of our own: where numpy has made it, or else as a copy."""
-        address, size, head = _address_of(packed), packed.body_bytes, packed.head
+        address, size = _address_of(packed), packed.body_bytes
+        head: Buffer = packed.head
         piece = self._pool.claim(address, size) if address else None
         if piece is None:
             return (*self._copy_out(packed, status), 0)
