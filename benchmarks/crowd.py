@@ -42,7 +42,18 @@ from starcore.messages import PROTOCOL_VERSION, Hello, Role, Welcome
 from starcore.pickling import load_call, load_function, pack_answer
 from starcore.settings import dialer
 from starcore.worker.core import WorkerCore
-from starcore.worker.orders import KillSlot, RunBatch, SlotDied, SlotDone, SlotReady, StartSlot, Teach
+from starcore.worker.orders import (
+    Inspect,
+    Inspected,
+    KillSlot,
+    Recall,
+    RunBatch,
+    SlotDied,
+    SlotDone,
+    SlotReady,
+    StartSlot,
+    Teach,
+)
 from starcore.worker.runs import Run
 
 DIAL_SECONDS_MAX = 10.0
@@ -119,6 +130,8 @@ class Member:
         self._hall = hall
         self._jobs: dict[int, Callable[..., Any]] = {}
         self._dialling: asyncio.Task[None] | None = None
+        self._board = (0, 0)
+        """The last batch, and how many of its tasks were begun."""
 
     def start(self) -> None:
         """Begin as a worker does."""
@@ -134,7 +147,7 @@ class Member:
     # -- the driver's shell ----------------------------------------------------------------------------------
 
     def perform(self, action: Any) -> None:
-        """Carry out an action; boards and memory are not there, and nobody misses them."""
+        """Carry out an action; there is no memory to be asked for."""
         kind, loop = type(action), self._hall.loop
         if kind is RunBatch:
             loop.call_soon(self._run, action.slot, action.batch, action.run)
@@ -146,6 +159,8 @@ class Member:
             loop.call_soon(self.driver.feed, SlotDied(action.slot, "it was asked to end"))
         elif kind is Teach:
             self._learn(action)
+        elif kind is Inspect or kind is Recall:
+            loop.call_soon(self._inspected, action.slot, action.batch if kind is Recall else 0)
 
     def destination(self, link: int, stream: int, attempt: int, offset: int, length: int) -> None:
         """Nothing comes in chunks."""
@@ -183,9 +198,14 @@ class Member:
             functions[digest] = load_function(bytes(lesson.blob))
         self._jobs[lesson.job.job] = functions[digest]
 
+    def _inspected(self, slot: int, recalled: int) -> None:
+        """Say what a slot's board would: nothing runs, and what was given to it has ended."""
+        self.driver.feed(Inspected(slot, *self._board, False, self._hall.loop.time(), recalled))
+
     def _run(self, slot: int, batch: int, run: Run) -> None:
         """Run a batch in this very process, and answer at once."""
         function, heads = self._jobs[run.job], memoryview(run.heads)
+        self._board = (batch, len(run))
         answers, seconds = [], array("d")
         at, begun = 0, time.monotonic()
         for size in run.head_sizes:

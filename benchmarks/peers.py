@@ -122,10 +122,9 @@ def run(
         return []
     many = workers or (100 if quick else 1000)
     settle, away = (0.3, 0.0) if quick else (SETTLE_SECONDS, 15.0)
-    one, all_at_once, repeats = lone or (200 if quick else 3000), bulk or (5000 if quick else 50_000), 1 if quick else 3
+    one, all_at_once, repeats = lone or (200 if quick else 1500), bulk or (5000 if quick else 50_000), 1 if quick else 3
     memory, idle, back = presence(many, away, settle)
-    few = costs(FEW, one, all_at_once, repeats, settle)
-    crowded = costs(many, one, all_at_once, repeats, settle)
+    few, crowded = (costs(number, one, all_at_once, repeats, min(settle, 2.0)) for number in (FEW, many))
     ratios = {
         kind: [Sample(a.value / b.value, {}, a.answers) for a, b in zip(crowded[kind], few[kind], strict=True)]
         for kind in (False, True)
