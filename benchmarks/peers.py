@@ -79,7 +79,8 @@ def costs(workers: int, lone: int, bulk: int, repeats: int, settle: float) -> di
         crowd.wait()
         with star.client(wait=False) as client:
             list(client.map(nothing, range(100)))
-            cost_microseconds(star, client, bulk, 0.0, bulk=True)  # all have the function, and its tasks are known
+            cost_microseconds(star, client, bulk, 0.0, bulk=True)
+            cost_microseconds(star, client, workers, 0.0, bulk=False)  # they take turns: now all have the function
             time.sleep(settle)
             idle = idle_cores(star, max(settle, 1.0))
             return {
