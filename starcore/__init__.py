@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from starcore.client.api import Client
-    from starcore.default import connect, map, run, submit, submit_array
+    from starcore.default import connect, map, put, run, submit, submit_array
     from starcore.errors import (
         AddressError,
         ArgumentTypeError,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         UntrustedError,
     )
     from starcore.local import LocalStar
+    from starcore.references import Ref
     from starcore.worker.supervisor import Worker
 
 __version__ = "0.1.0"
@@ -59,6 +60,7 @@ __all__ = [
     "LocalStar",
     "MisuseError",
     "ProtocolError",
+    "Ref",
     "RefusedError",
     "RemoteTraceback",
     "ResultError",
@@ -75,6 +77,7 @@ __all__ = [
     "__version__",
     "connect",
     "map",
+    "put",
     "run",
     "submit",
     "submit_array",
@@ -82,8 +85,9 @@ __all__ = [
 
 _ROOMS = {
     "starcore.client.api": ("Client",),
-    "starcore.default": ("connect", "map", "run", "submit", "submit_array"),
+    "starcore.default": ("connect", "map", "put", "run", "submit", "submit_array"),
     "starcore.local": ("LocalStar",),
+    "starcore.references": ("Ref",),
     "starcore.worker.supervisor": ("Worker",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

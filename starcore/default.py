@@ -17,6 +17,7 @@ from starcore.client.api import Array, Calls, Client, Function
 from starcore.client.session import CONNECT_SECONDS
 from starcore.errors import UnconfiguredError
 from starcore.messages import Role
+from starcore.references import Ref
 
 
 class _Default:
@@ -108,6 +109,11 @@ def map(
     return default_client().map(
         fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize, progress=progress
     )
+
+
+def put(value: Any, *, writable: bool = False, copy: bool = False) -> Ref:
+    """Share a value among many calls of the default client; see `Client.put`."""
+    return default_client().put(value, writable=writable, copy=copy)
 
 
 def run(inputs: Iterable[Array], function: Function | None = None) -> list[Any]:

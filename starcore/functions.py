@@ -39,6 +39,7 @@ from cloudpickle import cloudpickle  # type: ignore[import-untyped]
 from starcore.errors import ArgumentTypeError, LoadError
 from starcore.layouts import Segments, Strided, contiguous
 from starcore.messages import Buffer
+from starcore.references import Ref
 
 PROTOCOL = 5
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -63,12 +64,15 @@ class Shipped:
         For humans.
     python : str
         "3.11": by-value code loads only where major and minor are the same.
+    refs : tuple of Ref
+        The put values that it refers to.
     """
 
     digest: bytes
     blob: bytes
     name: str
     python: str
+    refs: tuple[Ref, ...] = ()
 
 
 def ship(fn: Callable[..., Any]) -> Shipped:
@@ -84,8 +88,9 @@ def ship(fn: Callable[..., Any]) -> Shipped:
         return frozen.shipped
     if not callable(fn):
         raise ArgumentTypeError(f"a function is needed, not {_article(type(fn).__name__)}")
-    blob = _dump_function(fn)
-    shipped = Shipped(hashlib.sha256(blob).digest(), blob, display_name(fn), PYTHON)
+    refs: list[Ref] = []
+    blob = _dump_function(fn, refs)
+    shipped = Shipped(hashlib.sha256(blob).digest(), blob, display_name(fn), PYTHON, tuple(refs))
     if len(blob) <= FROZEN_BYTES_MAX:
         _freeze(fn, shipped)
     return shipped
@@ -113,9 +118,9 @@ def display_name(fn: Any) -> str:
     return str(name).replace("<locals>.", "")[:NAME_MAX]
 
 
-def _dump_function(fn: Callable[..., Any]) -> bytes:
+def _dump_function(fn: Callable[..., Any], refs: list[Ref]) -> bytes:
     try:
-        return dump(fn)
+        return dump(fn, refs=refs)
     except Exception as error:
         raise ArgumentTypeError(f"{display_name(fn)} cannot be pickled: {error}") from error
 
@@ -160,15 +165,24 @@ class _Keeper:
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Cloudpickle's, with two additions: arrays out of band, and (`own`) the user's own modules by value.
+    """Cloudpickle's, with additions: arrays out of band, references noted, (`own`) the user's own modules by value.
 
     `cloudpickle.register_pickle_by_value` would say the latter to every library in the process; this says it for
     one dump. Arrays go to `segments` whatever their layout and come back writable; pickle's own out-of-band
     buffers copy those that are not contiguous, and bring read-only ones back as such.
     """
 
-    def __init__(self, file: io.BytesIO, segments: Segments | None, *, own: bool, picky: bool = False) -> None:
+    def __init__(
+        self,
+        file: io.BytesIO,
+        segments: Segments | None,
+        *,
+        own: bool,
+        picky: bool = False,
+        refs: list[Ref] | None = None,
+    ) -> None:
         self._keeper = None if segments is None else _Keeper(segments)
+        self._refs = refs
         super().__init__(file, PROTOCOL, self._keeper)
         self._own = own
         self._picky = picky
@@ -178,6 +192,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """See `pickle.Pickler.reducer_override`: called for everything but the builtin containers and scalars."""
         if type(obj) is np.ndarray and self._keeper is not None and not obj.dtype.hasobject and obj.itemsize:
             return self._keeper.reduce(obj)
+        if type(obj) is Ref:
+            if self._refs is not None:
+                self._refs.append(obj)
+            return NotImplemented
         if self._own:
             if isinstance(obj, types.FunctionType):
                 if _is_own(obj.__module__):
@@ -214,8 +232,10 @@ def _can_pickle(value: Any, probing: frozenset[int]) -> bool:
     return True
 
 
-def dump(value: Any, segments: Segments | None = None, *, own: bool = True) -> bytes:
-    """Pickle a value; the memory of its arrays is appended to `segments` where such a list is given.
+def dump(
+    value: Any, segments: Segments | None = None, *, own: bool = True, refs: list[Ref] | None = None
+) -> bytes:
+    """Pickle a value; the memory of its arrays is appended to `segments`, the Refs in it to `refs`.
 
     A module of the user's that is referred to as a module travels whole; where that fails (it holds a lock, a
     file, ...) a second try leaves out what cannot be pickled.
@@ -223,15 +243,17 @@ def dump(value: Any, segments: Segments | None = None, *, own: bool = True) -> b
     before = 0 if segments is None else len(segments)
     with io.BytesIO() as file:
         try:
-            Pickler(file, segments, own=own).dump(value)
+            Pickler(file, segments, own=own, refs=refs).dump(value)
             return file.getvalue()
         except Exception:
             if not own:
                 raise
     if segments is not None:
         del segments[before:]
+    if refs is not None:
+        refs.clear()
     with io.BytesIO() as file:
-        Pickler(file, segments, own=own, picky=True).dump(value)
+        Pickler(file, segments, own=own, picky=True, refs=refs).dump(value)
         return file.getvalue()
 
 

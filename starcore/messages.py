@@ -41,6 +41,9 @@ BATCH_TASKS_MAX = 4096
 BATCH_BYTES_MAX = 256 << 10
 BODY_BYTES_MAX = 1 << 46
 BLOB_BYTES_MAX = 1 << 32
+SHARE_NAME_BYTES = 32
+SHARES_MAX = 128
+"""Shared values that one job may need: their names fill a column of octets."""
 TEXT_BYTES_MAX = 1 << 16
 STATUS_BYTES_MAX = 512 << 10
 """A STATUS_REPLY's text, the one that may be long."""
@@ -63,6 +66,12 @@ class FunctionKind(IntEnum):
 
     SHIPPED = 0
     REGISTERED = 1
+
+
+def share_names(shares: Buffer) -> tuple[bytes, ...]:
+    """Return the names in a JOB's column of them; what is left over is none."""
+    octets, size = bytes(shares), SHARE_NAME_BYTES
+    return tuple(octets[at : at + size] for at in range(0, len(octets) - size + 1, size))
 
 
 def _u32() -> Column:
@@ -172,15 +181,28 @@ class Blob:
 
 
 @dataclass(slots=True)
+class Share:
+    """A value that many tasks use, under a name that its client made: a payload, its body pulled from `stream`."""
+
+    name: bytes
+    stream: int
+    body_bytes: int
+    head: Buffer = b""
+
+
+@dataclass(slots=True)
 class Want:
-    """The receiver of a JOB lacks its blob."""
+    """The receiver of a JOB lacks its blob, or a shared value."""
 
     digest: bytes
 
 
 @dataclass(slots=True)
 class Job:
-    """One function and one set of options. Numbered by the client; renumbered by the manager for its workers."""
+    """One function, one set of options, and the shared values that its tasks need: their names, one after the other.
+
+    Numbered by the client; renumbered by the manager for its workers.
+    """
 
     job: int
     kind: FunctionKind
@@ -190,6 +212,7 @@ class Job:
     retries: int = 0
     timeout_seconds: float = 0.0
     priority: int = 0
+    shares: Buffer = b""
 
 
 @dataclass(slots=True)
@@ -350,7 +373,7 @@ class Draining:
 
 
 Message: TypeAlias = (
-    Hello | Welcome | Goodbye | Heartbeat | Grant | Abort | Blob | Want | Job | Forget
+    Hello | Welcome | Goodbye | Heartbeat | Grant | Abort | Blob | Share | Want | Job | Forget
     | Submit | Cancel | Ack | StatusRequest
     | Outcome | Running | Notice | Slots | StatusReply
     | Assign | Retract | Confirm

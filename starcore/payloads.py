@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from starcore.errors import FrameError
 from starcore.layouts import Segments, Strided
 from starcore.messages import HEAD_BYTES_MAX, Buffer
+from starcore.references import Ref
 
 ALIGNMENT = 64
 
@@ -43,12 +44,15 @@ class Packed:
         The memory of the body, borrowed from its owners; without the padding between.
     body_bytes : int
         The length of the body, padding included.
+    refs : sequence of Ref
+        The put values that it refers to.
     """
 
-    __slots__ = ("_starts", "body_bytes", "head", "segments")
+    __slots__ = ("_starts", "body_bytes", "head", "refs", "segments")
 
-    def __init__(self, head: bytes, segments: Segments | None = None) -> None:
+    def __init__(self, head: bytes, segments: Segments | None = None, refs: Sequence[Ref] = ()) -> None:
         self.head = head
+        self.refs = refs
         if segments:
             self.segments: Segments = segments
             self._starts, self.body_bytes = _lay_out([segment.nbytes for segment in segments])
@@ -85,17 +89,17 @@ class Packed:
                 target[:] = segment
 
 
-def seal(tag: int, text: bytes, segments: Segments) -> Packed:
+def seal(tag: int, text: bytes, segments: Segments, refs: Sequence[Ref] = ()) -> Packed:
     if not segments and len(text) + 2 <= HEAD_BYTES_MAX:
-        return Packed(bytes((tag, BARE)) + text)
+        return Packed(bytes((tag, BARE)) + text, refs=refs)
     sizes = [segment.nbytes for segment in segments]
     meta = struct.pack(f"<I{len(sizes)}Q", len(sizes), *sizes) + text
     if 6 + len(meta) + sum(sizes) <= HEAD_BYTES_MAX:
         inline = [piece_of(segment, 0, segment.nbytes) for segment in segments]
-        return Packed(b"".join((bytes((tag, INLINE)), _U32.pack(len(meta)), meta, *inline)))
+        return Packed(b"".join((bytes((tag, INLINE)), _U32.pack(len(meta)), meta, *inline)), refs=refs)
     if 2 + len(meta) <= HEAD_BYTES_MAX:
-        return Packed(bytes((tag, BODY)) + meta, segments)
-    return Packed(bytes((tag, SPILLED)) + _U64.pack(len(meta)), [memoryview(meta), *segments])
+        return Packed(bytes((tag, BODY)) + meta, segments, refs)
+    return Packed(bytes((tag, SPILLED)) + _U64.pack(len(meta)), [memoryview(meta), *segments], refs)
 
 
 def tag_of(head: Buffer) -> tuple[int, int]:

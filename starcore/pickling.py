@@ -6,6 +6,8 @@
     slot     load_function · load_call ─▶ Call.run(fn) ─▶ pack_answer · pack_failure ──▶ head + body
     client   unpack_answer(head) · landing(head, body_bytes).finish() · unpack_failure
 
+    client   pack_value ─▶ head + body ─▶ slot   load_value                 what `Client.put` shares
+
     functions.py  functions as blobs, and the pickler        payloads.py  heads and bodies
     plain.py      values without pickle                      layouts.py   arrays and their memory
     failures.py   exceptions without pickle
@@ -40,6 +42,7 @@ from starcore.layouts import NotPlainError, Segments, Spec, copy_items, get_arra
 from starcore.messages import Buffer, Column
 from starcore.payloads import BARE, BODY, INLINE, Packed, piece_of, read_meta, seal, tag_of, unseal
 from starcore.plain import decode, encode
+from starcore.references import Ref
 
 __all__ = [
     "Call",
@@ -53,11 +56,13 @@ __all__ = [
     "landing",
     "load_call",
     "load_function",
+    "load_value",
     "pack_answer",
     "pack_array_call",
     "pack_call",
     "pack_calls",
     "pack_failure",
+    "pack_value",
     "ship",
     "small_answer",
     "small_answers",
@@ -68,11 +73,14 @@ __all__ = [
 ]
 
 CALL, ARRAY_CALL, CALLS, SMALL_CALL = 0x10, 0x11, 0x12, 0x13
+VALUE = 0x18
 ARRAY, PLAIN, FAILURE, PICKLE, MANY = 0x20, 0x21, 0x22, 0x23, 0x24
 
 _BARE_SMALL_CALL = bytes([SMALL_CALL, BARE])
 _BARE_PLAIN = bytes([PLAIN, BARE])
 _SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
+_LIGHT = _SCALARS | {Ref}
+"""Of these the pickler in C makes what cloudpickle would."""
 _U32 = struct.Struct("<I")
 _OUTCOME = struct.Struct("<BQ")
 SMALL_COUNT_MAX = 16
@@ -218,9 +226,13 @@ def pack_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Packed:
     head = None if kwargs else small_call(args)
     if head is not None:
         return Packed(head)
+    refs: list[Ref] = []
+    if not kwargs and _LIGHT.issuperset(map(type, args)):
+        refs += (argument for argument in args if type(argument) is Ref)
+        return seal(CALL, pickle.dumps((args, {}), PROTOCOL), [], refs)
     segments: Segments = []
     text = _dump_arrays((args, kwargs), segments) if type(kwargs) is dict else None
-    return seal(CALL, text or _dump_arguments((args, dict(kwargs)), segments), segments)
+    return seal(CALL, text or _dump_arguments((args, dict(kwargs)), segments, refs), segments, refs)
 
 
 def small_call(args: tuple[Any, ...]) -> bytes | None:
@@ -247,9 +259,10 @@ def pack_array_call(array: np.ndarray[Any, Any], args: tuple[Any, ...], kwargs: 
     if not is_plain_array(array):
         return pack_call((array, *args), kwargs)
     segments: Segments = []
+    refs: list[Ref] = []
     header = put_array(array, segments)
-    rest = _dump_arguments((args, dict(kwargs)), segments) if args or kwargs else b""
-    return seal(ARRAY_CALL, header + rest, segments)
+    rest = _dump_arguments((args, dict(kwargs)), segments, refs) if args or kwargs else b""
+    return seal(ARRAY_CALL, header + rest, segments, refs)
 
 
 def pack_calls(columns: Sequence[list[Any]]) -> Packed:
@@ -264,7 +277,8 @@ def pack_calls(columns: Sequence[list[Any]]) -> Packed:
         # Nothing here needs cloudpickle, and the pickler in C alone takes a tenth of the time.
         return seal(CALLS, pickle.dumps(list(columns), PROTOCOL), [])
     segments: Segments = []
-    return seal(CALLS, _dump_arguments(list(columns), segments), segments)
+    refs: list[Ref] = []
+    return seal(CALLS, _dump_arguments(list(columns), segments, refs), segments, refs)
 
 
 def are_scalars(values: Sequence[Any]) -> bool:
@@ -314,11 +328,59 @@ def _dump_arrays(call: tuple[tuple[Any, ...], dict[str, Any]], segments: Segment
         return None
 
 
-def _dump_arguments(value: Any, segments: Segments) -> bytes:
+def _dump_arguments(value: Any, segments: Segments, refs: list[Ref]) -> bytes:
     try:
-        return dump(value, segments)
+        return dump(value, segments, refs=refs)
     except Exception as error:
         raise ArgumentTypeError(f"the arguments cannot be pickled: {error}") from error
+
+
+# -- shared values -------------------------------------------------------------------------------------------
+
+
+def pack_value(value: Any) -> Packed:
+    """Pack what many tasks will use. Large arrays are borrowed, not copied.
+
+    Raises
+    ------
+    ArgumentTypeError
+        It cannot be pickled.
+    """
+    segments: Segments = []
+    if is_plain_array(value):
+        return seal(ARRAY, put_array(value, segments), segments)
+    refs: list[Ref] = []
+    try:
+        text = dump(value, segments, refs=refs)
+    except Exception as error:
+        raise ArgumentTypeError(f"the value cannot be pickled: {error}") from error
+    return seal(VALUE, text, segments, refs)
+
+
+def load_value(head: Buffer, body: Buffer | None, *, writable: bool = False) -> Any:
+    """Return a shared value: its arrays are read-only views of the body or, if `writable`, of a copy.
+
+    Raises
+    ------
+    LoadError
+        It cannot be loaded here; the text says why.
+    """
+    try:
+        view = memoryview(b"" if body is None else body)
+        if writable and view:
+            own = memory(np.empty(len(view), np.uint8), writable=True)
+            own[:] = view
+            view = own
+        tag, text, segments = unseal(head, view)
+        if not writable:
+            segments = [segment.toreadonly() for segment in segments]
+        if tag == ARRAY:
+            return get_array(text, 0)[0].view(segments[0])
+        if tag == VALUE:
+            return pickle.loads(text, buffers=segments)
+    except Exception as error:
+        raise LoadError(f"the put value cannot be loaded: {type(error).__name__}: {error}") from error
+    raise LoadError(f"a payload of kind {tag} is no value")
 
 
 # -- answers -------------------------------------------------------------------------------------------------

@@ -27,10 +27,12 @@ from starcore.client.blocks import AutoFuture
 from starcore.client.futures import BlockFuture, TaskFuture
 from starcore.client.maps import Batches, Columns, Inputs
 from starcore.client.progress import load_tqdm, watch_blocks, watch_results, watch_rows
+from starcore.client.puts import advise
 from starcore.client.session import CONNECT_SECONDS, JobRecord, Session
 from starcore.errors import ArgumentValueError, SessionLostError, UnconfiguredError
 from starcore.messages import FunctionKind, Job, Role
-from starcore.pickling import Packed, Shipped, pack_array_call, pack_call, pack_calls, ship, small_call
+from starcore.pickling import Packed, Shipped, pack_array_call, pack_call, pack_calls, pack_value, ship, small_call
+from starcore.references import Ref, names_of
 
 if TYPE_CHECKING:
     from starcore.tls import Target
@@ -83,7 +85,7 @@ class Calls(Executor):
         head = None if kwargs else small_call(args)
         packed = pack_call(args, kwargs) if head is None else None
         session = self._client._live()
-        record = self._record(session, key, shipped)
+        record = self._record(session, key, shipped, () if packed is None else packed.refs)
         if packed is not None:
             return _send(session, record, packed)
         future = TaskFuture(session, record)
@@ -152,7 +154,8 @@ class Calls(Executor):
 
         def send(columns: Columns, count: int) -> Future[Any]:
             packed = pack_calls(columns) if count > 1 else pack_call(tuple(column[0] for column in columns), {})
-            return _send(session, record, packed)
+            needed = self._record(session, key, shipped, packed.refs) if packed.refs else record
+            return _send(session, needed, packed)
 
         batches = Batches(
             send,
@@ -236,6 +239,11 @@ class Calls(Executor):
         "starcore.client" says at level INFO what was measured and chosen.
         """
         key, shipped = self._name(fn)
+        if isinstance(array, Ref):
+            if chunks is not None or copy or progress:
+                raise ArgumentValueError("a Ref stands for a whole value: it can be neither cut nor copied here")
+            further, named = further_arguments(args, kwargs)
+            return self._send_into(out, key, shipped, pack_call((array, *further), named))
         arrays.check_array(array)
         if out is not None:
             arrays.check_out(out, array)
@@ -248,7 +256,8 @@ class Calls(Executor):
             raise ArgumentValueError("progress counts blocks, and without chunks there is only one call")
         tqdm = load_tqdm() if progress else None
         session = self._client._live()
-        record = self._record(session, key, shipped)
+        refs = pack_call(further, named).refs if further or named else ()
+        record = self._record(session, key, shipped, refs)
         if copy:
             array = arrays.snapshot(array)
 
@@ -262,12 +271,7 @@ class Calls(Executor):
             growing.begin(None if tqdm is None else watch_rows(tqdm, growing, record.job.function))
             return growing
         if pieces is None:
-            packed = pack(array)
-            future = TaskFuture(session, record)
-            if out is not None:
-                future.answer_into(out)
-            session.submit(record, packed.head, future, packed if packed.body_bytes else None)
-            return future
+            return _send(session, record, pack(array), out)
         packs = [pack(arrays.block(array, piece, axis)) for piece in pieces]
         joiner = arrays.Joiner(pieces, axis, out=out, trust=trust)
         whole = BlockFuture([TaskFuture(session, record) for _ in pieces], joiner)
@@ -300,6 +304,42 @@ class Calls(Executor):
         finally:
             for future in futures:
                 future.cancel()
+
+    def put(self, value: Any, *, writable: bool = False, copy: bool = False) -> Ref:
+        """Share a value among many calls: its bytes go once to each worker that needs them, not with every call.
+
+        Parameters
+        ----------
+        value : object
+            Anything that can be pickled; made for large arrays, and for containers of them. Arrays of any dtype and
+            layout are borrowed, not copied: leave them unchanged until the `Ref` is released.
+        writable : bool, default False
+            Give each task a copy of its own that it may write to. Otherwise all slots of a worker look at the same
+            memory, and the arrays are read-only.
+        copy : bool, default False
+            Take a snapshot of an array now.
+
+        Returns
+        -------
+        Ref
+            To be passed to calls of this client in place of the value: as an argument, inside containers, or in the
+            closure of a function. Its `release`, its end as a context manager, or its garbage collection lets the
+            value go at the client, the manager and the workers once the tasks that were given it are done.
+
+        Raises
+        ------
+        ArgumentTypeError
+            The value cannot be pickled.
+        SessionLostError
+            The client was shut down.
+        """
+        session = self._client._live()
+        if copy and isinstance(value, np.ndarray):
+            value = arrays.snapshot(value)
+        packed = pack_value(value)
+        names_of(packed.refs, session)
+        size = packed.body_bytes or len(packed.head)
+        return Ref(session.put(packed), size, session, session.puts.let_go, writable=writable, inner=packed.refs)
 
     # -- about calls -----------------------------------------------------------------------------------------
 
@@ -373,17 +413,33 @@ class Calls(Executor):
             if fn and not _REGISTERED.fullmatch(fn):
                 raise ArgumentValueError(f"a registered function is named 'package.module:name', not {fn!r}")
             return (fn, self._options), fn
-        shipped = ship(fn)
+        shipped = advise(ship(fn))
         return (shipped.digest, self._options), shipped
 
-    def _record(self, session: Session, key: Any, shipped: Shipped | str) -> JobRecord:
+    def _record(self, session: Session, key: Any, shipped: Shipped | str, refs: Sequence[Ref] = ()) -> JobRecord:
+        """The job of a function with these options and the put values that its calls need."""
+        shares = b""
+        if not isinstance(shipped, str) and shipped.refs:
+            refs = [*refs, *shipped.refs]
+        if refs:
+            shares = b"".join(names_of(refs, session))
+            key = (*key, shares)
         known = session.known(key)
         if known is not None:
             return known
         if isinstance(shipped, str):
-            return session.job(key, Job(0, FunctionKind.REGISTERED, _NO_DIGEST, shipped, "", *self._options), b"")
-        job = Job(0, FunctionKind.SHIPPED, shipped.digest, shipped.name, shipped.python, *self._options)
-        return session.job(key, job, shipped.blob)
+            job, blob = Job(0, FunctionKind.REGISTERED, _NO_DIGEST, shipped, "", *self._options, shares), b""
+        else:
+            job = Job(0, FunctionKind.SHIPPED, shipped.digest, shipped.name, shipped.python, *self._options, shares)
+            blob = shipped.blob
+        return session.job(key, job, blob)
+
+    def _send_into(self, out: Array | None, key: Any, shipped: Shipped | str, packed: Packed) -> Future[Any]:
+        """Send a call whose answer goes to `out`, if that is given."""
+        if out is not None:
+            arrays.check_out(out, np.empty(0))
+        session = self._client._live()
+        return _send(session, self._record(session, key, shipped, packed.refs), packed, out)
 
 
 class View(Calls):
@@ -503,8 +559,10 @@ class Client(Calls):
         self._growing = weakref.WeakSet()
 
 
-def _send(session: Session, record: JobRecord, packed: Packed) -> Future[Any]:
+def _send(session: Session, record: JobRecord, packed: Packed, out: Array | None = None) -> Future[Any]:
     future = TaskFuture(session, record)
+    if out is not None:
+        future.answer_into(out)
     session.submit(record, packed.head, future, packed if packed.body_bytes else None)
     return future
 

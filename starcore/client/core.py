@@ -33,7 +33,9 @@ from starcore.client.orders import (
     Forgotten,
     MarkRunning,
     Outbox,
+    Put,
     Refused,
+    Release,
     Released,
     Resized,
     Say,
@@ -76,6 +78,7 @@ from starcore.messages import (
     StatusRequest,
     Want,
     Welcome,
+    share_names,
 )
 from starcore.streams import Sending
 from starcore.texts import plain
@@ -162,7 +165,10 @@ class ClientCore:
         self._uplink.check()
         self._answers.check(self._uplink.up)
         jobs = self._ledger.jobs
-        self._blobs.check([entry.job.digest for entry in jobs.values() if entry.job.kind == FunctionKind.SHIPPED])
+        self._blobs.check(
+            [entry.job.digest for entry in jobs.values() if entry.job.kind == FunctionKind.SHIPPED],
+            [name for entry in jobs.values() for name in share_names(entry.job.shares)],
+        )
         assert self._uplink.up or not len(self._sending)
         assert set(self._idle) == {number for number, entry in jobs.items() if not entry.left}
         assert len(self._idle) <= self._jobs_idle_max
@@ -177,7 +183,18 @@ class ClientCore:
         self._ledger.begin(job)
         if job.kind == FunctionKind.SHIPPED:
             self._blobs.use(job.digest, event.blob)
+        for name in share_names(job.shares):
+            self._blobs.need(name)
         self._rest(job.job)
+
+    def _put(self, event: Put) -> None:
+        self._blobs.hold(event.name, event.source)
+
+    def _release(self, event: Release) -> None:
+        for number in list(self._idle):
+            if event.name in share_names(self._ledger.jobs[number].job.shares):
+                self._strike(number)
+        self._blobs.release(event.name)
 
     def _call(self, event: Call) -> None:
         if self._over:
@@ -366,6 +383,8 @@ class ClientCore:
             return
         entry.told = True
         self._blobs.tell(entry.job.digest)
+        for name in share_names(entry.job.shares):
+            self._blobs.tell(name)
         self._outbox.send(entry.job)
 
     def _pump(self) -> None:
@@ -453,28 +472,39 @@ class ClientCore:
     # -- jobs without tasks ----------------------------------------------------------------------------------
 
     def _rest_if_idle(self, entry: JobEntry) -> None:
-        if not entry.left and entry.job.job not in self._idle:
-            self._rest(entry.job.job)
+        number = entry.job.job
+        if entry.left or number in self._idle or number not in self._ledger.jobs:
+            return
+        self._rest(number)
+        if not all(map(self._blobs.held, share_names(entry.job.shares))):
+            self._strike(number)  # it cannot be called again
 
     def _rest(self, number: int) -> None:
         """A job has no outstanding task; beyond the bound the one that rests longest is forgotten."""
         self._idle[number] = None
         while len(self._idle) > self._jobs_idle_max:
-            oldest = next(iter(self._idle))
-            del self._idle[oldest]
-            entry = self._ledger.forget(oldest)
-            self._outbox.ask(Forgotten(oldest))
-            if entry.told and self._uplink.up:
-                self._answers.flush()
-                self._outbox.send(Forget(oldest))
-            if entry.job.kind == FunctionKind.SHIPPED:
-                self._blobs.drop(entry.job.digest)
+            self._strike(next(iter(self._idle)))
+
+    def _strike(self, number: int) -> None:
+        """Forget a job that rests."""
+        del self._idle[number]
+        entry = self._ledger.forget(number)
+        self._outbox.ask(Forgotten(number))
+        if entry.told and self._uplink.up:
+            self._answers.flush()
+            self._outbox.send(Forget(number))
+        if entry.job.kind == FunctionKind.SHIPPED:
+            self._blobs.drop(entry.job.digest)
+        for name in share_names(entry.job.shares):
+            self._blobs.spare(name)
 
     _EVENTS: ClassVar[dict[type, Callable[[ClientCore, Any], None]]] = {
         Connect: _connect,
         Begin: _begin,
         Call: _call,
         CancelCall: _cancel_call,
+        Put: _put,
+        Release: _release,
         Ask: _ask,
         Shutdown: _shutdown,
         Opened: _opened,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
+from typing import Any
 
 from starcore.events import Action, Dial, Finished, Log  # noqa: F401 - Dial and the like are orders too
 from starcore.messages import Buffer, Column, Job, Message
@@ -36,6 +37,21 @@ class Call:
     first: int
     heads: list[bytes]
     body_sizes: Column = field(default_factory=lambda: array("Q"))
+
+
+@dataclass(slots=True)
+class Put:
+    """A value for many tasks: `source` has a head and a body that can be read; jobs that need it name it."""
+
+    name: bytes
+    source: Any
+
+
+@dataclass(slots=True)
+class Release:
+    """No job that begins from now on needs this value."""
+
+    name: bytes
 
 
 @dataclass(slots=True)

@@ -37,6 +37,7 @@ from starcore.client import orders
 from starcore.client.core import ClientCore
 from starcore.client.dialing import Dialer, hello, new_loop
 from starcore.client.futures import NOT_SMALL, TaskFuture, succeed_all
+from starcore.client.puts import Puts
 from starcore.driver import Driver
 from starcore.errors import Code, CredentialsError, RefusedError, SessionLostError, StarCoreError, UnreachableError
 from starcore.errors import Status as TaskStatus
@@ -122,6 +123,7 @@ class Session:
         self._open: orders.Call | None = None
         self._awake = False
         self._bodies: dict[int, Packed] = {}
+        self.puts = Puts(self._tell, self._soon)
         self._incoming: dict[int, _Incoming] = {}
         self._questions: list[Future[str]] = []
         self._trouble: StarCoreError | None = None
@@ -165,6 +167,8 @@ class Session:
         with self._lock:
             if self.closed or self._over is not None:
                 self._refuse()
+            if record.job.shares:
+                self.puts.require(record.job)
             index = record.next
             record.next = index + 1
             future.index = index
@@ -184,6 +188,12 @@ class Session:
         """Send calls of one job on their way, one after the other."""
         for packed, future in zip(packs, futures, strict=True):
             self.submit(record, packed.head, future, packed if packed.body_bytes else None)
+
+    def put(self, packed: Packed) -> bytes:
+        """Take in a value for many calls; return its name."""
+        with self._lock:
+            self._require_open()
+        return self.puts.put(packed)
 
     def abandon(self, record: JobRecord, index: int, *, kill: bool) -> None:
         """Nobody waits for this task any more, and its caller may do with the arguments what it likes."""
@@ -319,6 +329,12 @@ class Session:
                 return
             self._awake = True
         self._wake()
+
+    def _soon(self, callback: Callable[[], None]) -> None:
+        """Have this done in the session's thread, if that still lives."""
+        if not self.closed:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(callback)
 
     def _wake(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and so is every future that it knew

@@ -12,20 +12,19 @@ from collections.abc import Iterator
 from starcore.errors import OverrunError, Status, UnexpectedError
 from starcore.manager.blobs import Blobs
 from starcore.manager.delivery import Deliveries, Piece
+from starcore.manager.flows import FIRST_ATTEMPT, Flow
 from starcore.manager.leases import Leases
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.results import Results
 from starcore.manager.scheduling import Scheduler
 from starcore.manager.state import (
-    FIRST_ATTEMPT,
     JOB_OVERHEAD_BYTES,
     TASK_OVERHEAD_BYTES,
     Blob,
     Capability,
     Client,
     Delivery,
-    Flow,
     Job,
     Limits,
     Run,
@@ -34,8 +33,9 @@ from starcore.manager.state import (
     contiguous,
     python_capability,
 )
+from starcore.manager.values import Values
 from starcore.manager.workers import Workforce
-from starcore.messages import JOB_MAX, Ack, Cancel, FunctionKind, Submit
+from starcore.messages import JOB_MAX, Ack, Cancel, FunctionKind, Share, Submit
 from starcore.messages import Blob as BlobMessage
 from starcore.messages import Job as JobMessage
 
@@ -52,6 +52,7 @@ class Clientele:
         outbox: Outbox,
         relay: Relay,
         blobs: Blobs,
+        values: Values,
         scheduler: Scheduler,
         deliveries: Deliveries,
         leases: Leases,
@@ -62,6 +63,7 @@ class Clientele:
         self._outbox = outbox
         self._relay = relay
         self._blobs = blobs
+        self._values = values
         self._scheduler = scheduler
         self._deliveries = deliveries
         self._leases = leases
@@ -89,15 +91,18 @@ class Clientele:
                 message.retries,
                 message.timeout_seconds,
                 message.priority,
+                message.shares,
             )
             job = Job(self._jobs, client, theirs, message.job, _capability(message), None)
-            job.bytes = len(message.function) + len(message.python) + JOB_OVERHEAD_BYTES
+            job.bytes = len(message.function) + len(message.python) + len(message.shares) + JOB_OVERHEAD_BYTES
             if client.job_bytes + job.bytes > self._limits.job_bytes:
                 raise OverrunError(f"more than {self._limits.job_bytes} bytes of jobs")
             client.job_bytes += job.bytes
             client.jobs[message.job] = job
             if message.kind == FunctionKind.SHIPPED:
                 job.blob = self._blobs.pin(message.digest, job)
+            self._values.pin(job, message.shares)
+        self._values.ask(job)
         if job.blob is not None and not job.blob.refusal:
             self._blobs.ask(job.blob, client)
 
@@ -112,12 +117,20 @@ class Clientele:
         """A blob comes."""
         self._wake(self._blobs.offered(client, message))
 
+    def share(self, client: Client, message: Share) -> None:
+        """A value is announced."""
+        value = self._values.offered(client, message)
+        for job in value.jobs if value is not None else ():
+            if job.ready:
+                self._queue_waiting(job)
+
     def blob_grown(self, client: Client, stream: int) -> None:
         """A piece of a blob came."""
         self._wake(self._blobs.grown(client, stream))
 
     def blob_aborted(self, client: Client, stream: int) -> None:
         """A blob will not come from this client."""
+        self._values.aborted(client, stream)
         blob = self._blobs.aborted(client, stream)
         if blob is not None:
             self._ask_anyone(blob)
@@ -236,6 +249,7 @@ class Clientele:
             self._leases.unlease(job, job.leased)
             self._close(job)
         client.jobs.clear()
+        self._values.left(client)
         return unfinished
 
     def outgrown(self) -> bool:
@@ -404,8 +418,13 @@ class Clientele:
         self._end(run, position, status, text)
 
     def _misfit(self, run: Run, position: int) -> None:
-        size, most = run.body(position), self._scheduler.arena_bytes_max(run.job.capability)
-        text = f"its argument of {size} bytes fits no worker: the largest arena has {most} bytes (see worker --arena)"
+        size, shared = run.body(position), run.job.value_bytes
+        most = self._scheduler.arena_bytes_max(run.job.capability)
+        what = f"argument of {size} bytes" if not shared else f"put values of {shared} bytes"
+        if size and shared:
+            what += f" and its argument of {size} bytes together"
+        verb = "fit" if shared else "fits"
+        text = f"its {what} {verb} no worker: the largest arena has {most} bytes (see worker --arena)"
         self._end(run, position, Status.UNRUNNABLE, text)
 
     def _end(self, run: Run, position: int, status: Status, text: str) -> None:
@@ -418,12 +437,18 @@ class Clientele:
         if blob is None:
             return
         for job in blob.jobs:
-            waiting, job.waiting = job.waiting, []
-            for span in waiting:
-                if blob.whole:
-                    self._scheduler.queue(span)
-                else:
+            if not blob.whole:
+                waiting, job.waiting = job.waiting, []
+                for span in waiting:
                     self._refuse_run(span.run, blob.refusal)
+            elif job.ready:
+                self._queue_waiting(job)
+
+    def _queue_waiting(self, job: Job) -> None:
+        """All that its tasks need is here, or known."""
+        waiting, job.waiting = job.waiting, []
+        for span in waiting:
+            self._scheduler.queue(span)
 
     def _refuse_run(self, run: Run, reason: str) -> None:
         for position in range(run.count):
@@ -445,6 +470,7 @@ class Clientele:
         """A job is over."""
         job.client.job_bytes -= job.bytes
         self._blobs.unpin(job)
+        self._values.unpin(job)
         self._workforce.forget(job)
 
 

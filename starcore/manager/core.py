@@ -44,6 +44,7 @@ from starcore.manager.results import Results
 from starcore.manager.scheduling import Scheduler
 from starcore.manager.sessions import Link, Sessions, Timer, Timers
 from starcore.manager.state import Capability, Client, Job, Limits, Worker
+from starcore.manager.values import Values
 from starcore.manager.workers import Workforce
 from starcore.messages import (
     BLOB_STREAM,
@@ -64,6 +65,7 @@ from starcore.messages import (
     Notice,
     Result,
     Retracted,
+    Share,
     Slots,
     Started,
     StatusReply,
@@ -107,17 +109,26 @@ class ManagerCore:
         self._sessions = Sessions(self._outbox, self._timers, limits)
         self._relay = Relay(self._outbox, limits)
         self._blobs = Blobs(epoch, self._outbox, self._relay, limits, read)
+        self._values = Values(epoch, self._outbox, self._relay, limits)
         self._scheduler = Scheduler()
         self._deliveries = Deliveries(self._outbox, self._relay, limits)
         self._leases = Leases(epoch, self._outbox, self._relay, self._scheduler, self._deliveries, limits)
         self._results = Results(self._outbox, self._relay, self._deliveries, self._leases)
         self._workforce = Workforce(
-            self._outbox, self._relay, self._blobs, self._scheduler, self._deliveries, self._leases, self._results
+            self._outbox,
+            self._relay,
+            self._blobs,
+            self._values,
+            self._scheduler,
+            self._deliveries,
+            self._leases,
+            self._results,
         )
         self._clientele = Clientele(
             self._outbox,
             self._relay,
             self._blobs,
+            self._values,
             self._scheduler,
             self._deliveries,
             self._leases,
@@ -209,8 +220,9 @@ class ManagerCore:
         clients, workers = self._sessions.clients.values(), self._sessions.workers.values()
         self._sessions.check()
         self._blobs.check()
+        self._values.check()
         self._scheduler.check()
-        flows = list(self._blobs.flows())
+        flows = [*self._blobs.flows(), *self._values.flows()]
         for client in clients:
             self._clientele.check(client)
             self._deliveries.check(client)
@@ -297,6 +309,8 @@ class ManagerCore:
             self._outbox.close(old, Code.SUPERSEDED, "this session has a new connection")
             if isinstance(session, Client):
                 self._clientele.absent(session)
+            else:
+                self._values.absent(session)
         session.link = link.number
         self._relay.open_link(link.number, message.first_window_bytes)
         workers, slots = self._sessions.size()
@@ -347,6 +361,7 @@ class ManagerCore:
             self._clientele.absent(session)
         else:
             self._outbox.log("info", f"worker {session.name} left: {reason}")
+            self._values.absent(session)
             self._scheduler.leave(session, returning=True)
             self._slots_changed(now)
 
@@ -404,6 +419,9 @@ class ManagerCore:
     def _worker_abort(self, worker: Worker, message: Abort) -> None:
         if message.stream & BLOB_STREAM:
             flow = self._relay.outbound(worker.link, message.stream)
+            if flow is not None and flow.origin is not None:
+                self._values.refused(worker, flow, message.code)
+                return
             for digest in [digest for digest, lent in worker.blobs.items() if lent is not None and lent is flow]:
                 self._blobs.retire(worker, digest)
             return
@@ -492,7 +510,7 @@ class ManagerCore:
 
     def _held_bytes(self) -> int:
         """All bytes of payloads that are here, but for the functions that are kept in case they come again."""
-        held = self._relay.held_bytes + self._blobs.held_bytes - self._blobs.idle_bytes
+        held = self._relay.held_bytes + self._blobs.held_bytes - self._blobs.idle_bytes + self._values.held_bytes
         for client in self._sessions.clients.values():
             held += sum(len(delivery.outcome.heads) for delivery in client.unread.values())
             held += sum(len(run.heads) for run in self._clientele.runs(client))
@@ -554,6 +572,7 @@ _FROM_CLIENT: dict[type, Callable[[ManagerCore, Client, Any], None]] = {
     Grant: ManagerCore._grant,
     Heartbeat: ManagerCore._heartbeat,
     JobMessage: lambda core, client, message: core._clientele.job(client, message),
+    Share: lambda core, client, message: core._clientele.share(client, message),
     StatusRequest: ManagerCore._status,
     Submit: ManagerCore._submit,
 }
@@ -568,6 +587,6 @@ _FROM_WORKER: dict[type, Callable[[ManagerCore, Worker, Any], None]] = {
     Result: lambda core, worker, message: core._results.take(worker, message),
     Retracted: lambda core, worker, message: core._workforce.retracted(worker, message),
     Started: lambda core, worker, message: core._workforce.started(worker, message),
-    Want: lambda core, worker, message: core._blobs.wanted(worker, message.digest),
+    Want: lambda core, worker, message: core._workforce.wanted(worker, message.digest),
 }
 """What a worker may say after HELLO."""

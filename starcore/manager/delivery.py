@@ -13,9 +13,10 @@ from array import array
 from collections.abc import Iterable, Iterator
 
 from starcore.errors import Code, OverrunError, Status
+from starcore.manager.flows import Flow
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
-from starcore.manager.state import TASK_OVERHEAD_BYTES, Client, Delivery, Flow, Job, Leased, Limits, Run
+from starcore.manager.state import TASK_OVERHEAD_BYTES, Client, Delivery, Job, Leased, Limits, Run
 from starcore.messages import Abort, Buffer, Column, Outcome
 
 Piece = tuple[Run, int, int]

@@ -17,6 +17,12 @@ On one link bytes never come twice, so a sink that comes back and asks for what 
 *rewind*: the source is asked for its next attempt, from that offset.
 
 A `kept` flow has no sink: it is a blob, whose chunks stay until the blob goes and are lent to `shared` flows.
+
+A `spread` flow is a shared value that passes through to *readers*, one a worker. They move together, at most
+`value_window_bytes` apart; what all have read goes at once. Who comes late, or is left behind, waits until the
+others are through: then the source is asked for its next attempt, from the first byte that anybody still needs::
+
+    begin ── slowest reader ──── fastest reader ── end ── granted ── size        one pass
 """
 
 from __future__ import annotations
@@ -26,8 +32,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from starcore.events import ChunkReceived
+from starcore.manager.flows import FIRST_ATTEMPT, Flow
 from starcore.manager.outbox import Outbox
-from starcore.manager.state import FIRST_ATTEMPT, Flow, Limits
+from starcore.manager.state import Limits
 from starcore.messages import Abort, Grant
 from starcore.streams import Receiving, Sending
 
@@ -44,6 +51,10 @@ class _Port:
     """It can take a chunk now; after one it waits to be told so again."""
     promised: int = 0
     thirsty: dict[Flow, None] = field(default_factory=dict)
+    reading: int = 0
+    """What the spread flows from this link were promised, together."""
+    dry: dict[Flow, None] = field(default_factory=dict)
+    """Spread flows that wait until others from this link have passed."""
 
 
 class Relay:
@@ -66,10 +77,13 @@ class Relay:
         port = self._ports.pop(link, None)
         if port is None:
             return
-        for flow in port.outbound.values():
+        for flow in list(port.outbound.values()):
             self._unplace(flow)
+            self._unread(flow)
         for flow in port.inbound.values():
             flow.source = 0
+            if flow.spread:
+                flow.promised = 0
             self._account(flow)
         for sink in {flow.sink for flow in port.inbound.values()}:
             self._quench(sink)
@@ -98,7 +112,9 @@ class Relay:
         else:
             port.receiving.open(flow.source_stream, flow.source_attempt, flow.size)
         self._account(flow)
-        if flow.sink:
+        if flow.spread:
+            self.stir(flow)
+        elif flow.sink:
             self._pull(flow)
 
     def aim(self, flow: Flow, link: int, stream: int, attempt: int, *, window: bool = False) -> None:
@@ -129,12 +145,16 @@ class Relay:
         sink = flow.sink
         self._unplace(flow)
         self._quench(sink)
+        self._unread(flow)
 
     def close_source(self, flow: Flow) -> None:
         """The source has given all, or all that it will."""
         port = self._ports.get(flow.source)
         if port is not None:
             port.receiving.close(flow.source_stream)
+            if flow.spread:
+                port.dry.pop(flow, None)
+                self._weigh(flow)
             port.inbound.pop(flow.source_stream, None)
         flow.source = 0
         self._account(flow)
@@ -181,6 +201,8 @@ class Relay:
         self.held_bytes += event.length
         if flow.kept:
             self._ask(flow, port.receiving, flow.end + self._limits.relay_window_bytes, flow.size)
+        elif flow.spread:
+            self._spread(flow)
         elif flow.placed:
             self._go_on(flow)
         return flow
@@ -198,6 +220,9 @@ class Relay:
             return
         port.sending.grant(grant)
         position = port.sending.position(grant.stream)
+        if flow.origin is not None:
+            self._seat(flow, flow.origin, position)
+            return
         if not flow.placed or position > flow.begin:
             flow.placed = True
             if flow.begin <= position <= flow.end:
@@ -206,6 +231,114 @@ class Relay:
                 self._rewind(flow, position)
         self._account(flow)
         self._go_on(flow)
+
+    # -- one source, many sinks ------------------------------------------------------------------------------
+
+    def read(self, origin: Flow, link: int, stream: int) -> Flow:
+        """Send what comes of a spread flow over this link, too, as its receiver asks for it."""
+        reader = Flow(origin.size, shared=True, origin=origin)
+        origin.readers[reader] = None
+        self.aim(reader, link, stream, FIRST_ATTEMPT)
+        return reader
+
+    def stir(self, origin: Flow) -> None:
+        """Let a spread flow go on: let readers join, let go of what all have read, ask for more."""
+        seated = [reader for reader in origin.readers if reader.placed]
+        within = [reader for reader in seated if origin.begin <= reader.begin <= origin.end]
+        if seated and not within and not any(reader.joined for reader in seated):
+            self._rewind(origin, min(reader.begin for reader in seated))
+            within = [reader for reader in seated if reader.begin == origin.begin]
+        fresh = [reader for reader in within if not reader.joined]
+        for reader in fresh:
+            self._join(reader, origin)
+        joined = [reader for reader in seated if reader.joined]
+        last = min((reader.begin for reader in joined), default=origin.end)
+        if last > origin.begin:
+            self._discard(origin, last)
+        if origin.source:
+            if joined:
+                self._draw(origin, joined)
+            self._weigh(origin)
+        for reader in fresh:
+            port = self._ports.get(reader.sink)
+            if port is not None:
+                self._pump(reader.sink, port)
+
+    def _seat(self, reader: Flow, origin: Flow, position: int) -> None:
+        """A reader says from where it reads."""
+        if not reader.placed or position > reader.begin:
+            reader.placed, reader.joined = True, False
+            reader.held.clear()
+            reader.begin = reader.end = position
+            self._ports[reader.sink].sending.offer(reader.sink_stream, position)
+        self.stir(origin)
+
+    def _join(self, reader: Flow, origin: Flow) -> None:
+        reader.joined = True
+        reader.held = deque(piece for piece in origin.held if piece[0] + piece[1] > reader.begin)
+        reader.end = origin.end
+        if reader.held:
+            self._ports[reader.sink].sending.offer(reader.sink_stream, reader.held[0][0] + reader.held[0][1])
+
+    def _spread(self, origin: Flow) -> None:
+        """A chunk came: every reader that has joined gets it."""
+        piece = origin.held[-1]
+        for reader in [reader for reader in origin.readers if reader.joined]:
+            if reader.joined and reader.end < origin.end:  # not left behind, or joined again, meanwhile
+                reader.held.append(piece)
+                reader.end = origin.end
+                self._go_on(reader)
+        self.stir(origin)
+
+    def _draw(self, origin: Flow, joined: list[Flow]) -> None:
+        """Ask the source for more, a window ahead of the slowest reader; one that holds all others up is left behind.
+
+        It waits then until the bytes that it needs come by again, when the others have what they want.
+        """
+        port = self._ports[origin.source]
+        receiving = port.receiving
+        window = self._limits.value_window_bytes
+        granted = receiving.granted(origin.source_stream)
+        needed = max(self._ports[reader.sink].sending.granted(reader.sink_stream) for reader in joined)
+        front = max(reader.begin for reader in joined)
+        if front == origin.end == granted < min(needed, origin.size) and granted - origin.begin >= window:
+            for reader in joined:
+                if reader.begin < front - window // 2:
+                    reader.joined = False
+                    reader.held.clear()
+                    reader.end = reader.begin
+                    self._ports[reader.sink].sending.offer(reader.sink_stream, reader.begin)
+            self._discard(origin, min(reader.begin for reader in joined if reader.joined))  # nobody joins there again
+            self.stir(origin)
+            return
+        limit = origin.begin + window
+        room = granted + self._limits.relay_link_bytes - port.reading
+        if limit > room:
+            port.dry[origin] = None
+        self._ask(origin, receiving, min(limit, room), needed)
+
+    def _weigh(self, origin: Flow) -> None:
+        """Count what a spread flow was promised against its source's link, and let others ask where there is room."""
+        port = self._ports[origin.source]
+        before, promised = origin.promised, 0
+        if origin.source_stream in port.receiving:
+            promised = port.receiving.granted(origin.source_stream) - origin.begin
+        port.reading += promised - before
+        origin.promised = promised
+        while port.dry and promised < before and port.reading < self._limits.relay_link_bytes:
+            flow = next(iter(port.dry))
+            del port.dry[flow]
+            self.stir(flow)
+            if flow in port.dry:
+                return
+
+    def _unread(self, reader: Flow) -> None:
+        """A reader is gone, or through."""
+        origin, reader.origin = reader.origin, None
+        if origin is not None:
+            reader.joined = False
+            del origin.readers[reader]
+            self.stir(origin)
 
     # -- checks ----------------------------------------------------------------------------------------------
 
@@ -227,6 +360,8 @@ class Relay:
             assert len(port.sending) == len(port.outbound), link
             assert len(port.receiving) == len(port.inbound), link
             assert all(flow.sink == link for flow in port.thirsty), link
+            assert port.reading == sum(flow.promised for flow in port.inbound.values() if flow.spread), link
+            assert all(flow.source == link and flow.spread for flow in port.dry), link
 
     # -- private ---------------------------------------------------------------------------------------------
 
@@ -256,6 +391,8 @@ class Relay:
         if flow.shared and flow.forwarded:
             self.unaim(flow)
             return
+        if flow.origin is not None:
+            self.stir(flow.origin)
         self._pull(flow)
         self._quench(link)
 

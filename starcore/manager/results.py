@@ -16,10 +16,11 @@ from itertools import groupby
 
 from starcore.errors import Status
 from starcore.manager.delivery import Deliveries
+from starcore.manager.flows import Flow
 from starcore.manager.leases import Leases
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
-from starcore.manager.state import Delivery, Flow, Leased, Mark, State, Worker, contiguous
+from starcore.manager.state import Delivery, Leased, Mark, State, Worker, contiguous
 from starcore.messages import Confirm, Result
 from starcore.texts import plain
 

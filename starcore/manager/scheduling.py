@@ -65,7 +65,9 @@ class _Line:
 
     def heap(self, span: Span) -> list[Entry]:
         """Where a span waits."""
-        return self.suspect if span.suspect else self.bodied if span.bodied else self.plain
+        if span.suspect:
+            return self.suspect
+        return self.bodied if span.bodied or span.run.job.values else self.plain
 
     def sweep(self) -> None:
         """Throw out the spans whose tasks were all cancelled, before they are more than the others."""
@@ -346,12 +348,12 @@ class Scheduler:
         for heap in line.heaps(client.link != 0):
             span = heap[0][4]
             job, body = span.run.job, span.run.body(span.start)
-            if body > lane.arena_bytes_max:
+            if body + job.value_bytes > lane.arena_bytes_max:
                 self._misfits.append(span.take(1, BATCH_BYTES_MAX))
                 self._count(lane, line, job, -1)
                 return None
             if heap is line.suspect:
-                worker, count = self._alone(lane, body), 1
+                worker, count = self._alone(lane, job, body), 1
             else:
                 worker, count = self._roomiest(lane, job, body, full)
             if worker is not None:
@@ -372,18 +374,19 @@ class Scheduler:
                         continue
                     worker.reserved = False
                 count = self._room(worker, job, idle=group is lane.idle)
-                if count > 0 and body <= worker.arena_bytes - worker.arena_used_bytes:
+                free = worker.arena_bytes - worker.arena_used_bytes
+                if count > 0 and body <= free and body + job.value_bytes <= worker.arena_bytes:
                     group.move_to_end(worker)
                     return worker, count
         return None, 0
 
-    def _alone(self, lane: _Lane, body: int) -> Worker | None:
+    def _alone(self, lane: _Lane, job: Job, body: int) -> Worker | None:
         """Find an empty worker for a suspect, or reserve one that will be empty."""
         candidates = [
             worker
             for group in (lane.idle, lane.roomy)
             for worker in islice(group, LOOK_WORKERS_MAX)
-            if body <= worker.arena_bytes
+            if body + job.value_bytes <= worker.arena_bytes
         ]
         for worker in candidates:
             if not worker.unfinished:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right, insort
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -32,7 +31,7 @@ from itertools import accumulate
 from typing import TypeAlias
 
 from starcore.errors import Status
-from starcore.events import Token
+from starcore.manager.flows import FIRST_ATTEMPT, Flow
 from starcore.messages import Buffer, Column, FunctionKind, Outcome
 from starcore.messages import Job as JobMessage
 
@@ -42,7 +41,6 @@ JOB_OVERHEAD_BYTES = 1 << 10
 """What a job costs beyond its texts."""
 BLOB_OVERHEAD_BYTES = 1 << 10
 """What a blob costs beyond its bytes."""
-FIRST_ATTEMPT = 1
 RUN_TASKS_MAX = 1024
 RUN_BYTES_MAX = 16 << 10
 """As long as tasks wait, those that come in small messages join the run before them, up to so many tasks and bytes."""
@@ -86,6 +84,10 @@ class Limits:
     first_window_bytes: int = 1 << 20
     relay_window_bytes: int = 4 << 20
     relay_link_bytes: int = 64 << 20
+    value_bytes: int = 256 << 20
+    """What the shared values of a session cost beyond their bodies: heads, and BLOB_OVERHEAD_BYTES each."""
+    value_window_bytes: int = 16 << 20
+    """How far the fastest reader of a value may be ahead of the slowest, and its source of it."""
     blob_bytes: int = 1 << 30
     blob_idle_bytes: int = 64 << 20
     blobs_idle_max: int = 4096
@@ -335,37 +337,6 @@ class Leased:
         return (offset for offset, mark in enumerate(self.marks) if mark < Mark.ANSWERING)
 
 
-Piece: TypeAlias = tuple[int, int, Token]
-"""Offset, length and token of a chunk."""
-
-
-@dataclass(slots=True, eq=False)
-class Flow:
-    """One body on its way between two links, either of which may be absent for a while (0); see relay.py."""
-
-    size: int
-    source_stream: int = 0
-    source_attempt: int = FIRST_ATTEMPT
-    source: int = 0
-    sink: int = 0
-    sink_stream: int = 0
-    sink_attempt: int = 0
-    placed: bool = False
-    """The sink has said from where it takes bytes."""
-    begin: int = 0
-    end: int = 0
-    held: deque[Piece] = field(default_factory=deque)
-    kept: bool = False
-    shared: bool = False
-    promised: int = 0
-    """Counted against the sink's link: granted to the source and not forwarded."""
-
-    @property
-    def forwarded(self) -> bool:
-        """Whether the sink's link got all of it."""
-        return self.begin == self.size
-
-
 @dataclass(slots=True, eq=False)
 class Delivery:
     """An OUTCOME that its client has not acknowledged."""
@@ -398,6 +369,27 @@ class Blob:
 
 
 @dataclass(slots=True, eq=False)
+class Value:
+    """A value that a client shares among its tasks; its bytes pass through on their way to workers."""
+
+    name: bytes
+    client: Client
+    size: int = -1
+    """Of its body; -1 before it was announced."""
+    head: Buffer = b""
+    flow: Flow | None = None
+    """How it comes; None where the head is all."""
+    jobs: dict[Job, None] = field(default_factory=dict)
+    workers: dict[Worker, None] = field(default_factory=dict)
+    """Who has it, or is on the way to."""
+
+    @property
+    def cost(self) -> int:
+        """Bytes of memory that it costs here, but for what passes through."""
+        return len(self.head) + BLOB_OVERHEAD_BYTES
+
+
+@dataclass(slots=True, eq=False)
 class Job:
     """One function with one set of options, of one client."""
 
@@ -421,6 +413,8 @@ class Job:
     cancelled: int = 0
     bytes: int = 0
     """What it costs its client's `job_bytes`."""
+    values: tuple[Value, ...] = ()
+    """Shared values that every task needs."""
     forgotten: bool = False
     watched: bool = False
     noticed: bool = False
@@ -429,8 +423,13 @@ class Job:
 
     @property
     def ready(self) -> bool:
-        """Whether its function is here to be sent on."""
-        return self.blob is None or self.blob.whole
+        """Whether its function is here to be sent on, and its values are announced."""
+        return (self.blob is None or self.blob.whole) and not any(value.size < 0 for value in self.values)
+
+    @property
+    def value_bytes(self) -> int:
+        """What its values measure in a worker's arena."""
+        return sum(value.size for value in self.values) if self.values else 0
 
     @property
     def mean_seconds(self) -> float | None:
@@ -485,6 +484,8 @@ class Client:
     newest: int = 0
     """The order of the run that came last."""
     blobs: dict[int, Blob] = field(default_factory=dict)
+    value_bytes: int = 0
+    """What its shared values cost here."""
     blob_bytes: int = 0
     """Blobs it sent since they were last counted, and those found then."""
     job_bytes: int = 0
@@ -533,6 +534,10 @@ class Worker:
     """Jobs that were over while it was away."""
     blobs: dict[bytes, Flow | None] = field(default_factory=dict)
     """Sent in this session, with the flow of one that is still on its way."""
+    values: dict[bytes, Flow | None] = field(default_factory=dict)
+    """Offered in this session, each with the flow that brings its body."""
+    halted: dict[bytes, int] = field(default_factory=dict)
+    """The streams of those that a lost link cut off: under the same name they go on where they stopped."""
 
     @property
     def running(self) -> int:

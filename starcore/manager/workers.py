@@ -14,12 +14,14 @@ from collections.abc import Iterable, Iterator
 
 from starcore.manager.blobs import Blobs
 from starcore.manager.delivery import Deliveries
+from starcore.manager.flows import Flow
 from starcore.manager.leases import Leases
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.results import Results
 from starcore.manager.scheduling import MOVE_SECONDS, Scheduler, head_bytes
-from starcore.manager.state import Flow, Job, Leased, Mark, Run, Span, State, Worker, contiguous
+from starcore.manager.state import Job, Leased, Mark, Run, Span, State, Worker, contiguous
+from starcore.manager.values import Values
 from starcore.messages import Assign, Column, Forget, Retract, Retracted, Running, Started
 
 
@@ -31,6 +33,7 @@ class Workforce:
         outbox: Outbox,
         relay: Relay,
         blobs: Blobs,
+        values: Values,
         scheduler: Scheduler,
         deliveries: Deliveries,
         leases: Leases,
@@ -39,6 +42,7 @@ class Workforce:
         self._outbox = outbox
         self._relay = relay
         self._blobs = blobs
+        self._values = values
         self._scheduler = scheduler
         self._deliveries = deliveries
         self._leases = leases
@@ -179,7 +183,13 @@ class Workforce:
         worker.jobs.clear()
         for digest in list(worker.blobs):
             self._blobs.retire(worker, digest)
+        self._values.lose(worker)
         return lost
+
+    def wanted(self, worker: Worker, digest: bytes) -> None:
+        """A worker lacks a function or a value."""
+        self._blobs.wanted(worker, digest)
+        self._values.wanted(worker, digest)
 
     def aborted(self, worker: Worker, stream: int, attempt: int) -> None:
         """A worker ends a stream: it cannot send an answer that it announced, or takes no argument."""
@@ -207,6 +217,7 @@ class Workforce:
         if job.number not in worker.jobs:
             if job.blob is not None:
                 self._blobs.supply(worker, job.blob)
+            self._values.supply(worker, job.values)
             worker.jobs[job.number] = job
             job.workers[worker] = None
             self._outbox.send(worker.link, job.message)

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from starcore.events import Action, Log
+from starcore.messages import FunctionKind, Job
 from starcore.worker.library import Library
 from starcore.worker.orders import (
     Inspect,
     Inspected,
     KillSlot,
+    Lend,
     Recall,
     RunBatch,
     SlotDied,
     SlotDone,
     StartSlot,
+    TakeBack,
     Teach,
     Unteach,
 )
@@ -164,6 +167,11 @@ class Bench:
     def _give(self, slot: Slot, run: Run, now: float) -> Iterator[Action]:
         entry = self._library.jobs[run.job]
         job = entry.job
+        for name in entry.names:
+            if name not in slot.values:
+                slot.values.add(name)
+                value = self._library.values[name]
+                yield Lend(slot.number, name, value.head, value.key, value.size)
         if job.job not in slot.jobs:
             slot.jobs.add(job.job)
             if entry.registered or job.digest in slot.digests:
@@ -210,6 +218,19 @@ class Bench:
                 slot.jobs.discard(-1 if job is None else job)
                 slot.digests.discard(digest)
                 actions.append(Unteach(slot.number, job, digest))
+        return actions
+
+    def take_back(self, name: bytes, jobs: Iterable[Job]) -> list[Action]:
+        """Let slots forget a shared value, and functions of jobs that use it: their closures may look at it."""
+        actions: list[Action] = []
+        for job in jobs:
+            actions += self.unteach(job=job.job)
+            if job.kind is FunctionKind.SHIPPED:
+                actions += self.unteach(digest=job.digest)
+        for slot in self.slots:
+            if name in slot.values:
+                slot.values.discard(name)
+                actions.append(TakeBack(slot.number, name))
         return actions
 
     # -- looking, recalling ----------------------------------------------------------------------------------
@@ -316,6 +337,10 @@ class Bench:
     def busy(self) -> list[Slot]:
         """Slots that hold tasks."""
         return [slot for slot in self.slots if slot.batches]
+
+    def jobs(self) -> set[int]:
+        """The jobs of all that slots hold."""
+        return {batch.run.job for slot in self.slots for batch in slot.batches}
 
     def leases(self) -> Iterator[int]:
         """Leases in slots, but for those that were dropped."""

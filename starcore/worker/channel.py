@@ -4,8 +4,8 @@
 
     supervisor                                          slot
     Setup ────────────────────────────────────────────▶ imports, initializer ──▶ Ready | Broken
-    Learn, Attach (+ descriptor), Work ───────────────▶ runs the batch ───▶ Attach (+ descriptor), Done, Stopped
-    Detach, Free, Unlearn ────────────────────────────▶ forgets
+    Learn, Lend, Attach (+ descriptor), Work ─────────▶ runs the batch ───▶ Attach (+ descriptor), Done, Stopped
+    Detach, Free, Unlearn, TakeBack ──────────────────▶ forgets
 
 The frames are those of the wire with kinds of their own; nothing here ever leaves the machine. Payloads up to
 `HEAD_BYTES_MAX` travel inside, larger ones lie in segments that both ends have mapped: a segment's descriptor is
@@ -90,6 +90,23 @@ class Unlearn:
 
 
 @dataclass(slots=True)
+class Lend:
+    """A shared value. Where it has a body, the segment's descriptor travels with this frame, to be mapped read-only."""
+
+    name: bytes
+    size: int
+    body_bytes: int
+    head: Buffer = b""
+
+
+@dataclass(slots=True)
+class TakeBack:
+    """A shared value that will not be named again."""
+
+    name: bytes
+
+
+@dataclass(slots=True)
 class Work:
     """A batch: tasks `first`, `first + 1`, ... of a job. One with a body in a segment is alone."""
 
@@ -142,7 +159,7 @@ class Stopped:
 
 
 Record: TypeAlias = (
-    Setup | Attach | Detach | Free | Learn | Unlearn | Work | Ready | Broken | Done | Stopped
+    Setup | Attach | Detach | Free | Learn | Unlearn | Lend | TakeBack | Work | Ready | Broken | Done | Stopped
 )  # fmt: skip
 
 _TABLE: tuple[tuple[type[Any], tuple[tuple[str, str, Any], ...], str | None], ...] = (
@@ -174,6 +191,8 @@ _TABLE: tuple[tuple[type[Any], tuple[tuple[str, str, Any], ...], str | None], ..
         "blob",
     ),
     (Unlearn, (("has_job", "flag", None), ("job", "u32", None), ("digest", "fixed", 32)), None),
+    (Lend, (("name", "fixed", 32), ("size", "u64", None), ("body_bytes", "u64", None)), "head"),
+    (TakeBack, (("name", "fixed", 32),), None),
     (
         Work,
         (
@@ -261,7 +280,7 @@ class Inlet:
         return True
 
     def descriptor(self) -> int:
-        """Return the descriptor of the ATTACH that was read last; the caller closes it."""
+        """Return the descriptor of the ATTACH or LEND that was read last; the caller closes it."""
         return self._descriptors.popleft()
 
     def close(self) -> None:

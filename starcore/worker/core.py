@@ -6,6 +6,7 @@ A lease is in one place at a time::
             └─ body ─▶ demands ─Allocate─▶ arriving ─────▶ ▲          │
                        (the arena is full)  (GRANT, CHUNKs) │          └─ taken back, or its slot died: ready again
                                        job's blob missing: waiting in the library
+    a shared value missing: parked in the library before all this (custody.py)
 
 Bytes are granted only into memory that is there. Answers stay on the shelf until the manager confirms them, and are
 sent again after a reconnection. When a slot dies, its board says who ran: that task is blamed, those behind it run
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from starcore.errors import Code, Status, UnexpectedError
+from starcore.errors import Status, UnexpectedError
 from starcore.events import Action, Blocked, ChunkReceived, Event, Lost, Opened, Received, SendChunk, Tick, Writable
 from starcore.messages import (
     BLOB_STREAM,
@@ -36,6 +37,7 @@ from starcore.messages import (
     Message,
     Retract,
     Retracted,
+    Share,
     Started,
     Want,
     Welcome,
@@ -44,9 +46,10 @@ from starcore.messages import Draining as DrainingMessage
 from starcore.streams import Receiving, Sending
 from starcore.uplink import LinkState
 from starcore.worker.bench import Bench
+from starcore.worker.custody import Custody
 from starcore.worker.guard import Guard
 from starcore.worker.inbox import Inbox
-from starcore.worker.library import Library, Volume
+from starcore.worker.library import Library
 from starcore.worker.losses import EXIT_CREDENTIALS, judge, uplink_of
 from starcore.worker.memory import Demand, Memory
 from starcore.worker.orders import (
@@ -66,8 +69,6 @@ from starcore.worker.orders import (
 from starcore.worker.runs import Answers, Run, Shelf, runs_of
 from starcore.worker.slots import SlotState, Why
 
-BLOB_ATTEMPT = 1
-"""A blob's stream is never tried again under its number."""
 STOP_SECONDS_MAX = 1.5
 """How long a Stop waits for confirmations."""
 
@@ -96,6 +97,10 @@ class WorkerCore:
         self._unsent: list[Answers] = []
         self._inbox = Inbox(self._library)
         self._guard = Guard(self._library, self._memory, self._inbox)
+        self._custody = Custody(
+            self._library, self._memory, self._bench, self._inbox, self._uplink,
+            act=self._act, send=self._send, go_on=self._take, refuse=self._refuse,
+        )  # fmt: skip
         self._receiving = Receiving()
         self._sending = Sending()
         self._blocked = False
@@ -128,7 +133,8 @@ class WorkerCore:
             Heartbeat: lambda message: self._out.extend(self._uplink.answer(self._now)),
             Grant: self._on_grant,
             Abort: self._on_abort,
-            Blob: self._on_blob,
+            Blob: self._custody.announced,
+            Share: self._custody.offered,
             Job: self._on_job,
             Forget: self._on_forget,
             Assign: self._on_assign,
@@ -202,14 +208,13 @@ class WorkerCore:
             if key in receiving:
                 self._receiving.resume(key, run.attempt, run.body_bytes, receiving.position(key))
                 self._grant(key, run.body_bytes)
-        for digest in self._library.missing():
-            self._send(Want(digest))
+        self._custody.open_link()
 
     def _on_lost(self, event: Lost) -> None:
         loss = self._uplink.lost(event)
         if loss is None:
             return
-        self._lose_blobs(self._library.incomplete())
+        self._custody.leave_link()
         if self._leaving and not self._leases():
             self._finish(0)
             return
@@ -236,42 +241,17 @@ class WorkerCore:
             self._out += self._bench.kill(slot, Why.DROPPED, text="its tasks were dropped")
         for number in list(self._library.jobs):
             self._on_forget(Forget(number))
+        self._custody.clear()
 
     # -- jobs and blobs --------------------------------------------------------------------------------------
 
     def _on_job(self, message: Job) -> None:
-        if message.job not in self._library.jobs and self._library.add_job(message):  # else it is told again
-            self._send(Want(message.digest))
+        if message.job not in self._library.jobs:  # else it is told again
+            self._custody.add_job(message)
 
     def _on_forget(self, message: Forget) -> None:
         self._give_back(self._pick(self._inbox.of_job(message.job)))
-        if self._library.forget(message.job) is None:
-            return
-        self._out += self._bench.unteach(job=message.job)
-        for volume in self._library.evict():
-            self._out += self._bench.unteach(digest=volume.digest)
-            self._drop_key(volume.key)
-
-    def _on_blob(self, message: Blob) -> None:
-        known = self._library.volumes.get(message.digest)
-        if known is not None and known.complete:
-            if message.body_bytes:
-                self._send(Abort(message.stream, BLOB_ATTEMPT, Code.NORMAL, "this blob is here"))
-            return
-        if known is not None:  # announced anew, so the old stream will bring nothing more
-            self._lose_blobs([known])
-        if not message.body_bytes:
-            self._library.add_volume(Volume(message.digest, len(message.head), bytes(message.head)))
-            self._inbox.ready.extend(self._library.complete(message.digest))
-            return
-        self._library.add_volume(Volume(message.digest, message.body_bytes, key=message.stream))
-        self._receiving.open(message.stream, BLOB_ATTEMPT, message.body_bytes)
-        self._memory.demand(Demand(message.stream, BLOB_ATTEMPT, message.body_bytes), first=True)
-
-    def _lose_blobs(self, volumes: list[Volume]) -> None:
-        for volume in volumes:
-            self._receiving.close(volume.key)
-            self._drop_key(volume.key)
+        self._custody.forget_job(message.job)
 
     # -- leases in -------------------------------------------------------------------------------------------
 
@@ -285,29 +265,33 @@ class WorkerCore:
         for run in runs_of(message):
             if self._leaving:
                 self._send(Retracted(array("Q", run.leases)))
-            elif not run.body_bytes:
-                self._inbox.add(run)
             elif run.body_bytes > self._memory.capacity:
                 self._refuse(run, f"its argument of {run.body_bytes} bytes is larger than this worker's arena")
-            else:
-                self._inbox.arriving[run.lease] = run
-                self._receiving.open(run.lease, run.attempt, run.body_bytes)
-                self._memory.demand(Demand(run.lease, run.attempt, run.body_bytes))
+            elif not self._custody.park(entry, run):
+                self._take(run)
+
+    def _take(self, run: Run) -> None:
+        """A run has all that it shares with others: ask for its argument, if it has one."""
+        if not run.body_bytes:
+            self._inbox.add(run)
+            return
+        self._inbox.arriving[run.lease] = run
+        self._receiving.open(run.lease, run.attempt, run.body_bytes)
+        self._memory.demand(Demand(run.lease, run.attempt, run.body_bytes))
 
     def _on_allocated(self, event: Allocated) -> None:
         key = event.key
         if not self._memory.allocated(key, failed=bool(event.reason)):
             return  # nobody wants it any more, or it is asked for again later
+        if self._custody.allocated(event):
+            return
         if event.reason:
             run = self._inbox.arriving.pop(key, None)
             self._receiving.close(key)
-            for one in self._library.lose(key) if run is None else [run]:
-                self._free(one)
-                self._refuse(one, f"no memory for its {'function' if run is None else 'argument'}: {event.reason}")
-            return
-        if self._uplink.up and key in self._receiving:
-            size = self._inbox.arriving[key].body_bytes if key in self._inbox.arriving else self._memory.size(key)
-            self._grant(key, size)
+            if run is not None:
+                self._refuse(run, f"no memory for its argument: {event.reason}")
+        elif self._uplink.up and key in self._receiving:
+            self._grant(key, self._inbox.arriving[key].body_bytes)
 
     def _grant(self, key: int, size: int) -> None:
         if self._memory.holds(key) and (grant := self._receiving.grant(key, size)) is not None:
@@ -317,22 +301,20 @@ class WorkerCore:
         if not self._uplink.heard(event.link, self._now):
             return
         key = event.stream
-        taken = self._receiving.take(key, event.attempt, event.offset, event.length)
-        if not taken or not self._receiving.complete(key):
-            return
-        self._receiving.close(key)
         if key & BLOB_STREAM:
-            volume = next(v for v in self._library.volumes.values() if v.key == key)
-            self._inbox.ready.extend(self._library.complete(volume.digest))
-        else:
+            self._custody.chunk(event)
+            return
+        taken = self._receiving.take(key, event.attempt, event.offset, event.length)
+        if taken and self._receiving.complete(key):
+            self._receiving.close(key)
             self._inbox.add(self._inbox.arriving.pop(key))
 
     def _on_abort(self, message: Abort) -> None:
-        if message.stream & BLOB_STREAM:  # the manager has let go of it; a job that comes later asks for it anew
-            self._lose_blobs(self._library.incomplete(message.stream))
+        if message.stream & BLOB_STREAM:
+            self._custody.aborted(message.stream)
             return
         self._sending.close(message.stream)
-        run = self._inbox.arriving.get(message.stream)
+        run = self._inbox.arriving.get(message.stream) or self._inbox.parked(message.stream)
         if run is not None and run.attempt == message.attempt:
             self._give_back(self._pick({run.lease}))
 
@@ -550,6 +532,7 @@ class WorkerCore:
     def _settle(self) -> None:
         if self._finished:
             return
+        self._custody.admit()
         self._out += self._memory.admit()
         if self._inbox.ready:
             self._out += self._bench.feed(self._inbox.ready, self._now)
@@ -564,6 +547,9 @@ class WorkerCore:
 
     def _send(self, message: Message) -> None:
         self._out.append(self._uplink.send(message, self._now))
+
+    def _act(self, action: Action) -> None:
+        self._out.append(action)
 
     def _say(self, level: str, text: str) -> None:
         self._out.append(Log(level, text))
@@ -592,9 +578,10 @@ class WorkerCore:
         assert len(leases) == len(set(leases)), "a lease in two places"
         self._uplink.check()
         self._library.check()
+        self._custody.check()
         self._memory.check()
         self._bench.check()
         self._receiving.check()
         self._sending.check()
-        keys = {*leases, *self._bench.dropped(), *(volume.key for volume in self._library.volumes.values())}
+        keys = {*leases, *self._bench.dropped(), *self._custody.keys}
         assert self._memory.keys() <= keys, "memory that nobody owns"

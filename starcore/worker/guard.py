@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from starcore.errors import OverrunError, UnexpectedError
-from starcore.messages import BATCH_TASKS_MAX, BLOB_STREAM, Assign, Blob, Job, Message, Welcome
+from starcore.messages import (
+    BATCH_TASKS_MAX,
+    BLOB_STREAM,
+    SHARE_NAME_BYTES,
+    Assign,
+    Blob,
+    Job,
+    Message,
+    Share,
+    Welcome,
+)
 from starcore.worker.library import Library
 from starcore.worker.memory import Memory
 from starcore.worker.runs import Run
@@ -19,6 +29,7 @@ LEASES_MAX = 16 * BATCH_TASKS_MAX
 JOBS_MAX = 1 << 20
 BLOBS_MAX = 1 << 20
 BLOBS_ARRIVING_MAX = 4096
+VALUES_MAX = 1 << 20
 
 
 class Guard:
@@ -54,6 +65,10 @@ class Guard:
         elif kind is Job:
             if len(self._library.jobs) >= JOBS_MAX:
                 raise OverrunError(f"more than {JOBS_MAX} jobs")
+            if len(message.shares) % SHARE_NAME_BYTES:  # type: ignore[union-attr]
+                raise UnexpectedError("a job with half a name of a value")
+        elif kind is Share:
+            self._share(message)  # type: ignore[arg-type]
         elif isinstance(message, Welcome) and not message.resumed:
             self._next_lease = 0
 
@@ -78,8 +93,26 @@ class Guard:
             return
         if not message.stream & BLOB_STREAM:
             raise UnexpectedError(f"a blob on stream {message.stream}, which is not a blob's")
-        taken = {volume.key for volume in volumes.values()} | self._memory.keys()
-        if message.stream in taken:
+        if message.stream in self._taken():
             raise UnexpectedError(f"two blobs on stream {message.stream}")
         if sum(not volume.complete for volume in volumes.values()) >= BLOBS_ARRIVING_MAX:
             raise OverrunError(f"more than {BLOBS_ARRIVING_MAX} blobs on their way")
+
+    def _share(self, message: Share) -> None:
+        values = self._library.values
+        known = values.get(message.name)
+        if known is None and len(values) >= VALUES_MAX:
+            raise OverrunError(f"more than {VALUES_MAX} values")
+        if not message.body_bytes:
+            return
+        if not message.stream & BLOB_STREAM:
+            raise UnexpectedError(f"a value on stream {message.stream}, which is not a blob's")
+        own = known.key if known is not None else 0
+        if message.stream != own and message.stream in self._taken():
+            raise UnexpectedError(f"two values on stream {message.stream}")
+
+    def _taken(self) -> set[int]:
+        """The streams that have a use."""
+        library = self._library
+        streams = {volume.key for volume in library.volumes.values()} | {value.key for value in library.values.values()}
+        return streams | self._memory.keys()

@@ -1,4 +1,4 @@
-"""The leases that are in no slot: ready to run, waiting for their job's blob, or with a body on its way. Pure."""
+"""The leases that are in no slot: ready, waiting for a blob or a shared value, or with a body on its way. Pure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class Inbox:
     def pick(self, wanted: set[int]) -> list[Run]:
         """Take leases out of whatever place they are in; those that are in none are passed over."""
         picked = [self.arriving.pop(lease) for lease in sorted(wanted & self.arriving.keys())]
-        for queue in (self.ready, *(entry.waiting for entry in self._library.jobs.values())):
+        waiting = (queue for entry in self._library.jobs.values() for queue in (entry.waiting, entry.parked))
+        for queue in (self.ready, *waiting):
             if not queue:
                 continue
             rest: list[Run] = []
@@ -65,11 +66,22 @@ class Inbox:
         self.ready.clear()
         self.arriving.clear()
         for entry in self._library.jobs.values():
-            entry.waiting = []
+            entry.waiting, entry.parked = [], []
         return runs
+
+    def parked(self, lease: int) -> Run | None:
+        """Return the run of one task with a body that waits for a shared value under this lease."""
+        parked = (run for entry in self._library.jobs.values() for run in entry.parked)
+        return next((run for run in parked if run.body_bytes and run.lease == lease), None)
+
+    def jobs(self) -> set[int]:
+        """The jobs whose runs have all that they share: only a slot, a function or an argument is missing."""
+        found = {run.job for run in self.ready} | {run.job for run in self.arriving.values()}
+        return found | {number for number, entry in self._library.jobs.items() if entry.waiting}
 
     def __iter__(self) -> Iterator[Run]:
         yield from self.ready
         yield from self.arriving.values()
         for entry in self._library.jobs.values():
             yield from entry.waiting
+            yield from entry.parked

@@ -1,14 +1,16 @@
-"""The jobs that a worker was told of, and the blobs that their functions came in. Pure.
+"""The jobs that a worker was told of, the blobs that their functions came in, the values that they share. Pure.
 
 The manager sends each blob and each job once in a worker's session, so both are kept: a job until FORGET, a blob
 while a job needs it and then for as long as the cache has room. What was evicted is asked for again with WANT.
+What becomes of the values is decided in `values.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
-from starcore.messages import BLOB_STREAM, Buffer, FunctionKind, Job
+from starcore.messages import BLOB_STREAM, Buffer, FunctionKind, Job, share_names
 from starcore.worker.runs import Run
 
 IDLE_BLOBS_MAX = 256
@@ -26,6 +28,10 @@ class Entry:
     waiting: list[Run] = field(default_factory=list)
     starved: bool = False
     """Its blob came and found no memory: the next task asks for it again."""
+    names: tuple[bytes, ...] = ()
+    """Of the values that its tasks need."""
+    parked: list[Run] = field(default_factory=list)
+    """Runs that wait for these; nothing was asked for their arguments yet."""
 
     @property
     def registered(self) -> bool:
@@ -50,12 +56,38 @@ class Volume:
     jobs: set[int] = field(default_factory=set)
 
 
+class Presence(Enum):
+    """How much of a value is here; the way from one to the next stands in `values.py`."""
+
+    ABSENT = auto()
+    WANTED = auto()
+    OFFERED = auto()
+    COMING = auto()
+    WHOLE = auto()
+
+
+@dataclass(slots=True, eq=False)
+class Value:
+    """A shared value: its head here, its body of `size` bytes in the arena under `key`."""
+
+    name: bytes
+    size: int = 0
+    head: Buffer = b""
+    key: int = 0
+    presence: Presence = Presence.ABSENT
+    kept_bytes: int = 0
+    """What came of it over a link that was lost."""
+    jobs: set[int] = field(default_factory=set)
+
+
 class Library:
-    """Jobs by number, blobs by digest."""
+    """Jobs by number, blobs by digest, values by name."""
 
     def __init__(self) -> None:
         self.jobs: dict[int, Entry] = {}
         self.volumes: dict[bytes, Volume] = {}
+        self.values: dict[bytes, Value] = {}
+        """The longest unused first."""
 
     def lacks(self, entry: Entry) -> bool:
         """Whether the job's function is not here (yet)."""
@@ -67,7 +99,9 @@ class Library:
     def add_job(self, job: Job) -> bool:
         """Take in a job. True where its blob is neither here nor on its way."""
         known = self.jobs.get(job.job)
-        self.jobs[job.job] = Entry(job, None, known.waiting if known else [])
+        entry = self.jobs[job.job] = Entry(job, names=tuple(dict.fromkeys(share_names(job.shares))))
+        if known is not None:
+            entry.waiting, entry.parked = known.waiting, known.parked
         if job.kind is FunctionKind.REGISTERED:
             return False
         volume = self.volumes.pop(job.digest, None)

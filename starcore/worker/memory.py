@@ -47,6 +47,27 @@ class Memory:
         """Bytes that arguments, blobs and answers occupy."""
         return self._used
 
+    @property
+    def busy(self) -> bool:
+        """Whether arguments or answers occupy any."""
+        return bool(self._answers) or any(not key & BLOB_STREAM for key in self._held)
+
+    @property
+    def lack(self) -> int:
+        """How many bytes the first argument in line lacks."""
+        first = next(iter(self._demands), None)
+        return 0 if first is None else self._used + segment_bytes(first.size) - self.capacity
+
+    def promise(self, key: int, size: int) -> None:
+        """Give a value the memory that was made sure of."""
+        self._hold(Demand(key, 1, size))
+
+    def expel(self, key: int) -> None:
+        """Take a value's memory out of the accounts; nobody has to be told yet."""
+        self._used -= self._held.pop(key)
+        self._pending.pop(key, None)
+        self._short = False
+
     def demand(self, demand: Demand, *, first: bool = False) -> None:
         """Ask for memory, in line or before all others."""
         if first:

@@ -22,6 +22,7 @@ __all__ = [
     "Inspect",
     "Inspected",
     "KillSlot",
+    "Lend",
     "Log",
     "Recall",
     "Refused",
@@ -34,6 +35,7 @@ __all__ = [
     "SlotStopped",
     "StartSlot",
     "Stop",
+    "TakeBack",
     "Teach",
     "Unteach",
 ]
@@ -178,6 +180,25 @@ class Unteach:
     slot: int
     job: int | None = None
     digest: bytes = b""
+
+
+@dataclass(slots=True)
+class Lend:
+    """Let a slot look at a shared value, whose body of `size` bytes lies under `key`."""
+
+    slot: int
+    name: bytes
+    head: Buffer
+    key: int
+    size: int
+
+
+@dataclass(slots=True)
+class TakeBack:
+    """A slot lets go of a shared value."""
+
+    slot: int
+    name: bytes
 
 
 @dataclass(slots=True)

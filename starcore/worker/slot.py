@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 
+from starcore import references
 from starcore._framing import Segment, place_arrays
 from starcore.errors import LoadError, ResultError, Status
 from starcore.messages import BATCH_BYTES_MAX, HEAD_BYTES_MAX, Buffer, FunctionKind
@@ -42,6 +43,7 @@ from starcore.pickling import (
     Packed,
     load_call,
     load_function,
+    load_value,
     pack_answer,
     pack_failure,
     small_answer,
@@ -60,10 +62,12 @@ from starcore.worker.channel import (
     Free,
     Inlet,
     Learn,
+    Lend,
     Ready,
     Record,
     Setup,
     Stopped,
+    TakeBack,
     Unlearn,
     Work,
     send_all,
@@ -125,6 +129,8 @@ class Slot:
             Free: self._on_free,
             Learn: self._on_learn,
             Unlearn: self._on_unlearn,
+            Lend: self._on_lend,
+            TakeBack: lambda record: references.take_back(record.name),
             Work: self._waiting.append,
         }
 
@@ -208,6 +214,18 @@ class Slot:
             self._jobs.pop(record.job, None)
         else:
             self._functions.pop(record.digest, None)
+
+    def _on_lend(self, record: Lend) -> None:
+        segment = None
+        if record.body_bytes:
+            descriptor = self._inlet.descriptor()
+            try:
+                # Every slot looks at the same pages: none may write to them.
+                segment = Segment(descriptor, record.size, writable=False)
+            finally:
+                os.close(descriptor)
+        body, head = (None if segment is None else memoryview(segment)[: record.body_bytes]), record.head
+        references.lend(record.name, lambda writable: load_value(head, body, writable=writable))
 
     def _blob(self, inside: Buffer, segment: int, size: int) -> Buffer:
         return bytes(memoryview(self._segments[segment])[:size]) if segment else inside

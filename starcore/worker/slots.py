@@ -141,6 +141,8 @@ class Slot:
     """Leases that a RETRACT asks back, and whether it may kill for them."""
     jobs: set[int] = field(default_factory=set)
     digests: set[bytes] = field(default_factory=set)
+    values: set[bytes] = field(default_factory=set)
+    """Names of the shared values that it has mapped."""
     kept_bytes: int = 0
     recycle: bool = False
     end: End | None = None
@@ -229,6 +231,7 @@ class Slot:
         self.batches.clear()
         self.jobs.clear()
         self.digests.clear()
+        self.values.clear()
         self.wanted.clear()
         self.pid = self.last_batch = self.recalled = self.kept_bytes = self.said_started = 0
         self.recycle, self.end, self.inspect_at = False, None, None

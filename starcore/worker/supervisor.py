@@ -37,6 +37,7 @@ from starcore.driver import Driver
 from starcore.errors import ArgumentValueError, CredentialsError, SetupError, StarCoreError, UnreachableError
 from starcore.events import Action, Dial, Event, Finished, Log, Lost, Peer
 from starcore.messages import HEAD_BYTES_MAX, PROTOCOL_VERSION, Buffer, Hello, Role
+from starcore.worker import orders
 from starcore.worker.arena import Arena, Piece, default_arena_bytes
 from starcore.worker.board import SETTLE_SECONDS
 from starcore.worker.channel import (
@@ -44,10 +45,12 @@ from starcore.worker.channel import (
     Detach,
     Done,
     Learn,
+    Lend,
     Ready,
     Record,
     Setup,
     Stopped,
+    TakeBack,
     Unlearn,
     Work,
 )
@@ -144,6 +147,8 @@ class Supervisor:
             RunBatch: self._run_batch,
             Teach: self._teach,
             Unteach: self._unteach,
+            orders.Lend: self._lend,
+            orders.TakeBack: lambda action: self._processes[action.slot].send(TakeBack(action.name)),
             Inspect: lambda action: self._inspect(self._processes[action.slot], 0),
             Recall: self._recall,
             StartSlot: self._start_slot,
@@ -355,6 +360,11 @@ class Supervisor:
     def _unteach(self, action: Unteach) -> None:
         digest = action.digest or bytes(32)
         self._processes[action.slot].send(Unlearn(action.job is not None, action.job or 0, digest))
+
+    def _lend(self, action: orders.Lend) -> None:
+        piece = self._stock.piece(action.key) if action.size else None
+        lent = Lend(action.name, piece.size if piece is not None else 0, action.size, action.head)
+        self._processes[action.slot].send(lent, piece.descriptor if piece is not None else None)
 
     def _run_batch(self, action: RunBatch) -> None:
         process, run = self._processes[action.slot], action.run

@@ -40,6 +40,7 @@ from starcore.messages import (
     Retracted,
     Role,
     Running,
+    Share,
     Slots,
     Started,
     StatusReply,
@@ -244,6 +245,15 @@ class Liar:
             return Blob(digest, stream, self.size(1 << 32) if rng.random() < 0.1 else 0, head)
         return Blob(self.digest(), stream, self.size(1 << 32))
 
+    def share(self) -> Share:
+        rng = self.rng
+        stream = rng.choice((self.stream(), BLOB_STREAM | rng.randrange(20)))
+        return Share(self.name(), stream, rng.choice((0, self.size(1 << 32))), rng.choice((b"", b"head", bytes(2000))))
+
+    def name(self) -> bytes:
+        """Name a value: one of a few, or one that nobody else names."""
+        return bytes([self.rng.randrange(4)]) * 32 if self.rng.random() < 0.9 else self.rng.randbytes(32)
+
     def define(self) -> Job:
         rng = self.rng
         kind = rng.choice(list(FunctionKind))
@@ -256,6 +266,7 @@ class Liar:
             rng.choice((0, 0, 1, U32)),
             rng.choice((0.0, 0.0, 1e-300, 1.0, 1e308)),
             rng.choice((0, 0, -1, (1 << 31) - 1, -(1 << 31))),
+            b"".join(self.name() for _ in range(rng.choice((0, 0, 0, 1, 2)))) + b"x" * (rng.random() < 0.02),
         )
 
     def submit(self) -> Submit:
@@ -322,6 +333,7 @@ class Liar:
         *BOTH,
         blob,
         blob,
+        share,
         define,
         define,
         submit,
@@ -345,11 +357,13 @@ class Liar:
         lambda self: Retracted(self.column(), self.column()),
         lambda self: Started(self.column()),
         lambda self: Want(self.digest()),
+        lambda self: Want(self.name()),
     )
     MANAGER: tuple[Any, ...] = (
         *BOTH,
         blob,
         blob,
+        share,
         define,
         define,
         assign,
@@ -362,6 +376,7 @@ class Liar:
         lambda self: Retract(self.rng.random() < 0.5, self.column()),
         lambda self: Confirm(self.column()),
         lambda self: Want(self.digest()),
+        lambda self: Want(self.name()),
         lambda self: Running(self.job(), array("I", self.some())),
         lambda self: Notice(self.job(), self.text()),
         lambda self: Slots(self.number(), self.number()),

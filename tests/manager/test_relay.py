@@ -8,9 +8,10 @@ import pytest
 
 from starcore.errors import OverrunError
 from starcore.events import ChunkReceived, Drop, Send, SendChunk
+from starcore.manager.flows import Flow
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
-from starcore.manager.state import Flow, Limits
+from starcore.manager.state import Limits
 from starcore.messages import Abort, Grant
 
 SOURCE, SINK, OTHER = 1, 2, 3

@@ -19,7 +19,7 @@ from starcore.messages import BATCH_TASKS_MAX, PROTOCOL_VERSION, FunctionKind, H
 from .checkers import Truth
 from .driver import Process, SimDriver
 from .network import MANAGER, Network, peer
-from .work import Spec, function_blob, piece, require_body
+from .work import Spec, Treasure, function_blob, piece, require_body
 from .world import Violation, World
 
 
@@ -34,6 +34,8 @@ class Calls:
     retries: int = 0
     timeout_seconds: float = 0.0
     priority: int = 0
+    needs: tuple[Treasure, ...] = ()
+    """What was put and every call is given."""
     number: int = 0
     next: int = 0
     begun: bool = False
@@ -44,12 +46,17 @@ class Calls:
         """The function's bytes."""
         return function_blob(self.function, self.blob_bytes)[0] if self.kind is FunctionKind.SHIPPED else b""
 
+    @property
+    def shared_bytes(self) -> int:
+        """What the values measure that every call is given."""
+        return sum(treasure.body_bytes for treasure in self.needs)
+
     def job(self) -> Job:
         """Return the JOB that says this."""
         digest = function_blob(self.function, self.blob_bytes)[1] if self.blob else bytes(32)
         return Job(
             self.number, self.kind, digest, self.function, self.python if self.blob else "",
-            self.retries, self.timeout_seconds, self.priority,
+            self.retries, self.timeout_seconds, self.priority, b"".join(treasure.name for treasure in self.needs),
         )  # fmt: skip
 
 
@@ -81,6 +88,8 @@ class ClientProcess(Process):
         self.finished = False
         self.records: dict[int, Calls] = {}
         self.bodies: dict[int, Spec] = {}
+        self.treasures: list[Treasure] = []
+        """What was put and not released."""
         self._network = network
         self._truth = truth
         self._incoming: dict[int, _Incoming] = {}
@@ -123,7 +132,7 @@ class ClientProcess(Process):
 
     def submit(self, record: Calls, specs: list[Spec], padding: int = 0) -> None:
         """Call a function some times; the session hears of it a moment later."""
-        if self.finished:
+        if self.finished or not set(record.needs) <= set(self.treasures):
             return
         if record.number not in self.records:
             self._numbers += 1
@@ -144,6 +153,17 @@ class ClientProcess(Process):
             event = orders.CancelCall(record.number, [index], kill)
             mark = f"{record.number} {index} {kill}"
             self._tell(self.driver.feed, event, mark)
+
+    def put(self, treasure: Treasure) -> None:
+        """Put a value, for calls that follow."""
+        self.treasures.append(treasure)
+        self._tell(self.driver.feed, orders.Put(treasure.name, treasure), treasure.name.hex()[:8])
+
+    def let_go(self, treasure: Treasure) -> None:
+        """No call that follows names it."""
+        if treasure in self.treasures:
+            self.treasures.remove(treasure)
+            self._tell(self.driver.feed, orders.Release(treasure.name), treasure.name.hex()[:8])
 
     def ask(self) -> None:
         """Ask for the star's state."""

@@ -18,6 +18,7 @@ from starcore.events import ChunkReceived, Received
 from starcore.manager.core import Limits, ManagerCore
 from starcore.messages import HEAD_BYTES_MAX, Assign, Outcome
 from starcore.worker.core import WorkerCore
+from starcore.worker.runs import Run
 
 from .work import Answer, Kind, Spec, answer_of
 from .world import Violation, World
@@ -67,6 +68,11 @@ class Truth:
     def cancelled(self, client: str, job: int, index: int) -> None:
         """Nobody waits for a task any more."""
         self._tasks[client, job, index].cancelled = True
+
+    def needs(self, run: Run) -> tuple[bytes, ...]:
+        """The values that were given to a task, by what its client asked for."""
+        record = self._by_serial[Spec.of(run.heads).serial].record
+        return tuple(treasure.name for treasure in record.needs)
 
     def is_cancelled(self, client: str, job: int, index: int) -> bool:
         """Whether nobody waits for a task."""
@@ -133,7 +139,7 @@ class Truth:
             Status.CRASHED: executed[Status.CRASHED] + self.world.deaths >= CRASH_LIMIT and b"worker" in head,
             Status.TIMEOUT: self._may_time_out(spec, record.timeout_seconds),
             Status.UNSENDABLE: spec.kind is Kind.UNSENDABLE,
-            Status.UNRUNNABLE: self.memory_fails or spec.argument > min(self.arenas),
+            Status.UNRUNNABLE: self.memory_fails or spec.argument + record.shared_bytes > min(self.arenas),
         }
         return "" if fits.get(status) else "an outcome that cannot be"
 
@@ -248,6 +254,8 @@ def require_drained(manager: ManagerCore, limits: Limits, tokens: int) -> None:
         _require(not session.leases and not session.asked, "I7: a worker's leases", session.name)
         on_their_way = [flow for flow in session.blobs.values() if flow and flow.sink and not flow.forwarded]
         _require(not on_their_way, "blobs on their way", (session.name, on_their_way))
+    values = [flow for flow in manager._values.flows() if flow.held or flow.promised or flow.readers]
+    _require(not values, "values on their way", values)
     blobs = manager._blobs._blobs.values()
     # One that no task waits for may be half told of; with its job's next task it is asked for.
     _require(all(blob.whole or blob.flow is None for blob in blobs), "an incomplete blob", len(blobs))
@@ -268,6 +276,7 @@ def require_empty(manager: ManagerCore) -> None:
     _require(not sessions.links and not sessions.clients and not sessions.workers, "sessions", sessions.links)
     _require(not manager._scheduler._lanes, "lanes of the scheduler", manager._scheduler._lanes)
     _require(not manager._relay._ports, "ports of the relay", manager._relay._ports)
+    _require(not manager._values._values, "values", manager._values._values)
     _require(not manager._deliveries.full, "full clients", manager._deliveries.full)
     _require(manager.deadline() is None, "I6: a timer", manager.deadline())
 
@@ -275,8 +284,11 @@ def require_empty(manager: ManagerCore) -> None:
 def require_idle_worker(core: WorkerCore, name: str) -> None:
     """A worker without work holds nothing but functions."""
     _require(not core._leases(), "I7: leases in a worker", (name, core._leases()))
-    functions = {volume.key for volume in core._library.volumes.values() if volume.key}
-    _require(core._memory.keys() <= functions, "I6: memory of a worker", (name, core._memory.keys()))
+    _require(core._memory.keys() <= core._custody.keys, "I6: memory of a worker", (name, core._memory.keys()))
+    parked = [number for number, entry in core._library.jobs.items() if entry.parked]
+    _require(not parked, "parked runs", (name, parked))
+    jobless = [value for value in core._library.values.values() if not value.jobs]
+    _require(not jobless, "values that no job needs", (name, jobless))
     _require(not len(core._sending), "streams of a worker", name)
     slots = core._bench.slots
     _require(all(not slot.batches and not slot.wanted for slot in slots), "I7: batches in slots", name)

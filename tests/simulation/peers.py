@@ -142,6 +142,8 @@ class WorkerProcess(Process):
             orders.ReleaseAnswer: lambda action: self._release_answer(action.lease),
             orders.RunBatch: self._run_batch,
             orders.Teach: self._teach,
+            orders.Lend: self._lend,
+            orders.TakeBack: lambda action: self._slot(action).tell(self._slot(action).take_back, action.name),
             orders.Unteach: lambda action: self._slot(action).tell(
                 self._slot(action).unlearn, action.job, action.digest
             ),
@@ -276,6 +278,16 @@ class WorkerProcess(Process):
                 raise Violation(f"{self.name}: a function of {held.size} bytes is taught as {len(blob)}")
         slot.tell(slot.learn, job, blob)
 
+    def _lend(self, action: orders.Lend) -> None:
+        """Whatever is lent is whole, and what was put under this name."""
+        base, size = int.from_bytes(action.head[:4], "little"), int.from_bytes(action.head[4:], "little")
+        if size != action.size:
+            raise Violation(f"{self.name}: a value of {size} bytes is lent as {action.size}")
+        if size:
+            what = f"{self.name}: value {action.name.hex()[:8]}"
+            require_body(self.held[action.key].pieces, base, size, what)
+        self._slot(action).tell(self._slot(action).lend, action.name)
+
     def _run_batch(self, action: orders.RunBatch) -> None:
         slot, run = self._slot(action), action.run
         if run.body_bytes and not self.held[run.lease].there:
@@ -283,7 +295,7 @@ class WorkerProcess(Process):
         if action.batch in slot.runs:
             raise Violation(f"{self.name}: batch {action.batch} twice in slot {slot.number}")
         slot.runs[action.batch] = run
-        slot.tell(slot.work, action.batch, run)
+        slot.tell(slot.work, action.batch, run, self._truth.needs(run))
 
     def _recall(self, action: orders.Recall) -> None:
         slot = self._slot(action)

@@ -57,6 +57,7 @@ class Work:
     batch: int
     run: Run
     heads: list[bytes]
+    needs: tuple[bytes, ...] = ()
     index: int = 0
 
 
@@ -81,6 +82,7 @@ class SimSlot:
         """Whether the supervisor knows of its death."""
         self.jobs: dict[int, bool] = {}
         self.functions: dict[bytes, None] = {}
+        self.values: dict[bytes, None] = {}
         self.runs: dict[int, Run] = {}
         """The supervisor's table of batches that were given and not wholly answered."""
         self._owner = owner
@@ -123,13 +125,21 @@ class SimSlot:
         else:
             self.functions.pop(digest, None)
 
-    def work(self, batch: int, run: Run) -> None:
+    def lend(self, name: bytes) -> None:
+        """LEND, in the slot."""
+        self.values[name] = None
+
+    def take_back(self, name: bytes) -> None:
+        """TAKE_BACK, in the slot."""
+        del self.values[name]
+
+    def work(self, batch: int, run: Run, needs: tuple[bytes, ...]) -> None:
         """WORK, in the slot."""
         heads, at = [], 0
         for size in run.head_sizes:
             heads.append(bytes(run.heads[at : at + size]))
             at += size
-        self._queue.append(Work(batch, run, heads))
+        self._queue.append(Work(batch, run, heads, needs))
         if self._work is None:
             self._next()
 
@@ -199,6 +209,9 @@ class SimSlot:
 
     def _begin(self, work: Work) -> None:
         now = self.world.now
+        missing = [name.hex()[:8] for name in work.needs if name not in self.values]
+        if missing:
+            raise Violation(f"{self._owner.name}: a task of job {work.run.job} runs without the values {missing}")
         self._begun = now
         stretch = self._tiny(work)
         if stretch:

@@ -137,6 +137,7 @@ class SimStar:
             limits.first_window_bytes = int(world.skewed(1000, 200_000))
             limits.relay_window_bytes = int(world.skewed(20_000, 1_000_000))
             limits.relay_link_bytes = int(world.skewed(limits.relay_window_bytes, 4_000_000))
+            limits.value_window_bytes = int(world.skewed(limits.relay_window_bytes, 4_000_000))
             limits.blob_idle_bytes = int(world.skewed(1000, 1_000_000))
         return limits
 

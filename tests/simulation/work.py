@@ -95,6 +95,24 @@ def answer_of(head: Any) -> Answer:
     return Answer(text, spec.answer_body, int.from_bytes(digest[:4], "little") % BASES)
 
 
+@dataclass(frozen=True)
+class Treasure:
+    """A value that was put: a head, and a body from `base` on in the pattern."""
+
+    name: bytes
+    base: int
+    body_bytes: int
+
+    @property
+    def head(self) -> bytes:
+        """Where its body begins, and how long it is."""
+        return self.base.to_bytes(4, "little") + self.body_bytes.to_bytes(4, "little")
+
+    def read(self, offset: int, length: int) -> Any:
+        """Return bytes of the body."""
+        return piece(self.base, offset, min(length, self.body_bytes - offset))
+
+
 def piece(base: int, offset: int, length: int) -> Any:
     """Return bytes of a body."""
     return PATTERN[base + offset : base + offset + length]

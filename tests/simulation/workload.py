@@ -7,7 +7,7 @@ from itertools import count
 from starcore.messages import HEAD_BYTES_MAX, FunctionKind
 
 from .callers import Calls, ClientProcess
-from .work import BASES, Kind, Spec
+from .work import BASES, Kind, Spec, Treasure
 from .world import World
 
 REGISTERED = ("physics:energy", "physics:force")
@@ -38,6 +38,8 @@ class Workload:
         """Plan everything that this client will ask for."""
         world, rng = self.world, self.world.rng
         functions = [self._function() for _ in range(rng.randint(1, 4))]
+        if world.chance(0.4):
+            self._share(client, functions)
         for _ in range(rng.randint(2, 7)):
             when = world.now + self._seconds * rng.random() ** 2
             world.at(when, self._burst, client, rng.choice(functions))
@@ -66,6 +68,24 @@ class Workload:
         if world.chance(0.3):
             record.priority = rng.randint(-2, 2)
         return record
+
+    def _share(self, client: ClientProcess, functions: list[Calls]) -> None:
+        """Put some values, give them to some functions, and let them go again."""
+        world, rng = self.world, self.world.rng
+        for _ in range(rng.randint(1, 3)):
+            size = 0 if world.chance(0.1) else int(world.skewed(1000, self._body_bytes))
+            client.put(Treasure(rng.randbytes(32), rng.randrange(BASES), size))
+        for function in functions:
+            if world.chance(0.7):
+                count = rng.randint(1, len(client.treasures))
+                function.needs = tuple(rng.sample(client.treasures, count))
+        for treasure in list(client.treasures):
+            world.at(world.now + self._seconds * (0.3 + rng.random()), self._release, client, treasure)
+
+    @staticmethod
+    def _release(client: ClientProcess, treasure: Treasure) -> None:
+        if client.alive and not client.finished:
+            client.let_go(treasure)
 
     # -- what happens ----------------------------------------------------------------------------------------
 

@@ -1,0 +1,48 @@
+"""The record of one body on its way between two links; what happens to it is `relay.py`'s. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from starcore.events import Token
+
+FIRST_ATTEMPT = 1
+
+Piece: TypeAlias = tuple[int, int, Token]
+"""Offset, length and token of a chunk."""
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """One body on its way between two links, either of which may be absent for a while (0); see relay.py."""
+
+    size: int
+    source_stream: int = 0
+    source_attempt: int = FIRST_ATTEMPT
+    source: int = 0
+    sink: int = 0
+    sink_stream: int = 0
+    sink_attempt: int = 0
+    placed: bool = False
+    """The sink has said from where it takes bytes."""
+    begin: int = 0
+    end: int = 0
+    held: deque[Piece] = field(default_factory=deque)
+    kept: bool = False
+    shared: bool = False
+    spread: bool = False
+    """It has no sink but *readers*, flows of their own that take its chunks as they come."""
+    readers: dict[Flow, None] = field(default_factory=dict)
+    origin: Flow | None = None
+    """What a reader reads."""
+    joined: bool = False
+    """A reader that gets every chunk; another one waits for the bytes that it needs to come by again."""
+    promised: int = 0
+    """Counted against the sink's link (against the source's, where many read): granted and not forwarded."""
+
+    @property
+    def forwarded(self) -> bool:
+        """Whether the sink's link got all of it."""
+        return self.begin == self.size
