@@ -288,10 +288,16 @@ class Driver:
     def _end_soon(self) -> None:
         if not self._ending:
             self._ending = True
-            self._loop.call_soon(self._end_turn)
+            self._loop.call_soon(self.end_turn)
 
-    def _end_turn(self) -> None:
-        """Finish one turn of the loop, however many events it had."""
+    def end_turn(self) -> None:
+        """Finish one turn of the loop, however many events it had.
+
+        The loop calls it before it sleeps. A shell that knows that no other event comes in this turn may call it
+        sooner, and spares a lone task a look at every socket.
+        """
+        if not self._ending:
+            return
         deadline = self._core.deadline()
         if deadline is not None and deadline <= max(self._now, self._loop.time()):
             self.feed(Tick())  # sooner than a timer, which would cost a lone task another turn of the loop

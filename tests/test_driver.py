@@ -343,6 +343,22 @@ def test_what_falls_due_within_a_turn_is_done_at_its_end_once(run: Any) -> None:
     run(test)
 
 
+def test_a_turn_can_be_ended_by_who_knows_that_nothing_more_comes_in_it(run: Any) -> None:
+    async def test(here: End, there: End) -> None:
+        await greet(here, there)
+        link, before = here.core.seen(Opened)[0].link, len(there.core.seen(Received))
+        here.core.answers[Tick] = lambda e: [Send(link, Notice(0, "at once"))]
+        here.core.wake = asyncio.get_running_loop().time()
+        here.driver.feed(Blocked(1))
+        here.driver.end_turn()
+        assert len(here.core.seen(Tick)) == 1
+        here.driver.end_turn()
+        await there.until(lambda: len(there.core.seen(Received)) == before + 1)
+        assert len(here.core.seen(Tick)) == 1, "the turn was over"
+
+    run(test)
+
+
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_a_tick_is_never_too_early_for_the_core_that_asked_for_it(loop: str) -> None:
     """The clock of uvloop has whole milliseconds: a sum of the core's may lie a hair above the one it wakes at."""

@@ -302,6 +302,7 @@ class Session:
             elif type(event) is orders.CancelCall:
                 at = _gather(event, calls, at)
             self._driver.feed(event)
+        self._driver.end_turn()
 
     def _open_call(self, record: JobRecord, index: int) -> orders.Call:
         """Under the lock: begin a column for consecutive calls of a job."""

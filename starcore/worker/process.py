@@ -48,6 +48,9 @@ class Owner(Protocol):
     def said(self, process: SlotProcess, record: Record) -> None:
         """A record came in."""
 
+    def said_all(self, process: SlotProcess) -> None:
+        """All that it said at once was told."""
+
     def ended(self, process: SlotProcess, cause: str) -> None:
         """The process is gone, and everything it said has been told."""
 
@@ -185,6 +188,7 @@ class SlotProcess:
             return
         if not more and self.alive:
             self._loop.remove_reader(self._socket.fileno())  # its exit is reported by the pidfd
+        self._owner.said_all(self)
 
     def _tell(self) -> None:
         for record in self._inlet:

@@ -24,10 +24,15 @@ class Heard:
 
     def __init__(self) -> None:
         self.records: asyncio.Queue[Record] = asyncio.Queue()
+        self.untold = 0
         self.end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def said(self, process: SlotProcess, record: Record) -> None:
         self.records.put_nowait(record)
+        self.untold += 1
+
+    def said_all(self, process: SlotProcess) -> None:
+        self.untold = 0
 
     def ended(self, process: SlotProcess, cause: str) -> None:
         self.end.set_result(cause)
@@ -66,6 +71,16 @@ def test_a_death_is_told_by_its_signal_and_the_board_outlives_it() -> None:
             order(process, os.kill, os.getpid() and 0, 9)  # its own group
             assert "SIGKILL (from outside" in await asyncio.wait_for(heard.end, 20)
             assert process.board.read()[:3] == (1, 1, True)
+
+    run(test)
+
+
+def test_the_end_of_what_a_slot_said_is_told_with_it() -> None:
+    async def test() -> None:
+        async with started() as (process, heard):
+            order(process, abs, -1)
+            await asyncio.wait_for(heard.records.get(), 20)
+            assert heard.untold == 0
 
     run(test)
 
