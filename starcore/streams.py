@@ -27,10 +27,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 from starcore.errors import OverrunError
 from starcore.messages import CHUNK_BYTES_MAX, Grant
 from starcore.pace import Pace
+
+TURNS = 4
+"""One chunk in so many goes to the body that has waited longest."""
+STALE_MAX = 32
 
 
 @dataclass(slots=True)
@@ -75,13 +80,25 @@ class _Incoming:
 
 
 class Sending:
-    """The bodies that one link sends, taken in turns a chunk at a time."""
+    """The bodies that one link sends, a chunk at a time.
 
-    def __init__(self, first_window_bytes: int = 0) -> None:
+    The body with the fewest bytes to go comes first: of equal ones that is the one that has begun, so the first is
+    whole when half of two that took turns would be here, and a small one does not wait for a large one. One chunk in
+    `turns` is that of the body that has waited longest, so that a large one is not starved by small ones; with 1 all
+    take turns, as is right where they are not the same peer's.
+    """
+
+    def __init__(self, first_window_bytes: int = 0, *, turns: int = TURNS) -> None:
+        self._turns = turns
         self._pool = first_window_bytes
         self._pace = Pace()
         self._streams: dict[int, _Outgoing] = {}
         self._ready: OrderedDict[int, None] = OrderedDict()
+        """Streams with something to send, the one that has waited longest first."""
+        self._shortest: list[tuple[int, int, int]] = []
+        """A heap of (bytes to go, serial, stream); entries that are out of date are passed over."""
+        self._serial = 0
+        self._turn = 0
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -116,11 +133,14 @@ class Sending:
         if state is None or grant.attempt < state.attempt:
             return False
         self._pool += state.set_aside
+        before = state.position
         if grant.attempt > state.attempt:
             state.attempt, state.position, state.limit, state.unasked = grant.attempt, 0, 0, 0
         state.position = max(state.position, min(grant.offset, state.size))
         state.limit = max(state.limit, min(grant.offset + grant.count, state.size))
         self._pool -= state.set_aside
+        if state.position != before and grant.stream in self._ready:
+            self._rank(grant.stream)
         self._enqueue(grant.stream)
         return True
 
@@ -135,7 +155,7 @@ class Sending:
     def next(self, limit: int = CHUNK_BYTES_MAX) -> tuple[int, int, int, int] | None:
         """Account and return one chunk to send: (stream, attempt, offset, length), or None."""
         while self._ready:
-            stream, _ = self._ready.popitem(last=False)
+            stream = self._take()
             state = self._streams[stream]
             length = min(limit, state.bound - state.position)
             if length <= 0:
@@ -152,6 +172,7 @@ class Sending:
         if state is None:
             return False
         self._ready.pop(stream, None)
+        self._tidy()
         self._pool += state.set_aside
         return True
 
@@ -163,11 +184,48 @@ class Sending:
             assert max(state.limit, state.unasked) <= state.size, state
             assert stream in self._ready or state.position >= state.bound, state
         assert self._pool >= 0
+        current = {stream for _, _, stream in filter(self._is_current, self._shortest)}
+        assert current == self._ready.keys()
+        assert len(self._shortest) <= 2 * len(self._ready) + STALE_MAX
 
     def _enqueue(self, stream: int) -> None:
         state = self._streams[stream]
         if state.position < state.bound and stream not in self._ready:
             self._ready[stream] = None
+            self._rank(stream)
+
+    def _rank(self, stream: int) -> None:
+        """Note how many bytes a stream that is ready has to go."""
+        state = self._streams[stream]
+        self._serial += 1
+        heappush(self._shortest, (state.size - state.position, self._serial, stream))
+        self._tidy()
+
+    def _take(self) -> int:
+        """Take the stream whose turn it is out of the line."""
+        self._turn += 1
+        if self._turn % self._turns == 0 or len(self._ready) == 1:
+            stream, _ = self._ready.popitem(last=False)
+            self._tidy()
+            return stream
+        while True:
+            entry = heappop(self._shortest)
+            if self._is_current(entry):
+                del self._ready[entry[2]]
+                return entry[2]
+
+    def _is_current(self, entry: tuple[int, int, int]) -> bool:
+        to_go, _, stream = entry
+        if stream not in self._ready:
+            return False
+        state = self._streams[stream]
+        return to_go == state.size - state.position
+
+    def _tidy(self) -> None:
+        """Throw out what is out of date before it is more than the rest."""
+        if len(self._shortest) > 2 * len(self._ready) + STALE_MAX:
+            self._shortest = [entry for entry in self._shortest if self._is_current(entry)]
+            heapify(self._shortest)
 
 
 class Receiving:

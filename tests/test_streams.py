@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from starcore.errors import OverrunError
 from starcore.messages import CHUNK_BYTES_MAX, Grant
 from starcore.pace import CHUNK_BYTES_FIRST
-from starcore.streams import Receiving, Sending
+from starcore.streams import TURNS, Receiving, Sending
 
 
 def drain(sending: Sending, limit: int = CHUNK_BYTES_MAX) -> list[tuple[int, int, int, int]]:
@@ -47,21 +47,43 @@ def test_stream_opened_without_window_waits_for_its_grant():
     assert drain(sending) == [(1, 0, 0, 70)]
 
 
-def test_streams_take_turns_a_chunk_at_a_time():
+def all_granted(sizes: list[int]) -> Sending:
+    """Streams 1, 2, ... of these sizes, all of which may be sent."""
     sending = Sending()
-    for stream in (1, 2):
-        sending.open(stream, 0, 5)
-        sending.grant(Grant(stream, 0, 0, 5))
-    assert [stream for stream, *_ in drain(sending, limit=2)] == [1, 2, 1, 2, 1, 2]
+    for stream, size in enumerate(sizes, 1):
+        sending.open(stream, 0, size)
+        sending.grant(Grant(stream, 0, 0, size))
+    return sending
 
 
-def test_chunks_grow_while_the_link_takes_them_at_once_and_shrink_when_it_does_not():
-    sending = Sending()
-    sending.open(1, 0, 1 << 30)
-    sending.grant(Grant(1, 0, 0, 1 << 30))
-    lengths = [piece[3] for now in (0.0, 0.001, 0.002, 0.003, 0.2, 0.4) if (piece := sending.chunk(now))]
-    first = CHUNK_BYTES_FIRST
-    assert lengths == [first, 2 * first, 4 * first, 4 * first, 2 * first, first]
+def test_body_with_the_fewest_bytes_to_go_comes_first():
+    assert [stream for stream, *_ in drain(all_granted([9, 3]), limit=2)[:2]] == [2, 2]
+
+
+def test_of_equal_bodies_the_one_that_has_begun_is_ended_first():
+    sending = all_granted([6, 6])
+    assert [stream for stream, *_ in drain(sending, limit=2)] == [1, 1, 1, 2, 2, 2]
+    sending.check()
+
+
+def test_large_body_is_not_starved_by_small_ones_without_end():
+    sending = all_granted([1000])
+    sent = 0
+    for stream in range(2, 402):
+        sending.open(stream, 0, 1)
+        sending.grant(Grant(stream, 0, 0, 1))
+        sending.check()
+        first, *_ = sending.next(1) or (0,)
+        sent += first == 1
+    assert sent > 400 // TURNS // 5  # those that were passed over wait before it now and then
+
+
+def test_line_of_bodies_that_are_asked_for_again_and_again_stays_short():
+    sending = all_granted([50] * 3)
+    for attempt in range(1, 500):
+        sending.grant(Grant(1 + attempt % 3, attempt, attempt % 7, 50))
+        sending.next(1)
+        sending.check()
 
 
 def test_chunk_is_never_larger_than_a_frame_allows():

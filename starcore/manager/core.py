@@ -312,7 +312,7 @@ class ManagerCore:
             else:
                 self._values.absent(session)
         session.link = link.number
-        self._relay.open_link(link.number, message.first_window_bytes)
+        self._relay.open_link(link.number, message.first_window_bytes, shared=isinstance(session, Worker))
         workers, slots = self._sessions.size()
         limits = self._limits
         self._outbox.send(

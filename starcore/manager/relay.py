@@ -68,9 +68,12 @@ class Relay:
 
     # -- links -----------------------------------------------------------------------------------------------
 
-    def open_link(self, link: int, first_window_bytes: int) -> None:
-        """A peer was welcomed; it takes `first_window_bytes` unasked."""
-        self._ports[link] = _Port(Sending(first_window_bytes), Receiving(self._limits.first_window_bytes))
+    def open_link(self, link: int, first_window_bytes: int, *, shared: bool = True) -> None:
+        """A peer was welcomed; it takes `first_window_bytes` unasked. What goes over a link that is `shared` is for
+        several clients, and takes turns.
+        """
+        sending = Sending(first_window_bytes, turns=1) if shared else Sending(first_window_bytes)
+        self._ports[link] = _Port(sending, Receiving(self._limits.first_window_bytes))
 
     def close_link(self, link: int) -> None:
         """A link is gone: its flows lose that end, and keep the other."""
