@@ -156,7 +156,8 @@ class ManagerCore:
             self._chunk(event, now)
         elif kind is Writable:
             self._relay.writable(event.link)
-            return self._outbox.take()
+            if not self._relay.arrived:
+                return self._outbox.take()
         elif kind is Blocked:
             self._relay.blocked(event.link)
             return self._outbox.take()

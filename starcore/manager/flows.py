@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from starcore.events import Token
 
@@ -41,6 +41,8 @@ class Flow:
     """A reader that gets every chunk; another one waits for the bytes that it needs to come by again."""
     promised: int = 0
     """Counted against the sink's link (against the source's, where many read): granted and not forwarded."""
+    leased: Any = None
+    """The lease whose argument it is, once it is on its way to a worker."""
 
     @property
     def forwarded(self) -> bool:

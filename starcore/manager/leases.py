@@ -15,7 +15,20 @@ from starcore.manager.delivery import Deliveries
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.scheduling import UNKNOWN_SECONDS, Scheduler
-from starcore.manager.state import Counters, Job, Leased, Limits, Mark, Run, Span, State, Step, Worker, contiguous
+from starcore.manager.state import (
+    Counters,
+    Delivery,
+    Job,
+    Leased,
+    Limits,
+    Mark,
+    Run,
+    Span,
+    State,
+    Step,
+    Worker,
+    contiguous,
+)
 
 
 class Leases:
@@ -106,10 +119,19 @@ class Leases:
         span.moved = moved
         self._scheduler.queue(span)
 
+    def begin_answer(self, leased: Leased, offset: int, delivery: Delivery) -> None:
+        """A worker holds this answer's body for its client."""
+        leased.answering[offset] = delivery
+        held, client = leased.worker.answers_of, leased.run.job.client
+        held[client] = held.get(client, 0) + _body(delivery)
+
     def end_answer(self, leased: Leased, offset: int) -> None:
         """A worker holds this answer's body no more, or in vain."""
         leased.marks[offset] = Mark.ENDED
-        del leased.answering[offset]
+        held, client = leased.worker.answers_of, leased.run.job.client
+        held[client] -= _body(leased.answering.pop(offset))
+        if not held[client]:
+            del held[client]
         if not leased.left and not leased.answering:
             self._remove(leased)
 
@@ -126,6 +148,11 @@ class Leases:
         assert worker.asked == sum(leased.marks.count(Mark.ASKED) for leased in worker.leases), worker.name
         bodies = sum(leased.run.body(leased.start) for leased in worker.leases if leased.left)
         assert worker.arena_used_bytes == bodies <= worker.arena_bytes, worker.name
+        answers = [delivery for leased in worker.leases for delivery in leased.answering.values()]
+        assert sum(worker.answers_of.values()) == sum(map(_body, answers)), worker.name
+        arriving = [leased for leased in worker.leases if leased.arriving]
+        assert worker.arriving == len(arriving) == sum(worker.arriving_of.values()), worker.name
+        assert worker.arriving_bytes == sum(leased.run.body(leased.start) for leased in arriving), worker.name
         assert [leased.first for leased in worker.leases] == sorted(leased.first for leased in worker.leases)
         for leased in worker.leases:
             assert leased.left == sum(1 for _ in leased.live())
@@ -138,6 +165,10 @@ class Leases:
     def _remove(leased: Leased) -> None:
         leased.worker.remove(leased)
         del leased.run.job.leased_runs[leased]
+
+
+def _body(delivery: Delivery) -> int:
+    return delivery.flow.size if delivery.flow is not None else 0
 
 
 def _leased_ranges(run: Run, start: int, stop: int) -> list[tuple[int, int]]:

@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from starcore.events import ChunkReceived
 from starcore.manager.flows import FIRST_ATTEMPT, Flow
 from starcore.manager.outbox import Outbox
-from starcore.manager.state import Limits
+from starcore.manager.state import Leased, Limits
 from starcore.messages import Abort, Grant
 from starcore.streams import Receiving, Sending
 
@@ -65,13 +65,13 @@ class Relay:
         self._limits = limits
         self._ports: dict[int, _Port] = {}
         self.held_bytes = 0
+        self.arrived: list[Leased] = []
+        """Leases whose arguments have left whole, until somebody takes them."""
 
     # -- links -----------------------------------------------------------------------------------------------
 
     def open_link(self, link: int, first_window_bytes: int, *, shared: bool = True) -> None:
-        """A peer was welcomed; it takes `first_window_bytes` unasked. What goes over a link that is `shared` is for
-        several clients, and takes turns.
-        """
+        """A peer was welcomed; it takes `first_window_bytes` unasked. Over a link that is `shared` flows take turns."""
         sending = Sending(first_window_bytes, turns=1) if shared else Sending(first_window_bytes)
         self._ports[link] = _Port(sending, Receiving(self._limits.first_window_bytes))
 
@@ -396,6 +396,8 @@ class Relay:
             return
         if flow.origin is not None:
             self.stir(flow.origin)
+        if flow.leased is not None and flow.forwarded:
+            self.arrived.append(flow.leased)
         self._pull(flow)
         self._quench(link)
 

@@ -190,7 +190,7 @@ class Results:
         self._leases.close(leased, offset, offset + 1, Mark.ANSWERING, seconds)
         flow = Flow(size, source_stream=leased.first + offset, source_attempt=leased.attempt)
         self._relay.expect(flow, leased.worker.link)
-        leased.answering[offset] = self._deliveries.deliver(
+        delivery = self._deliveries.deliver(
             job,
             [(run, position, position + 1)],
             array("I", [run.first + position]),
@@ -202,6 +202,7 @@ class Results:
             leased=leased,
             flow=flow,
         )
+        self._leases.begin_answer(leased, offset, delivery)
 
 
 CLOCK_GRAIN_SECONDS = 0.001

@@ -11,6 +11,11 @@ workers reported them; an estimate is charged at the lease and corrected by the 
 priority, then the oldest. Idle slots come first, one worker after the other, and nobody gets more than his share
 of a short queue. A worker is then kept `AHEAD_SECONDS` of work ahead, or one task a slot where tasks are long.
 
+A lease whose argument is still on its way takes no slot: a slow client, or one that went away, keeps nobody from
+running. Each client may have a few such leases at a worker: one running and one behind it for each slot, and as many
+more as it takes to hide the way (but see `_fits`), which is measured (`Job.way_seconds`: from the lease until the
+argument had left whole). And where a client's tasks with and without bodies wait together, the two kinds take turns.
+
 A task that saw two deaths is a suspect, and runs alone: a worker is *reserved*, empties, and gets nothing else until
 the suspect has ended. So the innocent who died with it are cleared, and it can only fail alone.
 
@@ -47,6 +52,8 @@ WORKER_TASKS_MAX = BATCH_TASKS_MAX // 2
 column of it holds BATCH_TASKS_MAX."""
 SWEPT_SPANS = 64
 """Spans in a line, beyond twice its tasks, before it is swept."""
+AWAITED_PER_SLOT_MAX = 16
+"""Arguments of one client on their way to a worker, for each of its slots: whatever their way takes."""
 LOOK_WORKERS_MAX = 16
 """How many workers one decision may look at."""
 
@@ -62,6 +69,8 @@ class _Line:
     plain: list[Entry] = field(default_factory=list)
     bodied: list[Entry] = field(default_factory=list)
     tasks: int = 0
+    bodied_next: bool = False
+    """Where tasks with and without bodies wait at one priority, those with one come first this time."""
 
     def heap(self, span: Span) -> list[Entry]:
         """Where a span waits."""
@@ -82,7 +91,12 @@ class _Line:
         for heap in heaps:
             while heap and not heap[0][4].skip():
                 heappop(heap)
-        return sorted((heap for heap in heaps if heap), key=_urgency)
+        waiting = sorted((heap for heap in heaps if heap), key=_urgency)
+        if connected and self.plain and self.bodied and self.plain[0][0] == self.bodied[0][0]:
+            one, other = (place for place, heap in enumerate(waiting) if heap is not self.suspect)
+            if (waiting[one] is self.bodied) != self.bodied_next:
+                waiting[one], waiting[other] = waiting[other], waiting[one]
+        return waiting
 
 
 @dataclass(slots=True, eq=False)
@@ -165,9 +179,18 @@ class Scheduler:
         worker, client = leased.worker, leased.run.job.client
         estimate = tasks * leased.estimate_seconds
         client.used_seconds = max(0.0, client.used_seconds + seconds - estimate)
+        if leased.arriving:
+            self._arrive(leased)
         worker.unfinished -= tasks
-        worker.backlog_seconds = max(0.0, worker.backlog_seconds - estimate) if worker.unfinished else 0.0
+        worker.backlog_seconds = max(0.0, worker.backlog_seconds - estimate) if worker.ready else 0.0
         self.place(worker)
+
+    def arrived(self, leased: Leased, now: float) -> None:
+        """All of a lease's argument has left for its worker."""
+        if leased.arriving:
+            leased.run.job.travelled(now - leased.at)
+            self._arrive(leased)
+            self.place(leased.worker)
 
     # -- workers ---------------------------------------------------------------------------------------------
 
@@ -206,9 +229,10 @@ class Scheduler:
         if not worker.unfinished:
             worker.alone = False
         taken = worker.alone or (worker.reserved and worker.unfinished > 0)
-        idle = worker.unfinished < worker.slots and not taken
+        ready = worker.ready
+        idle = ready < worker.slots and not taken
         ahead = worker.backlog_seconds < worker.slots * AHEAD_SECONDS / 2
-        roomy = not idle and not taken and (worker.unfinished < 2 * worker.slots or ahead)
+        roomy = not idle and not taken and (ready < 2 * worker.slots or ahead)
         laden = worker.unfinished > worker.slots
         for capability in worker.capabilities:
             lane = self._lanes.get(capability)
@@ -277,8 +301,14 @@ class Scheduler:
         worker, client = leased.worker, leased.run.job.client
         charge = leased.left * leased.estimate_seconds
         client.used_seconds += charge
-        worker.backlog_seconds += charge
         worker.unfinished += leased.left
+        if leased.run.body(leased.start):
+            leased.arriving = True
+            worker.arriving += leased.left
+            worker.arriving_bytes += leased.run.body(leased.start)
+            worker.arriving_of[client] = worker.arriving_of.get(client, 0) + leased.left
+        else:
+            worker.backlog_seconds += charge
         self.place(worker)
 
     def surplus(self, now: float) -> tuple[Worker, list[tuple[Leased, int]]] | None:
@@ -286,7 +316,7 @@ class Scheduler:
         if not self._laden:
             return None
         for lane in self._lanes.values():
-            if lane.lines or not lane.idle or not lane.laden:
+            if lane.lines or not lane.laden or not _anyone_free(lane):
                 continue
             free = sum(worker.free for worker in islice(lane.idle, LOOK_WORKERS_MAX))
             free -= sum(worker.asked for worker in islice(lane.laden, LOOK_WORKERS_MAX))  # on its way already
@@ -299,7 +329,9 @@ class Scheduler:
 
     def restless(self) -> bool:
         """Whether somebody is idle while somebody else is laden, so that work may have to move soon."""
-        return self._laden > 0 and any(not lane.lines and lane.idle and lane.laden for lane in self._lanes.values())
+        return self._laden > 0 and any(
+            not lane.lines and lane.laden and _anyone_free(lane) for lane in self._lanes.values()
+        )
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -310,7 +342,8 @@ class Scheduler:
             assert lane.slots == sum(worker.slots for worker in lane.workers)
             for worker in lane.workers:
                 taken = worker.alone or (worker.reserved and worker.unfinished > 0)
-                assert (worker in lane.idle) == (worker.unfinished < worker.slots and not taken), worker.name
+                assert (worker in lane.idle) == (worker.ready < worker.slots and not taken), worker.name
+                assert sum(worker.arriving_of.values()) == worker.arriving <= worker.unfinished, worker.name
                 assert (worker in lane.laden) == (worker.unfinished > worker.slots), worker.name
                 assert worker not in lane.idle or worker not in lane.roomy, worker.name
                 assert not worker.alone or worker.unfinished <= 1, worker.name
@@ -357,6 +390,7 @@ class Scheduler:
             else:
                 worker, count = self._roomiest(lane, job, body, full)
             if worker is not None:
+                line.bodied_next = heap is line.plain
                 share = -(-lane.tasks * worker.slots // lane.slots)
                 if (mean := job.mean_seconds) is not None:
                     share = max(share, int(GRAIN_SECONDS * worker.slots / max(mean, MEAN_SECONDS_MIN)))
@@ -367,15 +401,18 @@ class Scheduler:
 
     def _roomiest(self, lane: _Lane, job: Job, body: int, full: set[Client]) -> tuple[Worker | None, int]:
         """Find a worker with room for tasks of this job, an idle one first; they take turns."""
-        for group in (lane.idle, lane.roomy):
+        # A worker may be idle and yet have its share of arguments on their way; it is looked at once more for others.
+        looks = ((lane.idle, True), (lane.idle, False), (lane.roomy, False)) if body else (
+            (lane.idle, True), (lane.roomy, False)
+        )  # fmt: skip
+        for group, idle in looks:
             for worker in islice(group, LOOK_WORKERS_MAX):
                 if worker.reserved:
                     if self._suspects_wait(worker, full):
                         continue
                     worker.reserved = False
-                count = self._room(worker, job, idle=group is lane.idle)
-                free = worker.arena_bytes - worker.arena_used_bytes
-                if count > 0 and body <= free and body + job.value_bytes <= worker.arena_bytes:
+                count = self._room_for_body(worker, job, idle=idle) if body else self._room(worker, job, idle=idle)
+                if count > 0 and _fits(worker, job, body):
                     group.move_to_end(worker)
                     return worker, count
         return None, 0
@@ -410,12 +447,39 @@ class Scheduler:
     def _room(worker: Worker, job: Job, *, idle: bool) -> int:
         """How many tasks of this job the worker should get now."""
         slots, mean = worker.slots, job.mean_seconds
-        by_count = (slots if idle else 2 * slots) - worker.unfinished
+        by_count = (slots if idle else 2 * slots) - worker.ready
         ahead = slots * AHEAD_SECONDS - worker.backlog_seconds
         # Where many short tasks keep a worker busy, there is still room for one long or unknown task: without it
         # their client would get the rest of every worker for ever.
         by_time = int(ahead > 0) if mean is None else max(int(ahead > 0), int(ahead / max(mean, MEAN_SECONDS_MIN)))
         return min(max(by_count, by_time), WORKER_TASKS_MAX - worker.unfinished)
+
+    @staticmethod
+    def _room_for_body(worker: Worker, job: Job, *, idle: bool) -> int:
+        """How many tasks with bodies the worker should get now; other clients' arguments on their way count for none.
+
+        One runs in each slot, and behind it come as many as keep the slot busy while the next one travels.
+        """
+        slots, ready = worker.slots, worker.ready
+        wanted = slots
+        if not idle:
+            mean = max(job.mean_seconds or UNKNOWN_SECONDS, MEAN_SECONDS_MIN)
+            wanted += slots * min(1 + int((AHEAD_SECONDS / 2 + job.way_seconds) / mean), AWAITED_PER_SLOT_MAX)
+            if worker.backlog_seconds < slots * AHEAD_SECONDS / 2:
+                ready = min(ready, slots)  # many short ones are no reason to let the wire rest
+        return min(wanted - ready - worker.arriving_of.get(job.client, 0), WORKER_TASKS_MAX - worker.unfinished)
+
+    @staticmethod
+    def _arrive(leased: Leased) -> None:
+        """The lease is one that a slot can run."""
+        worker, client = leased.worker, leased.run.job.client
+        leased.arriving = False
+        worker.arriving -= 1
+        worker.arriving_bytes -= leased.run.body(leased.start)
+        worker.arriving_of[client] -= 1
+        if not worker.arriving_of[client]:
+            del worker.arriving_of[client]
+        worker.backlog_seconds += leased.estimate_seconds
 
     def _movable(self, worker: Worker, lane: _Lane, count: int, now: float) -> list[tuple[Leased, int]]:
         """Pick unstarted leases from the end of what a worker holds, never from its first ones: those run."""
@@ -436,6 +500,28 @@ class Scheduler:
                     found.append((leased, offset))
         worker.asked += len(found)
         return found
+
+
+def _fits(worker: Worker, job: Job, body: int) -> bool:
+    """Whether the arena has room for a task of this client's: who sends or reads slowly is left a part of it.
+
+    What is on its way takes half of the arena, but for one argument a slot of each client; and a client of whose
+    answers half of it is full has to read some.
+    """
+    client, most = job.client, worker.arena_bytes // 2
+    if body + job.value_bytes > worker.arena_bytes:
+        return False
+    if worker.answers_of.get(client, 0) > most:
+        return False
+    if not body:
+        return True
+    if worker.arriving_bytes + body > most and worker.arriving_of.get(client, 0) >= worker.slots:
+        return False
+    return body <= worker.arena_bytes - worker.arena_used_bytes
+
+
+def _anyone_free(lane: _Lane) -> bool:
+    return any(worker.free for worker in islice(lane.idle, LOOK_WORKERS_MAX))
 
 
 def head_bytes(span: Span) -> tuple[array[int], memoryview]:

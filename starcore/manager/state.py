@@ -44,6 +44,9 @@ BLOB_OVERHEAD_BYTES = 1 << 10
 RUN_TASKS_MAX = 1024
 RUN_BYTES_MAX = 16 << 10
 """As long as tasks wait, those that come in small messages join the run before them, up to so many tasks and bytes."""
+WAY_GROWTH = 1.1
+WAY_SECONDS = 0.001
+"""How much longer than the shortest known way the next one may seem: so that a wire may become slower."""
 SUSPECT_LOSSES = 2
 """A task under which so many slots or workers died runs alone, so that nobody is blamed with it."""
 
@@ -323,6 +326,8 @@ class Leased:
     at: float
     estimate_seconds: float
     moved: bool = False
+    arriving: bool = False
+    """Its argument is on its way: no slot can run it yet."""
     unwanted: dict[int, bool] = field(default_factory=dict)
     """Offsets of leases that were retracted since their tasks are over, and whether by force."""
     answering: dict[int, Delivery] = field(default_factory=dict)
@@ -418,6 +423,8 @@ class Job:
     forgotten: bool = False
     watched: bool = False
     noticed: bool = False
+    way_seconds: float = 0.0
+    """From a lease until its argument had left whole; 0 where none has."""
     _seconds: float = 0.0
     _timed: float = 0.0
 
@@ -443,6 +450,11 @@ class Job:
             self._timed *= 0.5
         self._seconds += seconds
         self._timed += count
+
+    def travelled(self, seconds: float) -> None:
+        """Learn how long an argument took to a worker. The least counts, and is forgotten bit by bit."""
+        known = self.way_seconds
+        self.way_seconds = min(seconds, WAY_GROWTH * known + WAY_SECONDS) if known else seconds
 
     def add(self, run: Run) -> None:
         """Take a run in; its indices must be new."""
@@ -528,6 +540,14 @@ class Worker:
     unfinished: int = 0
     asked: int = 0
     backlog_seconds: float = 0.0
+    """Of what its slots can run now."""
+    arriving: int = 0
+    """Leases whose argument is on its way; no slot is taken by them."""
+    arriving_of: dict[Client, int] = field(default_factory=dict)
+    """The same by client."""
+    arriving_bytes: int = 0
+    answers_of: dict[Client, int] = field(default_factory=dict)
+    """Bytes of answers that lie in its arena until their client has them."""
     arena_used_bytes: int = 0
     jobs: dict[int, Job] = field(default_factory=dict)
     forgotten: list[int] = field(default_factory=list)
@@ -538,6 +558,11 @@ class Worker:
     """Offered in this session, each with the flow that brings its body."""
     halted: dict[bytes, int] = field(default_factory=dict)
     """The streams of those that a lost link cut off: under the same name they go on where they stopped."""
+
+    @property
+    def ready(self) -> int:
+        """Unfinished leases that a slot runs, or could run."""
+        return self.unfinished - self.arriving
 
     @property
     def running(self) -> int:

@@ -57,6 +57,9 @@ class Workforce:
     def dispatch(self, now: float) -> None:
         """Give out all that can be given, then see whether work has to move."""
         self.move_at = None
+        arrived, self._relay.arrived = self._relay.arrived, []
+        for leased in arrived:
+            self._scheduler.arrived(leased, now)
         if not self.leasing:
             return
         while self._scheduler.tasks and (choice := self._scheduler.choose(self._deliveries.full)) is not None:
@@ -143,8 +146,9 @@ class Workforce:
                 self._leases.give_back(leased, missing[low], missing[high - 1] + 1)
             for offset in [offset for offset in leased.answering if leased.first + offset not in held]:
                 self._results.lose(leased, offset)
-            if leased.run.flows and leased.left and leased.start in leased.run.flows:
-                self._relay.aim(leased.run.flows[leased.start], worker.link, leased.first, leased.attempt)
+            flow = leased.run.flows.get(leased.start)
+            if flow is not None and leased.left:
+                self._relay.aim(flow, worker.link, leased.first, leased.attempt)
         self._retract_again(worker, leases)
         for number in worker.forgotten:
             self._outbox.send(worker.link, Forget(number))
@@ -227,6 +231,7 @@ class Workforce:
         self._outbox.send(worker.link, Assign(leased.first, job.number, first, span.attempt, sizes, bodies, heads))
         flow = run.flows.get(span.start) if run.flows else None
         if flow is not None:
+            flow.leased = leased
             self._relay.aim(flow, worker.link, leased.first, span.attempt)
 
     def _retract_again(self, worker: Worker, held: Column) -> None:
