@@ -86,7 +86,7 @@ class Wire:
     def star(self, **options: object) -> Iterator[starcore.LocalStar]:
         """Start a local star at the far end."""
         with self.at("far"):
-            star = starcore.LocalStar(manager_options=["--host", "0.0.0.0"], **options)  # type: ignore[arg-type]
+            star = _FarStar(**options)  # type: ignore[arg-type]
         with star:
             yield star
 
@@ -113,9 +113,19 @@ class Wire:
             _run("tc", "-n", name, "qdisc", "add", "dev", "wire", "root", "tbf", *shape)
 
     def _remove(self) -> None:
-        for name in self._names.values():
-            if Path(f"/run/netns/{name}").exists():
-                subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+        for name in filter(self.exists, self._names.values()):
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+    @staticmethod
+    def exists(name: str) -> bool:
+        """Whether there is a namespace of this name."""
+        return Path(f"/run/netns/{name}").exists()
+
+
+class _FarStar(starcore.LocalStar):
+    """A local star that listens on the wire as well."""
+
+    _listen_host = "0.0.0.0"
 
 
 def _run(*command: str) -> None:

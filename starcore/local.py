@@ -75,6 +75,8 @@ class LocalStar:
     1024
     """
 
+    _listen_host = _HOST
+
     def __init__(
         self,
         workers: int = 2,
@@ -190,7 +192,7 @@ class LocalStar:
         """Start everybody at once, and return when the manager listens."""
         reading, writing = os.pipe()
         gate, gate_end = os.pipe()
-        listeners = [socket.create_server((_HOST, 0), backlog=BACKLOG) for _ in range(2)]
+        listeners = [socket.create_server((self._listen_host, 0), backlog=BACKLOG) for _ in range(2)]
         self.port: int = listeners[0].getsockname()[1]
         self.client_port: int = listeners[1].getsockname()[1]
         with open(reading, "rb") as ready, open(gate_end, "wb") as opening:

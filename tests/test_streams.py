@@ -86,6 +86,15 @@ def test_line_of_bodies_that_are_asked_for_again_and_again_stays_short():
         sending.check()
 
 
+def test_chunks_grow_while_the_link_takes_them_at_once_and_shrink_when_it_does_not():
+    sending = Sending()
+    sending.open(1, 0, 1 << 30)
+    sending.grant(Grant(1, 0, 0, 1 << 30))
+    lengths = [piece[3] for now in (0.0, 0.001, 0.002, 0.003, 0.2, 0.4) if (piece := sending.chunk(now))]
+    first = CHUNK_BYTES_FIRST
+    assert lengths == [first, 2 * first, 4 * first, 4 * first, 2 * first, first]
+
+
 def test_chunk_is_never_larger_than_a_frame_allows():
     sending = Sending()
     sending.open(1, 0, CHUNK_BYTES_MAX + 1)

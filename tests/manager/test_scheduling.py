@@ -7,8 +7,10 @@ from array import array
 import pytest
 
 from starcore.errors import Status
-from starcore.manager.scheduling import WORKER_TASKS_MAX
-from starcore.messages import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Assign, Submit
+from starcore.events import Send
+from starcore.manager.scheduling import AWAITED_PER_SLOT_MAX, WORKER_TASKS_MAX
+from starcore.messages import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Assign, Grant, Outcome, Submit
+from starcore.pace import CHUNK_BYTES_MIN
 
 from .star import Star, settle
 
@@ -16,6 +18,114 @@ from .star import Star, settle
 def counts(star, worker):
     """How many tasks each new ASSIGN of a worker has."""
     return [len(assign.head_sizes) for assign in star.all(Assign, worker)]
+
+
+# -- arguments on their way ----------------------------------------------------------------------------------
+
+BODY = 1 << 20
+
+
+def upload(client, job, index, worker, lease, size=BODY):
+    """Let an argument travel, from the worker's GRANT to its last byte."""
+    worker.say(Grant(lease, 1, 0, size))
+    client.push(job.stream(index), 0, size)
+    for _ in range(size // CHUNK_BYTES_MIN):
+        worker.writable()
+    star = client.star
+    star.actions = [said for said in star.actions if isinstance(said, Send) and isinstance(said.message, Assign)]
+
+
+def test_argument_that_does_not_come_keeps_no_slot_from_others():
+    star = Star()
+    worker, slow, other = star.worker(slots=2), star.client(), star.client()
+    job = slow.job()
+    job.submit(50, bodies=[BODY] * 50)
+    assert sum(counts(star, worker)) >= 4
+    plain, bodied = other.job(), other.job()
+    plain.submit(2)
+    bodied.submit(2, bodies=[BODY] * 2)
+    assert counts(star, worker) == [2, 1, 1]
+
+
+def test_argument_that_is_here_takes_its_slot():
+    star = Star()
+    worker, client = star.worker(slots=1), star.client()
+    job, plain = client.job(), client.job()
+    job.submit(1, bodies=[BODY])
+    lease = worker.leased(job, 0, 1).lease
+    upload(client, job, 0, worker, lease)
+    plain.submit(3)
+    assert sum(counts(star, worker)) == 1  # behind the one that runs
+
+
+def test_client_that_sends_slowly_is_left_half_of_an_arena():
+    star = Star()
+    worker, slow, other = star.worker(slots=1, arena_bytes=8 * BODY), star.client(), star.client()
+    job = slow.job()
+    job.submit(1, bodies=[BODY])
+    lease = worker.leased(job, 0, 1)
+    upload(slow, job, 0, worker, lease.lease)
+    worker.finish(lease, seconds=1e-6)
+    job.submit(50, bodies=[BODY] * 50)
+    assert len(star.all(Assign, worker)) == 4
+    other.job().submit(1, bodies=[BODY])
+    assert len(star.all(Assign, worker)) == 1
+
+
+def test_client_that_does_not_read_is_left_half_of_an_arena():
+    star = Star()
+    worker, deaf, other = star.worker(slots=1, arena_bytes=8 * BODY), star.client(), star.client()
+    job = deaf.job()
+    job.submit(100)
+    answers = 0
+    while assigned := star.all(Assign, worker):
+        for assign in assigned:
+            for lease in range(assign.lease, assign.lease + len(assign.head_sizes)):
+                worker.result([lease], bodies=[BODY], seconds=10.0)
+                answers += 1
+    assert 5 <= answers <= 8
+    outcomes = star.all(Outcome, deaf)
+    other.job().submit(1)
+    assert len(star.all(Assign, worker)) == 1
+    deaf.ack(*outcomes)
+    assert star.all(Assign, worker)
+
+
+def test_more_arguments_travel_ahead_where_the_way_is_long_and_the_tasks_are_short():
+    ahead = []
+    for way_seconds in (0.0, 0.2):
+        star = Star()
+        worker, client = star.worker(slots=1), star.client()
+        job = client.job()
+        job.submit(1, bodies=[BODY])
+        lease = worker.leased(job, 0, 1)
+        star.now += way_seconds
+        upload(client, job, 0, worker, lease.lease)
+        worker.finish(lease, seconds=0.05)
+        job.submit(50, bodies=[BODY] * 50)
+        ahead.append(len(star.all(Assign, worker)))
+    assert ahead[0] == 2
+    assert 5 <= ahead[1] <= AWAITED_PER_SLOT_MAX + 1
+
+
+def test_small_task_does_not_wait_behind_all_arrays_of_its_own_client():
+    star = Star()
+    worker, client = star.worker(slots=1), star.client()
+    arrays, plain = client.job(), client.job()
+    arrays.submit(30, bodies=[BODY] * 30)
+    leases = star.all(Assign, worker)
+    for number, assign in enumerate(leases):
+        upload(client, arrays, number, worker, assign.lease)
+    plain.submit(1)
+    left = 0
+    for assign in leases:
+        worker.finish(assign, seconds=0.1)
+        given = star.all(Assign, worker)
+        star.actions.clear()
+        if any(not each.body_sizes for each in given):
+            break
+        left += len(given)
+    assert left <= 1
 
 
 # -- batches -------------------------------------------------------------------------------------------------
