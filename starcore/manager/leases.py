@@ -9,6 +9,7 @@ queue ── begin ──▶ Leased ──┬── close ─▶ ended, by a res
 from __future__ import annotations
 
 from array import array
+from dataclasses import dataclass
 
 from starcore.errors import Status
 from starcore.manager.delivery import Deliveries
@@ -16,7 +17,6 @@ from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.scheduling import UNKNOWN_SECONDS, Scheduler
 from starcore.manager.state import (
-    Counters,
     Delivery,
     Job,
     Leased,
@@ -29,6 +29,16 @@ from starcore.manager.state import (
     Worker,
     contiguous,
 )
+
+
+@dataclass(slots=True)
+class Counters:
+    """What went wrong so far, for `starcore status`."""
+
+    stale: int = 0
+    duplicates: int = 0
+    requeued: int = 0
+    crashes: int = 0
 
 
 class Leases:

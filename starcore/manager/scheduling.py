@@ -54,6 +54,9 @@ SWEPT_SPANS = 64
 """Spans in a line, beyond twice its tasks, before it is swept."""
 AWAITED_PER_SLOT_MAX = 16
 """Arguments of one client on their way to a worker, for each of its slots: whatever their way takes."""
+WAY_GROWTH = 1.1
+WAY_SECONDS = 0.001
+"""How much longer than the shortest known way the next one may seem: so that a wire may become slower."""
 LOOK_WORKERS_MAX = 16
 """How many workers one decision may look at."""
 
@@ -188,7 +191,9 @@ class Scheduler:
     def arrived(self, leased: Leased, now: float) -> None:
         """All of a lease's argument has left for its worker."""
         if leased.arriving:
-            leased.run.job.travelled(now - leased.at)
+            job, seconds = leased.run.job, now - leased.at
+            known = job.way_seconds
+            job.way_seconds = min(seconds, WAY_GROWTH * known + WAY_SECONDS) if known else seconds
             self._arrive(leased)
             self.place(leased.worker)
 

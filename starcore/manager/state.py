@@ -44,9 +44,6 @@ BLOB_OVERHEAD_BYTES = 1 << 10
 RUN_TASKS_MAX = 1024
 RUN_BYTES_MAX = 16 << 10
 """As long as tasks wait, those that come in small messages join the run before them, up to so many tasks and bytes."""
-WAY_GROWTH = 1.1
-WAY_SECONDS = 0.001
-"""How much longer than the shortest known way the next one may seem: so that a wire may become slower."""
 SUSPECT_LOSSES = 2
 """A task under which so many slots or workers died runs alone, so that nobody is blamed with it."""
 
@@ -451,11 +448,6 @@ class Job:
         self._seconds += seconds
         self._timed += count
 
-    def travelled(self, seconds: float) -> None:
-        """Learn how long an argument took to a worker. The least counts, and is forgotten bit by bit."""
-        known = self.way_seconds
-        self.way_seconds = min(seconds, WAY_GROWTH * known + WAY_SECONDS) if known else seconds
-
     def add(self, run: Run) -> None:
         """Take a run in; its indices must be new."""
         if not self.runs or self.runs[-1].first < run.first:
@@ -582,16 +574,6 @@ class Worker:
     def remove(self, leased: Leased) -> None:
         """Let a leased run go."""
         del self.leases[bisect_left(self.leases, leased.first, key=_first)]
-
-
-@dataclass(slots=True)
-class Counters:
-    """What went wrong so far, for `starcore status`."""
-
-    stale: int = 0
-    duplicates: int = 0
-    requeued: int = 0
-    crashes: int = 0
 
 
 def _first(record: Run | Leased) -> int:
