@@ -154,13 +154,10 @@ class ManagerCore:
                 return self._outbox.take()
         elif kind is ChunkReceived:
             self._chunk(event, now)
-        elif kind is Writable:
-            self._relay.writable(event.link)
+        elif kind in (Writable, Blocked):
+            (self._relay.writable if kind is Writable else self._relay.blocked)(event.link)
             if not self._relay.arrived:
                 return self._outbox.take()
-        elif kind is Blocked:
-            self._relay.blocked(event.link)
-            return self._outbox.take()
         elif kind is Opened:
             self._sessions.open(event.link, event.peer, now)
         elif kind is Lost:

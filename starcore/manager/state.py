@@ -536,7 +536,6 @@ class Worker:
     arriving: int = 0
     """Leases whose argument is on its way; no slot is taken by them."""
     arriving_of: dict[Client, int] = field(default_factory=dict)
-    """The same by client."""
     arriving_bytes: int = 0
     answers_of: dict[Client, int] = field(default_factory=dict)
     """Bytes of answers that lie in its arena until their client has them."""
