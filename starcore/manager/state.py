@@ -324,7 +324,6 @@ class Leased:
     estimate_seconds: float
     moved: bool = False
     arriving: bool = False
-    """Its argument is on its way: no slot can run it yet."""
     unwanted: dict[int, bool] = field(default_factory=dict)
     """Offsets of leases that were retracted since their tasks are over, and whether by force."""
     answering: dict[int, Delivery] = field(default_factory=dict)
@@ -421,7 +420,6 @@ class Job:
     watched: bool = False
     noticed: bool = False
     way_seconds: float = 0.0
-    """From a lease until its argument had left whole; 0 where none has."""
     _seconds: float = 0.0
     _timed: float = 0.0
 
@@ -532,7 +530,6 @@ class Worker:
     unfinished: int = 0
     asked: int = 0
     backlog_seconds: float = 0.0
-    """Of what its slots can run now."""
     arriving: int = 0
     """Leases whose argument is on its way; no slot is taken by them."""
     arriving_of: dict[Client, int] = field(default_factory=dict)
