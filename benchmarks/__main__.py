@@ -51,13 +51,17 @@ def verdicts(made: Sequence[Row]) -> list[bool | None]:
     return [target.met(made) for target in TARGETS if target.measure in taken]
 
 
-def run_all(asked: dict[str, ModuleType], *, quick: bool, names: Sequence[str]) -> list[Row]:
-    """Run benchmark after benchmark, saying how long each took."""
+def run_all(
+    asked: dict[str, ModuleType], *, quick: bool, names: Sequence[str], keep: Callable[[Sequence[Row]], object]
+) -> list[Row]:
+    """Run benchmark after benchmark, saying how long each took; what one found is kept before the next may fail."""
     made: list[Row] = []
     for name, module in asked.items():
         print(f"... {name}", end="", file=sys.stderr, flush=True)
         start = time.monotonic()
-        made += module.run(quick=quick, names=names)
+        rows = module.run(quick=quick, names=names)
+        keep(rows)
+        made += rows
         print(f" {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     return made
 
@@ -86,9 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(modules)}")
     asked = {name: modules[name] for name in options.benchmarks or modules}
     names = options.only.split(",") if options.only else QUICK_CONTENDERS if options.quick else CONTENDERS
-    made = run_all(asked, quick=options.quick, names=names)
-    if not (options.quick or options.no_record):
-        record(made, " ".join([WHOLE_RUN, *given]))
+
+    def keep(rows: Sequence[Row]) -> None:
+        if not (options.quick or options.no_record):
+            record(rows, " ".join([WHOLE_RUN, *given]))
+
+    made = run_all(asked, quick=options.quick, names=names, keep=keep)
     show(made, rows_table if options.rows else summary)
     return 1 if False in verdicts(made) and not options.quick else 0
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from benchmarks.__main__ import found, main, verdicts
+from benchmarks.__main__ import found, main, run_all, verdicts
 from benchmarks.harness import Sample, rows
 from benchmarks.targets import TARGETS
 
@@ -49,3 +52,15 @@ def test_an_unknown_benchmark_is_refused_with_the_names_there_are(capsys: pytest
         main(["speed"])
     assert exit_code.value.code == 2
     assert "no such benchmark: speed; there are arrays" in capsys.readouterr().err
+
+
+def test_what_was_found_is_kept_before_the_next_benchmark_may_fail() -> None:
+    def fail(**how: Any) -> Any:
+        raise OSError("no room")
+
+    made = rows({"star": [Sample(1.0)]}, benchmark="b", measure="m", unit="s")
+    asked: Any = {"first": SimpleNamespace(run=lambda **how: made), "second": SimpleNamespace(run=fail)}
+    kept: list[Any] = []
+    with pytest.raises(OSError, match="no room"):
+        run_all(asked, quick=True, names=["star"], keep=kept.extend)
+    assert kept == made
