@@ -116,7 +116,7 @@ def test_key_of_another_ca_does_not_sign(star, tmp_path):
         certificates.issue(star, Role.WORKER, "node")
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command is not installed")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no command openssl: install openssl")
 @pytest.mark.parametrize(("file", "purpose"), [("manager", "sslserver"), ("leaf", "sslclient")])
 def test_openssl_accepts_the_chain_in_strict_mode(star, tmp_path, file, purpose):
     leaf = tmp_path / "leaf.pem"

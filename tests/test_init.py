@@ -40,4 +40,4 @@ def test_version_is_that_of_the_installed_package() -> None:
     try:
         assert metadata.version("starcore") == starcore.__version__
     except metadata.PackageNotFoundError:
-        pytest.skip("the package is not installed, only on the path")
+        pytest.skip("the package is only on the path: pip install -e .")

@@ -365,7 +365,7 @@ def test_star_of_a_manager_that_listens_everywhere_gets_an_address_to_dial(tmp_p
 @pytest.fixture(scope="module")
 def made_pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("openssl") is None:
-        pytest.skip("the openssl command is not installed")
+        pytest.skip("no command openssl: install openssl")
     path = tmp_path_factory.mktemp("pem")
     for name in ("manager", "worker", "client"):
         for command in (

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from starcore import certificates, tls
 from starcore.certificates import Star
@@ -296,7 +297,7 @@ def test_roles_that_cannot_meet_are_misuse(manager, worker):
 
 # -- the six PEM files ---------------------------------------------------------------------------------------
 
-needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command is not installed")
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no command openssl: install openssl")
 
 
 def openssl(*arguments: str, cwd: Path) -> None:
@@ -472,8 +473,7 @@ def test_importing_is_cheap_and_blind():
 
 
 def loops() -> list[object]:
-    uvloop = pytest.importorskip("uvloop", reason="uvloop is not installed") if sys.platform != "win32" else None
-    return [asyncio.new_event_loop, *([uvloop.new_event_loop] if uvloop else [])]
+    return [asyncio.new_event_loop, uvloop.new_event_loop]
 
 
 class End(asyncio.Protocol):

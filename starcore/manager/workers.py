@@ -62,7 +62,7 @@ class Workforce:
             self._scheduler.arrived(leased, now)
         if not self.leasing:
             return
-        while self._scheduler.tasks and (choice := self._scheduler.choose(self._deliveries.full)) is not None:
+        while (choice := self._scheduler.choose(self._deliveries.full)) is not None:
             self._assign(*choice, now)
         while (found := self._scheduler.surplus(now)) is not None:
             worker, leases = found

@@ -32,7 +32,7 @@ def test_lines_go_by_size_and_the_star_is_drawn_last() -> None:
 
 
 def test_the_same_rows_give_the_same_picture(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="draws the picture: pip install '.[bench]'")
     for name in ("first.svg", "second.svg"):
         plot.draw(made(star=1.0, limit=2.0, dask=0.1), tmp_path / name)
     text = (tmp_path / "first.svg").read_text()

@@ -40,8 +40,6 @@ def test_loop_is_the_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
         ("uvloop", "asyncio", "uvloop"),
     ):
         monkeypatch.setenv("STARCORE_LOOP", variable)
-        if module == "uvloop":
-            pytest.importorskip("uvloop")
         loop = new_loop(kind)
         assert isinstance(loop, asyncio.AbstractEventLoop)
         assert type(loop).__module__.startswith(module)

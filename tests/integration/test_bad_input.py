@@ -184,7 +184,7 @@ def for_nobody(place: Place) -> Iterator[list[str]]:
     """The start of a command that another user runs in this place; skips where nobody cannot read the package."""
     command = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", sys.executable, "-m"]
     if shutil.which("setpriv") is None:
-        pytest.skip("setpriv is not installed")
+        pytest.skip("no command setpriv: install the package util-linux")
     if place.run(*command, "starcore", "--version").returncode != 0:
         pytest.skip(f"the user nobody cannot run the package in {ROOT}")
     yield [*command, "starcore"]

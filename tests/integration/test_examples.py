@@ -149,7 +149,7 @@ def program(*command: str, environment: dict[str, str], log: Path) -> Iterator[s
         process.wait()
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command is not installed")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no command openssl: install openssl")
 def test_the_old_pair_works_over_the_old_certificates(environment: dict[str, str], tmp_path: Path) -> None:
     variables = pem_files(tmp_path)
     port, client_port = free_ports()

@@ -303,7 +303,6 @@ def test_map_of_many_small_calls_is_quick(client: Client) -> None:
 
 
 def test_progress_is_drawn_where_it_is_asked_for(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("tqdm")
     assert list(client.map(square, range(50), progress=True)) == [i * i for i in range(50)]
     drawn = capsys.readouterr().err
     assert "square" in drawn

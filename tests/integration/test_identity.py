@@ -189,7 +189,7 @@ def test_join_file_beside_the_config_needs_no_option_and_no_variable(places: Pla
 
 # -- the first StarCompute's users ---------------------------------------------------------------------------
 
-needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="the command openssl is not installed")
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no command openssl: install openssl")
 ROLES = ("client", "worker", "manager")
 PROCESS = "import numpy as np\n\ndef process(array):\n    return np.cumsum(array)\n"
 

@@ -12,6 +12,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from starcore import certificates, tls
 from starcore.errors import AddressError
@@ -123,7 +124,6 @@ class Opened(asyncio.Protocol):
 def test_door_lets_in_who_belongs_and_tells_of_everybody_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    uvloop = pytest.importorskip("uvloop")
     monkeypatch.setattr(logging.getLogger("starcore"), "propagate", True)
     star, _ = certificates.create_star(tmp_path / "star", host="127.0.0.1")
     other, _ = certificates.create_star(tmp_path / "other", host="127.0.0.1")

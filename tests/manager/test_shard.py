@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from starcore import certificates, codec
 from starcore.errors import Code
@@ -92,8 +93,6 @@ def maps() -> int:
 
 
 def run(star: certificates.Star, test: Callable[[Desk], Coroutine[Any, Any, None]]) -> None:
-    uvloop = pytest.importorskip("uvloop")
-
     async def both() -> None:
         here, there = socket.socketpair()
         loop = asyncio.get_running_loop()

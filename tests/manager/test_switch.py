@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from starcore import certificates
 from starcore.driver import Driver
@@ -86,8 +87,6 @@ class Manager:
 
 
 def run(star: certificates.Star, test: Callable[[Manager], Coroutine[Any, Any, None]]) -> None:
-    uvloop = pytest.importorskip("uvloop")
-
     async def main() -> list[int]:
         manager = Manager(star)
         try:

@@ -80,8 +80,8 @@ def test_parked_task_is_given_back_when_that_is_asked_or_its_stream_ends() -> No
     desk.quiet()
 
 
-def test_value_that_a_lost_link_cut_off_goes_on_where_it_stopped() -> None:
-    desk = Desk()
+def cut_off(desk: Desk) -> None:
+    """The link is lost after the first 1,000 bytes of a value; over the next one the worker asks for it again."""
     begin(desk)
     desk.assign(1, lease=10)
     desk.feed(Allocated(desk.take(Allocate).key))
@@ -91,6 +91,11 @@ def test_value_that_a_lost_link_cut_off_goes_on_where_it_stopped() -> None:
     desk.take(Dial)
     desk.connect(resumed=True)
     assert desk.said(Want).digest == NAME
+
+
+def test_value_that_a_lost_link_cut_off_goes_on_where_it_stopped() -> None:
+    desk = Desk()
+    cut_off(desk)
     desk.receive(Share(NAME, KEY, MIB, b"head"))
     grant = desk.said(Grant)
     assert (grant.offset, grant.count) == (1000, MIB - 1000)
@@ -102,15 +107,7 @@ def test_value_that_a_lost_link_cut_off_goes_on_where_it_stopped() -> None:
 
 def test_value_under_another_stream_begins_anew() -> None:
     desk = Desk()
-    begin(desk)
-    desk.assign(1, lease=10)
-    desk.feed(Allocated(desk.take(Allocate).key))
-    desk.said(Grant)
-    desk.feed(ChunkReceived(desk.link, KEY, 1, 0, 1000))
-    desk.lose()
-    desk.take(Dial)
-    desk.connect(resumed=True)
-    desk.said(Want)
+    cut_off(desk)
     desk.receive(Share(NAME, KEY + 1, MIB, b"head"))
     assert desk.take(Release) == Release(KEY, kept=True)
     assert desk.take(Allocate).key == KEY + 1

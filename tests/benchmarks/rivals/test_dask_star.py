@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.tasks import check, inputs
 
-pytest.importorskip("distributed")
+pytest.importorskip("distributed", reason="a rival: pip install '.[rivals]'")
 
 from benchmarks.rivals.dask_star import DaskStar
 

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.tasks import check, inputs
 
-pytest.importorskip("loky")
+pytest.importorskip("loky", reason="a rival: pip install '.[rivals]'")
 
 from benchmarks.rivals.loky_pool import LokyPool
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.tasks import check, inputs
 
-pytest.importorskip("ray")
+pytest.importorskip("ray", reason="a rival: pip install '.[rivals]'")
 
 from benchmarks.rivals.ray_node import RayNode
 

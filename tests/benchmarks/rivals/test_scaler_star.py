@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.tasks import check, inputs
 
-pytest.importorskip("scaler")
+pytest.importorskip("scaler", reason="a rival: pip install '.[rivals]'")
 
 from benchmarks.rivals.scaler_star import ScalerStar
 
