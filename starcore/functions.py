@@ -48,6 +48,7 @@ FROZEN_COUNT_MAX = 512
 FROZEN_BYTES_MAX = 1 << 20
 """Larger blobs are not kept: the cache may hold half a gigabyte at the very most."""
 _Cached = type(lru_cache(abs))
+_NO_FILE = "<dynamic-code>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if self._refs is not None:
                 self._refs.append(obj)
             return NotImplemented
+        if isinstance(obj, types.CodeType):
+            return _reduce_code(obj)
         if self._own:
             if isinstance(obj, types.FunctionType):
                 if _is_own(obj.__module__):
@@ -220,6 +223,16 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return {}
         probing = self._probing | {id(module)}
         return {name: value for name, value in contents.items() if _can_pickle(value, probing)}
+
+
+def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
+    """Reduce a code object with the name of its file: a remote traceback says where, and shows the line.
+
+    Since 3.1.3 cloudpickle puts a placeholder there, so that a notebook's functions have the same bytes each time. A
+    blob is known by its bytes for one session only; an error without its place would cost more.
+    """
+    make, args = cloudpickle._code_reduce(code)
+    return make, tuple(code.co_filename if type(arg) is str and arg == _NO_FILE else arg for arg in args)
 
 
 def _can_pickle(value: Any, probing: frozenset[int]) -> bool:

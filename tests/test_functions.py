@@ -369,6 +369,19 @@ def test_functions_of_modules_beside_the_script_work_without_the_files(tmp_path:
     assert run(load, elsewhere).split() == ["108.0", "42", "105.0", "109", "108.0"]
 
 
+def test_a_function_remembers_its_file_and_so_do_those_within_it() -> None:
+    """A remote traceback is worth little without them; cloudpickle 3.1.3 leaves them out."""
+
+    def outer() -> types.CodeType:
+        def inner() -> None: ...
+
+        return inner.__code__
+
+    travelled: Any = load_function(ship(outer).blob)
+    assert travelled.__code__.co_filename == outer.__code__.co_filename == __file__
+    assert travelled().co_filename == __file__
+
+
 def test_what_pip_installed_travels_by_name(tmp_path: Path) -> None:
     """Also where it was installed with --target into a directory of any name."""
     for home, module in (("libs", "one"), ("site-packages", "two")):
