@@ -233,6 +233,8 @@ class Workforce:
         if flow is not None:
             flow.leased = leased
             self._relay.aim(flow, worker.link, leased.first, span.attempt)
+        else:
+            self._relay.among(worker.link)
 
     def _retract_again(self, worker: Worker, held: Column) -> None:
         """Say once more what a returning worker may not have heard, and take from it what nobody knows of."""
