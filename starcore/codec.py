@@ -11,7 +11,7 @@ Not here: which message may come when. That is the business of the cores.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from starcore._framing import RecordCodec
 from starcore.errors import Status, UnknownMessageError
@@ -278,4 +278,5 @@ def decode(kind: int, meta: Buffer, payload: Buffer) -> Message:
     read = _DECODE.get(kind)
     if read is None:
         raise UnknownMessageError(f"no message has the kind {kind}")
-    return cast("Message", read(meta, payload))
+    message: Message = read(meta, payload)
+    return message

@@ -144,16 +144,22 @@ class Driver:
 
     def feed(self, event: Event) -> None:
         """Put an event in line, and turn the core until the line is empty."""
-        self._events.append(event)
         if self._turning:
+            self._events.append(event)
             return
         self._turning = True
         try:
+            self._turn(event)
             while self._events:
                 self._turn(self._events.popleft())
         finally:
             self._turning = False
-        self._end_soon()
+        if not self._ending:
+            self._end_soon()
+
+    def hold(self) -> None:
+        """Announce several events, and `end_turn` right after them: the loop need not come back for it."""
+        self._ending = True
 
     def close_all(self, code: int = Code.NORMAL, reason: str = "") -> None:
         """Close every link with a GOODBYE; the core hears nothing of it."""
@@ -202,7 +208,8 @@ class Driver:
     def queued(self, connection: Connection) -> None:
         """Have what a link has to say leave at the end of this turn."""
         self._unsent.append(connection)
-        self._end_soon()
+        if not self._ending and not self._turning:  # else somebody ends this turn anyway
+            self._end_soon()
 
     def writable(self, link: int, writable: bool) -> None:
         """Pass the state of the write buffer on."""
@@ -286,9 +293,8 @@ class Driver:
             self._drop_link(connection.link, code, reason)
 
     def _end_soon(self) -> None:
-        if not self._ending:
-            self._ending = True
-            self._loop.call_soon(self.end_turn)
+        self._ending = True
+        self._loop.call_soon(self.end_turn)
 
     def end_turn(self) -> None:
         """Finish one turn of the loop, however many events it had.

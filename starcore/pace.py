@@ -8,6 +8,9 @@ written before it, so a slow link wants small ones. Which of the two a link is s
         begin(now) └───────────────── seconds ─────────────────────┘ end(now)
 
 Quick, and the size doubles; slow, and it halves. The clock may have whole milliseconds, so nothing is divided by it.
+
+While messages that somebody waits for travel *among* the chunks, these stay small on a fast link as well: every
+process on the way takes a chunk in whole before it looks at what came behind.
 """
 
 from __future__ import annotations
@@ -18,6 +21,10 @@ CHUNK_BYTES_MIN = 64 << 10
 CHUNK_BYTES_FIRST = 256 << 10
 QUICK_SECONDS = 0.005
 SLOW_SECONDS = 0.02
+CHUNK_BYTES_AMONG = 256 << 10
+"""What a chunk measures at most while small tasks pass: of 1 MiB, their round trip takes twice as long."""
+AMONG_SECONDS = 5.0
+"""How long after a small task the next one is expected."""
 
 
 class Pace:
@@ -29,12 +36,18 @@ class Pace:
         What the next chunk may measure at most.
     """
 
-    __slots__ = ("_begun", "_whole", "chunk_bytes")
+    __slots__ = ("_among_until", "_begun", "_whole", "chunk_bytes")
 
     def __init__(self) -> None:
         self.chunk_bytes = CHUNK_BYTES_FIRST
         self._begun: float | None = None
         self._whole = False
+        self._among_until = 0.0
+
+    def among(self, now: float) -> None:
+        """Note that a message that somebody waits for leaves among the chunks."""
+        self._among_until = now + AMONG_SECONDS
+        self.chunk_bytes = min(self.chunk_bytes, CHUNK_BYTES_AMONG)
 
     def begin(self, length: int, now: float) -> None:
         """Note that a chunk is written at the monotonic time `now` (s)."""
@@ -49,4 +62,5 @@ class Pace:
         if seconds > SLOW_SECONDS:
             self.chunk_bytes = max(CHUNK_BYTES_MIN, self.chunk_bytes // 2)
         elif seconds < QUICK_SECONDS and self._whole:  # a shorter one proves nothing
-            self.chunk_bytes = min(CHUNK_BYTES_MAX, self.chunk_bytes * 2)
+            most = CHUNK_BYTES_AMONG if now < self._among_until else CHUNK_BYTES_MAX
+            self.chunk_bytes = max(self.chunk_bytes, min(most, self.chunk_bytes * 2))

@@ -144,6 +144,11 @@ class Sending:
         self._enqueue(grant.stream)
         return True
 
+    def among(self, now: float) -> None:
+        """A message that somebody waits for leaves at the time `now` (s) among the chunks, if there are any."""
+        if self._streams:
+            self._pace.among(now)
+
     def chunk(self, now: float) -> tuple[int, int, int, int] | None:
         """The link takes a chunk at the time `now` (s): account and return one that suits its pace, or None."""
         self._pace.end(now)

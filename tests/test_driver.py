@@ -359,6 +359,28 @@ def test_a_turn_can_be_ended_by_who_knows_that_nothing_more_comes_in_it(run: Any
     run(test)
 
 
+def test_what_is_sent_in_a_held_turn_leaves_when_that_is_ended_and_the_loop_has_nothing_to_come_back_for(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(here: End, there: End) -> None:
+        await greet(here, there)
+        link, before = here.core.seen(Opened)[0].link, len(there.core.seen(Received))
+        here.core.answers[Blocked] = lambda e: [Send(link, Notice(e.link, "in a row"))]
+        coming_back: list[Any] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(Driver, "_end_soon", coming_back.append)
+            here.driver.hold()
+            here.driver.feed(Blocked(1))
+            here.driver.feed(Blocked(2))
+            here.driver.end_turn()
+        assert not coming_back
+        await there.until(lambda: len(there.core.seen(Received)) == before + 2)
+        here.driver.feed(Blocked(3))
+        await there.until(lambda: len(there.core.seen(Received)) == before + 3)
+
+    run(test)
+
+
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_a_tick_is_never_too_early_for_the_core_that_asked_for_it(loop: str) -> None:
     """The clock of uvloop has whole milliseconds: a sum of the core's may lie a hair above the one it wakes at."""

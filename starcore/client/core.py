@@ -366,6 +366,8 @@ class ClientCore:
             message = submit_of(run, start, stop)
             self._outbox.send(message)
             spoke = True
+            if not message.body_sizes:
+                self._sending.among(self._outbox.now)
             stream = message.job << 32 | message.first
             for at, size in enumerate(message.body_sizes):
                 if size:

@@ -292,6 +292,13 @@ class Session:
             self._awake = len(calls) > 1 or (len(calls) == 1 and _is_burst(calls[0][1]))
         if self._awake:
             self._loop.call_soon(self._drain)
+        self._driver.hold()
+        try:
+            self._feed(calls)
+        finally:
+            self._driver.end_turn()
+
+    def _feed(self, calls: list[tuple[JobRecord | None, Any]]) -> None:
         at = 0
         while at < len(calls):
             record, event = calls[at]
@@ -302,7 +309,6 @@ class Session:
             elif type(event) is orders.CancelCall:
                 at = _gather(event, calls, at)
             self._driver.feed(event)
-        self._driver.end_turn()
 
     def _open_call(self, record: JobRecord, index: int) -> orders.Call:
         """Under the lock: begin a column for consecutive calls of a job."""
@@ -338,8 +344,10 @@ class Session:
                 self._loop.call_soon_threadsafe(callback)
 
     def _wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and so is every future that it knew
+        try:
             self._loop.call_soon_threadsafe(self._drain)
+        except RuntimeError:
+            return  # the loop is closed, and so is every future that it knew
 
     def _register(self, record: JobRecord) -> None:
         """Under the lock. Again where the job was forgotten between its look-up and its call."""

@@ -149,9 +149,9 @@ class ManagerCore:
         self._outbox.now = now
         kind = type(event)
         if kind is Received:
+            if type(event.message) is Heartbeat and self._sessions.beat(event.link, now):
+                return []  # it sets nothing in motion, and comes by the hundred
             self._received(event, now)
-            if type(event.message) is Heartbeat:  # sets nothing in motion, and comes by the hundred
-                return self._outbox.take()
         elif kind is ChunkReceived:
             self._chunk(event, now)
         elif kind in (Writable, Blocked):
@@ -430,9 +430,6 @@ class ManagerCore:
         if isinstance(session, Client):
             self._clientele.granted(session, message.stream)
 
-    def _heartbeat(self, session: Client | Worker, message: Heartbeat) -> None:
-        """It was heard."""
-
     def _draining(self, worker: Worker, message: Draining) -> None:
         if worker.draining:
             return
@@ -568,23 +565,21 @@ _FROM_CLIENT: dict[type, Callable[[ManagerCore, Client, Any], None]] = {
     Forget: lambda core, client, message: core._clientele.forget(client, message.job),
     Goodbye: ManagerCore._goodbye,
     Grant: ManagerCore._grant,
-    Heartbeat: ManagerCore._heartbeat,
     JobMessage: lambda core, client, message: core._clientele.job(client, message),
     Share: lambda core, client, message: core._clientele.share(client, message),
     StatusRequest: ManagerCore._status,
     Submit: ManagerCore._submit,
 }
-"""What a client may say after HELLO."""
+"""What a client may say after HELLO, beside HEARTBEAT."""
 
 _FROM_WORKER: dict[type, Callable[[ManagerCore, Worker, Any], None]] = {
     Abort: ManagerCore._worker_abort,
     Draining: ManagerCore._draining,
     Goodbye: ManagerCore._goodbye,
     Grant: ManagerCore._grant,
-    Heartbeat: ManagerCore._heartbeat,
     Result: lambda core, worker, message: core._results.take(worker, message),
     Retracted: lambda core, worker, message: core._workforce.retracted(worker, message),
     Started: lambda core, worker, message: core._workforce.started(worker, message),
     Want: lambda core, worker, message: core._workforce.wanted(worker, message.digest),
 }
-"""What a worker may say after HELLO."""
+"""What a worker may say after HELLO, beside HEARTBEAT."""

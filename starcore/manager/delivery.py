@@ -160,6 +160,8 @@ class Deliveries:
         if delivery.flow is not None:
             stream = delivery.outcome.job << 32 | delivery.outcome.indices[0]
             self._relay.aim(delivery.flow, client.link, stream, delivery.outcome.attempt, window=window)
+        else:
+            self._relay.among(client.link)
 
     def _unread(self, client: Client, change: int) -> None:
         client.unread_bytes += change

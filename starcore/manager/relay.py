@@ -103,6 +103,12 @@ class Relay:
             port.open = True
             self._pump(link, port)
 
+    def among(self, link: int) -> None:
+        """A small task or its answer leaves on a link, among the chunks of others."""
+        port = self._ports[link]
+        if port.outbound:
+            port.sending.among(self._outbox.now)
+
     # -- flows -----------------------------------------------------------------------------------------------
 
     def expect(self, flow: Flow, link: int, *, window: bool = True) -> None:

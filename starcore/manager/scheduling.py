@@ -278,10 +278,15 @@ class Scheduler:
 
     # -- decisions -------------------------------------------------------------------------------------------
 
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing to give out and nothing to move, as after most events of a lone task."""
+        return not self.tasks and not self._laden
+
     def choose(self, full: set[Client]) -> tuple[Worker, Span] | None:
         """Name the next lease, and take it out of the queue. Clients in `full` have unread answers enough."""
         if not self.tasks:
-            return None  # as after most events of a lone task
+            return None
         passed: set[tuple[_Lane, Client]] = set()
         while True:
             candidates = (

@@ -43,24 +43,31 @@ class Timers:
     """Times at which something is to be looked at; whoever looks finds out whether it still matters."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Timer, Any]] = []
-        self._serial = 0
+        self._times: list[float] = []
+        """A heap, in which a time stands once: a thousand links share a few moments (see BEAT_MOMENTS)."""
+        self._set: dict[float, list[tuple[Timer, Any]]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._set.values()))
 
     def set(self, when: float, timer: Timer, subject: Any = None) -> None:
         """Ask to be told at a time."""
-        self._serial += 1
-        heappush(self._heap, (when, self._serial, timer, subject))
+        others = self._set.get(when)
+        if others is None:
+            self._set[when] = [(timer, subject)]
+            heappush(self._times, when)
+        else:
+            others.append((timer, subject))
 
     def next(self) -> float | None:
         """Return the earliest time."""
-        return self._heap[0][0] if self._heap else None
+        return self._times[0] if self._times else None
 
     def due(self, now: float) -> list[tuple[Timer, Any]]:
         """Take what is due."""
-        due = []
-        while self._heap and self._heap[0][0] <= now:
-            _, _, timer, subject = heappop(self._heap)
-            due.append((timer, subject))
+        due: list[tuple[Timer, Any]] = []
+        while self._times and self._times[0] <= now:
+            due += self._set.pop(heappop(self._times))
         return due
 
 
@@ -100,6 +107,14 @@ class Sessions:
         self._outbox.spoken_at.pop(number, None)
         return self.links.pop(number, None)
 
+    def beat(self, number: int, now: float) -> bool:
+        """A heartbeat came. False where it is out of place: its peer has not greeted, or is gone."""
+        link = self.links.get(number)
+        if link is None or link.owner is None:
+            return False
+        link.heard_at = now
+        return True
+
     def watch(self, number: int, now: float) -> tuple[Code, str] | None:
         """Fill the silence on a link. Returns why it has to be closed, if it has."""
         link = self.links.get(number)
@@ -110,9 +125,11 @@ class Sessions:
             return Code.SILENT, f"no greeting within {limits.greeting_seconds:g} s"
         if now >= link.heard_at + limits.silence_seconds:
             return Code.SILENT, f"nothing heard for {limits.silence_seconds:g} s"
-        if now >= self._beat_at(number):
+        beat_at = self._beat_at(number)
+        if now >= beat_at:
             self._outbox.send(number, Heartbeat())
-        self._watch_at(link, min(link.heard_at + limits.silence_seconds, self._beat_at(number)))
+            beat_at = self._beat_at(number)
+        self._watch_at(link, min(link.heard_at + limits.silence_seconds, beat_at))
         return None
 
     def greet(self, link: Link, hello: Hello, now: float) -> tuple[Client | Worker, bool]:

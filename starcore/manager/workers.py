@@ -57,10 +57,11 @@ class Workforce:
     def dispatch(self, now: float) -> None:
         """Give out all that can be given, then see whether work has to move."""
         self.move_at = None
-        arrived, self._relay.arrived = self._relay.arrived, []
-        for leased in arrived:
-            self._scheduler.arrived(leased, now)
-        if not self.leasing:
+        if self._relay.arrived:
+            arrived, self._relay.arrived = self._relay.arrived, []
+            for leased in arrived:
+                self._scheduler.arrived(leased, now)
+        if not self.leasing or self._scheduler.settled:
             return
         while (choice := self._scheduler.choose(self._deliveries.full)) is not None:
             self._assign(*choice, now)
@@ -233,6 +234,8 @@ class Workforce:
         if flow is not None:
             flow.leased = leased
             self._relay.aim(flow, worker.link, leased.first, span.attempt)
+        else:
+            self._relay.among(worker.link)
 
     def _retract_again(self, worker: Worker, held: Column) -> None:
         """Say once more what a returning worker may not have heard, and take from it what nobody knows of."""

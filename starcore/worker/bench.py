@@ -80,7 +80,7 @@ class Bench:
         """Start every slot."""
         actions: list[Action] = []
         for slot in self.slots:
-            slot.start_at = now
+            slot.start_at = self._next = now
         actions += self.tick(now)
         return actions
 
@@ -313,6 +313,8 @@ class Bench:
     def tick(self, now: float) -> list[Action]:
         """Start and look at the slots whose time has come."""
         actions: list[Action] = []
+        if now < self._next:
+            return actions
         self._next = math.inf
         for slot in self.slots:
             if slot.start_at is not None:

@@ -460,6 +460,8 @@ class WorkerCore:
 
     def _announce(self, answers: Answers, *, again: bool = False) -> None:
         self._send(answers.message())
+        if not answers.bodies:
+            self._sending.among(self._now)
         for lease, (attempt, size) in answers.bodies.items():
             self._sending.open(lease, attempt, size, window=not again)
         self._pump()

@@ -55,7 +55,7 @@ from starcore.messages import (
     Want,
     Welcome,
 )
-from starcore.pace import CHUNK_BYTES_FIRST
+from starcore.pace import CHUNK_BYTES_AMONG, CHUNK_BYTES_FIRST
 
 MIB = 1 << 20
 DIGEST = b"d" * 32
@@ -316,6 +316,19 @@ def test_argument_is_sent_when_it_is_granted_a_chunk_at_a_time() -> None:
     client.expect(SendChunk(1, stream(0), 1, CHUNK_BYTES_FIRST, 10))
     client.feed(Writable(1))
     client.quiet()
+
+
+def test_small_call_makes_the_chunks_of_an_upload_small() -> None:
+    client = submitting(body=64 * MIB)
+    client.sent()
+    client.say(Grant(stream(0), 1, 0, 64 * MIB))
+    for _ in range(5):
+        client.feed(Writable(1))
+    assert client.take_all(SendChunk)[-1].length > CHUNK_BYTES_AMONG
+    client.call(1)
+    for _ in range(5):
+        client.feed(Writable(1))
+    assert {chunk.length for chunk in client.take_all(SendChunk)} == {CHUNK_BYTES_AMONG}
 
 
 def test_first_window_leaves_unasked() -> None:

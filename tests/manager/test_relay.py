@@ -12,7 +12,8 @@ from starcore.manager.flows import Flow
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.state import Limits
-from starcore.messages import Abort, Grant
+from starcore.messages import CHUNK_BYTES_MAX, Abort, Grant
+from starcore.pace import CHUNK_BYTES_AMONG
 
 SOURCE, SINK, OTHER = 1, 2, 3
 
@@ -79,6 +80,22 @@ def test_blocked_link_holds_the_chunks_and_gets_one_each_time_it_is_writable():
         assert plane.said() == [sent(offset, 100)]
     plane.relay.writable(SINK)
     assert plane.said() == []
+
+
+def test_small_task_makes_the_chunks_of_its_link_small():
+    size = 64 * CHUNK_BYTES_AMONG
+    plane = Plane(window=size, link=size)
+    plane.flow(size)
+    plane.grant(0, size)
+    for offset in range(0, 4 * CHUNK_BYTES_MAX, CHUNK_BYTES_MAX):
+        plane.chunk(offset, CHUNK_BYTES_MAX)
+        plane.relay.writable(SINK)
+    assert max(each.length for each in plane.said() if isinstance(each, SendChunk)) > CHUNK_BYTES_AMONG
+    plane.relay.among(SINK)
+    plane.relay.among(OTHER)  # which carries no chunks
+    for _ in range(3):
+        plane.relay.writable(SINK)
+    assert {chunk.length for chunk in plane.said()} == {CHUNK_BYTES_AMONG}
 
 
 def test_streams_of_a_link_take_turns():

@@ -25,6 +25,7 @@ from starcore.messages import (
     Started,
     Want,
 )
+from starcore.pace import CHUNK_BYTES_AMONG
 from starcore.worker.orders import (
     Allocate,
     Allocated,
@@ -328,6 +329,31 @@ def test_an_answer_with_a_body_is_sent_as_it_is_granted_and_freed_when_confirmed
     assert desk.chunk().offset == 256 << 10
     desk.confirm(10)
     assert desk.take(ReleaseAnswer).lease == 10
+    desk.quiet()
+
+
+def test_small_answer_makes_the_chunks_of_a_large_one_small() -> None:
+    desk = Desk(slots=2)
+    job = desk.job()
+    desk.assign(job, lease=10)
+    desk.done(desk.batch(), body=64 * MIB)
+    desk.result([10])
+    desk.receive(Grant(10, 1, 0, 64 * MIB))
+
+    def lengths() -> list[int]:
+        found = []
+        for _ in range(4):
+            desk.feed(Writable(desk.link))
+            found.append(desk.chunk().length)
+        return found
+
+    desk.chunk()
+    assert max(lengths()) > CHUNK_BYTES_AMONG
+    desk.assign(job, lease=11)
+    desk.done(desk.batch(taught=False))
+    desk.result([11])
+    assert desk.chunk().length == CHUNK_BYTES_AMONG
+    assert set(lengths()) == {CHUNK_BYTES_AMONG}
     desk.quiet()
 
 
