@@ -7,7 +7,6 @@ before anything is sent.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -16,26 +15,25 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from types import TracebackType
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 
-from starcore import settings
 from starcore.client import arrays
 from starcore.client.arguments import check_iterable, further_arguments, integer, number, positive, seconds_above_zero
 from starcore.client.blocks import AutoFuture
+from starcore.client.dialing import find
+from starcore.client.endings import wait_for_end
 from starcore.client.futures import BlockFuture, TaskFuture
 from starcore.client.maps import Batches, Columns, Inputs
 from starcore.client.progress import load_tqdm, watch_blocks, watch_results, watch_rows
 from starcore.client.puts import advise
 from starcore.client.session import CONNECT_SECONDS, JobRecord, Session
-from starcore.errors import ArgumentValueError, SessionLostError, UnconfiguredError
-from starcore.messages import FunctionKind, Job, Role
+from starcore.errors import ArgumentValueError, SessionLostError
+from starcore.messages import FunctionKind, Job
 from starcore.pickling import Packed, Shipped, pack_array_call, pack_call, pack_calls, pack_value, ship, small_call
 from starcore.references import Ref, names_of
-
-if TYPE_CHECKING:
-    from starcore.tls import Target
 
 RETRIES_MAX = (1 << 32) - 1
 PRIORITY_MAX = (1 << 31) - 1
@@ -405,6 +403,15 @@ class Calls(Executor):
         """The manager's address."""
         return self._client._target.address
 
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False]:
+        """Leave when the calls are done; one left by Ctrl-C cancels them."""
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._client._interrupt()
+        self.shutdown(wait=True)
+        return False
+
     # -- private ---------------------------------------------------------------------------------------------
 
     def _name(self, fn: Function) -> tuple[Any, Shipped | str]:
@@ -511,7 +518,7 @@ class Client(Calls):
         self._shut = False
         self._session: Session | None = None
         self._growing: weakref.WeakSet[AutoFuture] = weakref.WeakSet()
-        self._target = _target(address, join)
+        self._target, self._resolve = find(address, join)
         self._live()
         _clients.add(self)
 
@@ -537,7 +544,12 @@ class Client(Calls):
             for future in session.pending():
                 (future.parent or future).cancel()
         if wait:
-            session.join()
+            wait_for_end(session)
+
+    def _interrupt(self) -> None:
+        """A ``with`` block is left by Ctrl-C."""
+        if self._session is not None:
+            self._session.interrupt()
 
     def _live(self) -> Session:
         """The session, opened anew after a fork."""
@@ -549,7 +561,11 @@ class Client(Calls):
                 raise SessionLostError("the client was shut down")
             if self._session is None:
                 self._session = Session(
-                    self._target, trust_results=self._trust, connect_seconds=self._connect_seconds, loop=self._loop
+                    self._target,
+                    resolve=self._resolve,
+                    trust_results=self._trust,
+                    connect_seconds=self._connect_seconds,
+                    loop=self._loop,
                 )
             return self._session
 
@@ -565,21 +581,6 @@ def _send(session: Session, record: JobRecord, packed: Packed, out: Array | None
         future.answer_into(out)
     session.submit(record, packed.head, future, packed if packed.body_bytes else None)
     return future
-
-
-def _target(address: str | None, join: str | os.PathLike[str] | None) -> Target:
-    try:
-        return settings.dialer(Role.CLIENT, join=join, address=address)
-    except UnconfiguredError:
-        if address is not None or join is not None:
-            raise
-    with _start_local_star() as star_client:
-        return star_client._target
-
-
-def _start_local_star() -> Client:
-    # The roof of the house stands above this room, and is only looked for where nothing else is configured.
-    return cast("Client", importlib.import_module("starcore.local").start_default())
 
 
 # -- forks ---------------------------------------------------------------------------------------------------

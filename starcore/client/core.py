@@ -39,6 +39,7 @@ from starcore.client.orders import (
     Released,
     Resized,
     Say,
+    Shaken,
     Shutdown,
     Told,
 )
@@ -95,6 +96,11 @@ BACKOFF_MAX_SECONDS = 1.0
 BACKOFF_IDLE_SECONDS = 5.0
 BACKOFF_SPREAD = (0.5, 1.0)
 GREETING_SECONDS = 10.0
+PATIENCE_SECONDS = 5.0
+"""
+A silence that a client ends itself, though its manager would bear a longer one. TCP doubles the time after which it
+tries again; of a link that was down for some seconds it would not find out within two that it is back.
+"""
 HOPELESS: dict[int, int] = {code: code for code in (Code.VERSION, Code.ROLE, Code.SUPERSEDED)}
 """Refusals that no second attempt will change; the user is told which."""
 
@@ -122,6 +128,7 @@ class ClientCore:
             backoff_max=self._backoff_max,
             spread=BACKOFF_SPREAD,
             hopeless=HOPELESS,
+            patience_seconds=PATIENCE_SECONDS,
         )
         self._outbox = Outbox(self._uplink)
         self._ledger = Ledger()
@@ -199,13 +206,14 @@ class ClientCore:
     def _call(self, event: Call) -> None:
         if self._over:
             return
+        idle = not self._ledger.outstanding
         self._idle.pop(event.job, None)
         self._ledger.call(event.job, event.first, event.heads, event.body_sizes)
         if self._uplink.up:
             self._submit()
             self._pump()
         else:
-            self._ask_for(self._uplink.hasten(self._outbox.now, BACKOFF_MAX_SECONDS))
+            self._ask_for(self._uplink.hasten(self._outbox.now, 0.0 if idle else BACKOFF_MAX_SECONDS))
 
     def _cancel_call(self, event: CancelCall) -> None:
         entry = self._ledger.jobs.get(event.job)
@@ -287,6 +295,15 @@ class ClientCore:
             self._outbox.ask(Log(level, f"the connection to the manager is lost: {why}"))
         self._outbox.ask(self._uplink.again(self._outbox.now, why))
 
+    def _shaken(self, event: Shaken) -> None:
+        """Dial anew, and at once."""
+        if self._uplink.standing:
+            self._outbox.ask(Log("info", f"{event.reason}: dialling anew"))
+            self._ask_for(self._uplink.close(Code.SILENT, event.reason))
+            self._forsake()
+        else:
+            self._ask_for(self._uplink.hasten(self._outbox.now, 0.0))
+
     def _forsake(self) -> None:
         """Let go of all that belongs to one connection only."""
         self._answers.leave_link()
@@ -301,7 +318,7 @@ class ClientCore:
         now, welcome, ack_at = self._outbox.now, self._uplink.welcome, self._answers.ack_at
         overdue = self._uplink.overdue(now)
         if overdue and welcome is not None:
-            text = f"the manager was silent for {welcome.silence_seconds:g} s: dialling anew"
+            text = f"the manager was silent for {self._uplink.silence_seconds:g} s: dialling anew"
             self._outbox.ask(Log("warning", text))
         elif self._uplink.up and ack_at is not None and now >= ack_at:
             self._answers.flush()
@@ -502,6 +519,7 @@ class ClientCore:
 
     _EVENTS: ClassVar[dict[type, Callable[[ClientCore, Any], None]]] = {
         Connect: _connect,
+        Shaken: _shaken,
         Begin: _begin,
         Call: _call,
         CancelCall: _cancel_call,

@@ -16,6 +16,9 @@ Who may end a future is decided under these locks, so a cancel in one thread and
 win. An answer whose bytes are on their way into memory (*landing*) is past cancelling: memory that was
 handed to the wire cannot be taken back in the middle of a chunk, and once a future is done nothing may write to
 its `out` any more.
+
+A Ctrl-C in a wait for a future ends its session's outstanding calls (see `endings.py`). The standard library's
+`wait` and `as_completed` sleep on an event of their own, which is exchanged for one that tells the session.
 """
 
 from __future__ import annotations
@@ -39,6 +42,37 @@ NOT_SMALL: Any = object()
 _making = threading.RLock()
 
 
+class _Watched(threading.Event):
+    """What `wait` and `as_completed` sleep on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sessions: dict[Any, None] = {}
+
+    def wait(self, timeout: float | None = None) -> bool:
+        try:
+            return super().wait(timeout)
+        except KeyboardInterrupt:
+            for session in self.sessions:
+                session.interrupt()
+            raise
+
+
+class _Waiters(list[Any]):
+    """Who waits for a future by `wait` or `as_completed`."""
+
+    def __init__(self, session: Abandons | None) -> None:
+        super().__init__()
+        self._session = session
+
+    def append(self, waiter: Any) -> None:
+        if self._session is not None and isinstance(getattr(waiter, "event", None), threading.Event):
+            if not isinstance(waiter.event, _Watched):
+                waiter.event = _Watched()  # nobody sleeps yet: all futures are locked
+            waiter.event.sessions[self._session] = None
+        super().append(waiter)
+
+
 class StarFuture(Future[Any]):
     """What task and block futures share: each ends once, whoever comes first."""
 
@@ -50,6 +84,7 @@ class StarFuture(Future[Any]):
     _done_callbacks: Any = ()
     _made: threading.Condition | None = None
     _landing = False
+    _session: Any = None
 
     def __init__(self) -> None:
         pass
@@ -61,7 +96,7 @@ class StarFuture(Future[Any]):
             with _making:
                 condition = self._made
                 if condition is None:
-                    self._waiters = []
+                    self._waiters = _Waiters(self._session)
                     self._done_callbacks = self._done_callbacks or []
                     self._made = condition = threading.Condition()
         return condition
@@ -70,11 +105,19 @@ class StarFuture(Future[Any]):
         """Return the result, or raise the call's exception; see `concurrent.futures.Future.result`."""
         if self._state == FINISHED and self._exception is None:
             return self._result
-        return super().result(timeout)
+        try:
+            return super().result(timeout)
+        except KeyboardInterrupt:
+            self._interrupt()
+            raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the call raised, or None; see `concurrent.futures.Future.exception`."""
-        return self._exception if self._state == FINISHED else super().exception(timeout)
+        try:
+            return self._exception if self._state == FINISHED else super().exception(timeout)
+        except KeyboardInterrupt:
+            self._interrupt()
+            raise
 
     def done(self) -> bool:
         """Return True if the call ended or was cancelled."""
@@ -135,6 +178,11 @@ class StarFuture(Future[Any]):
         self._state = state
         return True
 
+    def _interrupt(self) -> None:
+        """Ctrl-C came while this thread waited."""
+        if self._session is not None:
+            self._session.interrupt()
+
     def forget_waiting(self) -> None:
         """In a forked child: whoever held the condition stayed in the parent."""
         if self._made is not None:
@@ -188,6 +236,9 @@ class Abandons(Protocol):
     def abandon(self, record: Any, index: int, *, kill: bool) -> None:
         """Nobody waits for this task of the record any more."""
 
+    def interrupt(self) -> None:
+        """Nobody waits for any task of its any more."""
+
 
 class TaskFuture(StarFuture):
     """The future of one task.
@@ -203,7 +254,7 @@ class TaskFuture(StarFuture):
     """Whether its answer goes to memory that the caller may look at."""
 
     def __init__(self, session: Abandons, record: Any) -> None:
-        self._session = session
+        self._session: Abandons = session
         self._record = record
 
     def cancel(self) -> bool:
@@ -272,6 +323,7 @@ class BlockFuture(StarFuture):
     def __init__(self, parts: Sequence[TaskFuture], joiner: Joiner) -> None:
         super().__init__()
         self.parts = list(parts)
+        self._session = self.parts[0]._session if self.parts else None
         self.joiner = joiner
         self._left = len(self.parts)
         self._error: BaseException | None = None

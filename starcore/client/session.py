@@ -20,24 +20,23 @@ without a TLS byte, and the client opens another session at its next call.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import logging
 import os
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from itertools import accumulate
 from typing import Any, ClassVar, NoReturn
 
 from starcore import logs, tls
-from starcore.client import orders
+from starcore.client import endings, orders
 from starcore.client.core import ClientCore
-from starcore.client.dialing import Dialer, hello, new_loop
+from starcore.client.dialing import Dialer, Resolve, hello, new_loop
 from starcore.client.futures import NOT_SMALL, TaskFuture, succeed_all
 from starcore.client.puts import Puts
+from starcore.client.vigil import Vigil
 from starcore.driver import Driver
 from starcore.errors import Code, CredentialsError, RefusedError, SessionLostError, StarCoreError, UnreachableError
 from starcore.errors import Status as TaskStatus
@@ -50,9 +49,11 @@ PATIENCE_SECONDS = 2.0
 """For a manager that is just starting: after that, "nobody listens there" is believed."""
 FAREWELL_SECONDS = 0.05
 """How often a session that is over looks whether its last bytes have reached the kernel; the driver's patience ends."""
-JOIN_SECONDS = 2.0
+FLUSH_SECONDS = 0.01
+"""What is said in one turn of the loop has reached the kernel so much later, where the link takes it."""
 
 _log = logging.getLogger("starcore.client")
+_orphans: list[Session] = []
 
 
 class JobRecord:
@@ -89,6 +90,8 @@ class Session:
     ----------
     target : tls.Target
         Where to dial, as whom.
+    resolve : callable, optional
+        Says that anew, before each dial.
     trust_results : bool
         Whether pickled answers are unpickled.
     connect_seconds : float
@@ -106,6 +109,7 @@ class Session:
         self,
         target: tls.Target,
         *,
+        resolve: Resolve | None = None,
         trust_results: bool = True,
         connect_seconds: float = CONNECT_SECONDS,
         loop: str = "auto",
@@ -114,6 +118,8 @@ class Session:
         self.slots = 0
         self.workers = 0
         self.closed = False
+        self.forsaken = False
+        """Whether nobody waits for the end of this session any more: Ctrl-C came twice."""
         self._trust = trust_results
         self._lock = threading.RLock()  # the garbage collector may run a destructor that cancels, anywhere
         self._jobs: dict[Any, JobRecord] = {}
@@ -129,13 +135,17 @@ class Session:
         self._trouble: StarCoreError | None = None
         self._over: StarCoreError | None = None
         self._settled = threading.Event()
+        self._ended = threading.Event()
         context = tls.dial_context(target.identity)
         self._loop = new_loop(loop)
         logs.watch(self._loop, _log)
         self._driver = Driver(ClientCore(hello(target)), self._loop, self, _log)
-        self._dialer = Dialer(target, context, self._driver, self._loop, self._lose_heart)
+        self._dialer = Dialer(
+            target, context, resolve or (lambda: target), self._driver, self._loop, self._lose_heart
+        )
+        self._vigil = Vigil(self._loop, self._driver.descriptors, self._shake)
         self._thread = threading.Thread(target=self._main, name="starcore-client", daemon=True)
-        _sessions.add(self)
+        endings.remember(self)
         self._thread.start()
         self._wait_for_welcome(connect_seconds)
 
@@ -226,13 +236,26 @@ class Session:
 
     def join(self, seconds: float | None = None) -> None:
         """Wait for the thread to end."""
-        if threading.current_thread() is not self._thread:
+        # Not by `Thread.join`: before Python 3.13 a Ctrl-C in it makes the thread look as if it had ended.
+        if threading.current_thread() is not self._thread and self._ended.wait(seconds):
             self._thread.join(seconds)
+
+    def flush(self, seconds: float) -> None:
+        """Wait until what was said has left this machine, but no longer than so many seconds."""
+        said = threading.Event()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is left to be said
+            self._loop.call_soon_threadsafe(self._loop.call_later, FLUSH_SECONDS, said.set)
+            said.wait(seconds)
+
+    def interrupt(self) -> None:
+        """Ctrl-C came while somebody waited for a call: nobody wants what is outstanding."""
+        endings.interrupt(self)
 
     def after_fork(self) -> None:
         """In the forked child: touch neither loop nor TLS, and leave nobody waiting for what cannot come."""
         _orphans.append(self)  # their descriptors' numbers will be somebody else's: never let them be finalised
         self._lock = threading.RLock()
+        self._ended.set()
         self.closed = True
         self._over = SessionLostError("this process was forked: the futures of its parent end there")
         for descriptor in self._driver.descriptors():
@@ -274,16 +297,19 @@ class Session:
     def _main(self) -> None:
         loop = self._loop
         loop.call_soon(self._driver.feed, orders.Connect())
+        loop.call_soon(self._vigil.begin)
         try:
             loop.run_forever()
         finally:
             self._driver.close_all()
             self._dialer.stop()
+            self._vigil.stop()
             with contextlib.suppress(Exception):
                 loop.run_until_complete(asyncio.sleep(0))
                 loop.run_until_complete(loop.shutdown_default_executor())
             self._end_all(self._over or SessionLostError("the client was shut down"))
             loop.close()
+            self._ended.set()
 
     def _drain(self) -> None:
         with self._lock:
@@ -384,6 +410,9 @@ class Session:
 
     def _dial(self, action: Dial) -> None:
         self._dialer.dial(action.delay_seconds, action.reason)
+
+    def _shake(self, reason: str) -> None:
+        self._driver.feed(orders.Shaken(reason))
 
     def _lose_heart(self, trouble: StarCoreError) -> None:
         """Remember why there is no connection; before the first WELCOME a matter of credentials is final."""
@@ -562,30 +591,3 @@ def _gather(cancel: orders.CancelCall, calls: list[tuple[JobRecord | None, Any]]
         cancel.indices += event.indices
         at += 1
     return at
-
-
-# -- forks and the interpreter's end -----------------------------------------------------------------------------
-
-_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-_orphans: list[Session] = []
-
-
-def _end_at_exit() -> None:
-    """Outstanding work ends with the interpreter; who wants its results waits for them."""
-    sessions = list(_sessions)
-    for session in sessions:
-        session.end(abandon=True)
-    for session in sessions:
-        session.join(JOIN_SECONDS)
-
-
-def _after_fork() -> None:
-    sessions = list(_sessions)
-    _sessions.clear()
-    for session in sessions:
-        session.after_fork()
-
-
-atexit.register(_end_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

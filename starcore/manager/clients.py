@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from starcore.errors import OverrunError, Status, UnexpectedError
 from starcore.manager.blobs import Blobs
+from starcore.manager.columns import contiguous
 from starcore.manager.delivery import Deliveries, Piece
 from starcore.manager.flows import FIRST_ATTEMPT, Flow
 from starcore.manager.leases import Leases
@@ -30,7 +31,6 @@ from starcore.manager.state import (
     Run,
     State,
     Step,
-    contiguous,
     python_capability,
 )
 from starcore.manager.values import Values

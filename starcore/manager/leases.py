@@ -12,6 +12,7 @@ from array import array
 from dataclasses import dataclass
 
 from starcore.errors import Status
+from starcore.manager.columns import contiguous
 from starcore.manager.delivery import Deliveries
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
@@ -27,7 +28,6 @@ from starcore.manager.state import (
     State,
     Step,
     Worker,
-    contiguous,
 )
 
 

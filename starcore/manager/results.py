@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from starcore.errors import Status
+from starcore.manager.columns import contiguous
 from starcore.manager.delivery import Deliveries
 from starcore.manager.flows import Flow
 from starcore.manager.leases import Leases
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
-from starcore.manager.state import Delivery, Leased, Mark, State, Worker, contiguous
+from starcore.manager.state import Delivery, Leased, Mark, State, Worker
 from starcore.messages import Confirm, Result
 from starcore.texts import plain
 

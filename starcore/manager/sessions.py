@@ -148,6 +148,7 @@ class Sessions:
             if session is None:
                 session = self.workers[hello.session] = _worker(link, hello)
         session.address = link.peer.address
+        session.fingerprint, session.certificate = link.peer.fingerprint, link.peer.name  # they may be renewed
         link.owner = session
         self._watch_at(link, now + self._limits.heartbeat_seconds)
         return session, resumed
@@ -212,7 +213,7 @@ class Sessions:
                 Code.ROLE, f"a {role.name.lower()}'s certificate and port, but the peer says {hello.role.name.lower()}"
             )
         known = self.clients.get(hello.session) if role == Role.CLIENT else self.workers.get(hello.session)
-        if known is not None and known.fingerprint != link.peer.fingerprint:
+        if known is not None and known.certificate != link.peer.name and known.fingerprint != link.peer.fingerprint:
             raise RefusedError(Code.ROLE, "this session belongs to another certificate")
         if known is not None and known.link > link.number:  # its dialer gave this link up before it made that one
             raise RefusedError(Code.SUPERSEDED, "this session has a newer connection")

@@ -484,6 +484,8 @@ class Client:
     left_at: float = 0.0
     awaited: bool = False
     """A timer for its grace is set."""
+    certificate: str = ""
+    """The name that its certificate was issued for, also to the one that renews it."""
     jobs: dict[int, Job] = field(default_factory=dict)
     newest: int = 0
     """The order of the run that came last."""
@@ -522,6 +524,8 @@ class Worker:
     left_at: float = 0.0
     awaited: bool = False
     """A timer for its grace is set."""
+    certificate: str = ""
+    """The name that its certificate was issued for, also to the one that renews it."""
     draining: bool = False
     reserved: bool = False
     """It gets nothing new until it is empty: a suspect is to run on it alone."""
@@ -581,22 +585,3 @@ def _first(record: Run | Leased) -> int:
 def python_capability(python: str) -> Capability:
     """Name what a job with shipped code needs: a Python of the same major and minor version."""
     return FunctionKind.SHIPPED, ".".join(python.split(".")[:2])
-
-
-def contiguous(numbers: Column) -> Iterator[tuple[int, int]]:
-    """Cut a column into its longest pieces of consecutive numbers, as (start, stop) positions."""
-    if not numbers:
-        return
-    count, first = len(numbers), numbers[0]
-    if count == 1:
-        yield 0, 1
-        return
-    if numbers[-1] - first == count - 1 and numbers == array(numbers.typecode, range(first, first + count)):
-        yield 0, count
-        return
-    start = 0
-    for place in range(1, count):
-        if numbers[place] != numbers[place - 1] + 1:
-            yield start, place
-            start = place
-    yield start, count

@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 
 from starcore.manager.blobs import Blobs
+from starcore.manager.columns import contiguous
 from starcore.manager.delivery import Deliveries
 from starcore.manager.flows import Flow
 from starcore.manager.leases import Leases
@@ -20,7 +21,7 @@ from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.results import Results
 from starcore.manager.scheduling import MOVE_SECONDS, Scheduler, head_bytes
-from starcore.manager.state import Job, Leased, Mark, Run, Span, State, Worker, contiguous
+from starcore.manager.state import Job, Leased, Mark, Run, Span, State, Worker
 from starcore.manager.values import Values
 from starcore.messages import Assign, Column, Forget, Retract, Retracted, Running, Started
 

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from starcore.client import orders
-from starcore.client.core import BACKOFF_IDLE_SECONDS, BACKOFF_MAX_SECONDS, GREETING_SECONDS, ClientCore
+from starcore.client.core import (
+    BACKOFF_IDLE_SECONDS,
+    BACKOFF_MAX_SECONDS,
+    GREETING_SECONDS,
+    PATIENCE_SECONDS,
+    ClientCore,
+)
 from starcore.client.state import TASK_OVERHEAD_BYTES
 from starcore.errors import Code, OverrunError, Status, UnexpectedError
 from starcore.events import (
@@ -553,6 +559,39 @@ def test_idle_client_dials_rarely_and_a_call_wakes_it() -> None:
     client.quiet()
 
 
+def test_first_call_of_an_idle_client_does_not_wait_for_a_dial_that_is_near_and_the_second_does() -> None:
+    """Where nobody listens every dial fails at once: a call after the other would dial without a pause."""
+    client = Client().join()
+    client.begin()
+    client.lose()
+    client.call()
+    client.expect(Dial(0.0))
+    client.feed(Lost(0, "refused"))
+    client.take(Log)
+    assert 0.0 < client.take(Dial).delay_seconds < BACKOFF_MAX_SECONDS
+    client.call(1)
+    client.quiet()
+
+
+def test_machine_that_slept_or_moved_dials_at_once() -> None:
+    client = submitting()
+    client.sent()
+    client.feed(orders.Shaken("this machine slept for 60 s"))
+    client.expect(Log("info", "this machine slept for 60 s: dialling anew"))
+    assert client.take(Close).code == Code.SILENT, "the session goes on"
+    client.feed(Lost(client.link, "closed"))
+    assert client.take(Dial).delay_seconds <= 0.1
+    for _ in range(3):
+        client.feed(Lost(0, "unreachable"))
+    client.out.clear()
+    client.feed(orders.Shaken("this machine has another address now"))
+    client.expect(Dial(0.0))
+    client.feed(orders.Shaken("this machine has another address now"))
+    client.quiet()
+    client.join(resumed=True)
+    assert [message.again for message in client.sent() if type(message) is Submit] == [True]
+
+
 def test_everything_unfinished_is_said_again_on_the_next_link() -> None:
     client = submitting(4, body=8)
     client.sent()
@@ -717,7 +756,7 @@ def test_words_of_an_old_link_are_ignored() -> None:
 
 def test_silent_manager_loses_its_link_and_heartbeats_fill_silence() -> None:
     client = Client().join()
-    client.wait(7.9)
+    client.wait(PATIENCE_SECONDS - 0.1)
     assert {type(message) for message in client.sent()} == {Heartbeat}
     client.wait(0.2)
     assert client.take(Log).level == "warning"

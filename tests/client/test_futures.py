@@ -272,3 +272,59 @@ def test_a_destructor_that_runs_while_futures_end_may_use_futures() -> None:
     assert not thread.is_alive(), "it waits for itself"
     assert [future.result(0) for future in futures] == [0, 1, 2]
     assert heard == others
+
+
+# -- Ctrl-C ------------------------------------------------------------------------------------------------------
+
+
+class Interrupted(Session):
+    """Counts how often somebody was interrupted who waited for its tasks."""
+
+    interrupts = 0
+
+    def interrupt(self) -> None:
+        self.interrupts += 1
+
+
+@pytest.fixture
+def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever goes to sleep is interrupted."""
+
+    def interrupt(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Condition, "wait", interrupt)
+
+
+def waits(sessions: list[Interrupted]) -> dict[str, Callable[[], Any]]:
+    """Every way to wait for a task of each session; all at once where that can be."""
+    tasks = [task(session=session) for session in sessions]
+    whole, _ = blocks(2, sessions[0])
+    return {
+        "result": tasks[0].result,
+        "result with a time-out": lambda: tasks[0].result(60),
+        "exception": tasks[0].exception,
+        "result of a whole": whole.result,
+        "wait": lambda: wait(tasks),
+        "wait for the first": lambda: wait(tasks, return_when=FIRST_COMPLETED),
+        "as_completed": lambda: list(as_completed(tasks)),
+    }
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("how", waits([Interrupted()]))
+def test_ctrl_c_in_a_wait_reaches_every_session_once(how: str) -> None:
+    sessions = [Interrupted(), Interrupted()]
+    with pytest.raises(KeyboardInterrupt):
+        waits(sessions)[how]()
+    both = how.startswith(("wait", "as_completed"))
+    assert [session.interrupts for session in sessions] == [1, 1 if both else 0]
+
+
+def test_wait_for_futures_of_others_too_wakes_as_ever() -> None:
+    ours, theirs = task(session=Interrupted()), Future[int]()
+    ours.succeed(1)
+    theirs.set_result(2)
+    late = task(session=Interrupted())
+    threading.Timer(0.01, late.succeed, (3,)).start()
+    assert sum(future.result() for future in as_completed([ours, theirs, late], timeout=20)) == 6

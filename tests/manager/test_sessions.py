@@ -90,6 +90,24 @@ def test_session_of_another_certificate_is_refused():
     star.quiet()
 
 
+def test_session_goes_on_under_a_renewed_certificate_of_the_same_name():
+    star = Star()
+    worker, client = star.worker(), star.client(name="laptop")
+    job = client.job()
+    job.submit(1)
+    assign = worker.leased(job, 0, 1)
+    client.lose()
+    client.fingerprint = "renewed"
+    assert client.connect().resumed
+    worker.finish(assign)
+    client.outcome(job, [0])
+    client.lose()
+    client.name, client.fingerprint = "another", "renewed"
+    assert client.connect().resumed, "what was renewed counts from then on"
+    settle(star)
+    star.quiet()
+
+
 def test_hello_that_was_long_on_its_way_does_not_supersede_a_newer_link():
     """The dialer gave up the older link before it made the newer one, and would take SUPERSEDED for its end."""
     star = Star()
