@@ -75,12 +75,17 @@ def answer(future: Future[Any]) -> Any:
     return future.result(ANSWER_SECONDS_MAX)
 
 
+def blames(error: BaseException) -> None:
+    """A task that was killed three times says by what, where, and in which attempt (I9)."""
+    assert isinstance(error, CrashError) and CRASH.fullmatch(str(error)), repr(error)
+
+
 def expect(future: Future[Any], value: Any) -> None:
     """Compare an answer with what it should be; a task may have been killed three times, and says so."""
     try:
         found = answer(future)
     except CrashError as error:
-        assert CRASH.fullmatch(str(error)), error
+        blames(error)
         return
     if isinstance(value, np.ndarray):
         assert found.dtype == value.dtype and found.shape == value.shape and found.tobytes() == value.tobytes()
@@ -116,7 +121,7 @@ def mapped(client: Client, chance: random.Random) -> Settle:
             for place, found in enumerate(results):
                 assert found == numbers[place] ** 2
         except CrashError as error:
-            assert CRASH.fullmatch(str(error)), error
+            blames(error)
             return place + 1
         assert place == len(numbers) - 1, f"{place + 1} of {len(numbers)} results"
         return len(numbers)
@@ -177,7 +182,7 @@ def raising(client: Client, chance: random.Random) -> Settle:
         for number, future in enumerate(futures):
             error = future.exception(ANSWER_SECONDS_MAX)
             if isinstance(error, CrashError):
-                assert CRASH.fullmatch(str(error)), error
+                blames(error)
                 continue
             assert type(error) is ValueError and error.args == (f"no {number}", number), repr(error)
             assert "refuse" in str(error.__cause__), repr(error.__cause__)

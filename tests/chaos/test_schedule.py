@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 from .faults import Surgeon
 from .schedule import DECK, FIRST_SECONDS, Fault, schedule
@@ -24,7 +25,7 @@ def test_three_minutes_see_more_than_a_hundred_faults() -> None:
         blows = schedule(seed, 180)
         assert len(blows) > 120
         assert blows[0].at == FIRST_SECONDS
-        assert all(first.at < second.at for first, second in zip(blows, blows[1:], strict=False))
+        assert all(first.at < second.at for first, second in pairwise(blows))
         assert Counter(blow.fault for blow in blows)[Fault.CUT] >= 12
 
 
