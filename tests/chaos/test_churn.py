@@ -25,6 +25,8 @@ WARM = 0.1
 """This part of it comes before the first look: a heap that was used once is what a manager of weeks has."""
 RSS_SPARE_BYTES = 8 << 20
 SECONDS = 30.0
+ANYBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+ANYBODY.check_hostname, ANYBODY.verify_mode = False, ssl.CERT_NONE
 
 
 @pytest.fixture
@@ -42,11 +44,9 @@ def bare(star: TriedStar, number: int) -> None:
 
 def anonymous(star: TriedStar, number: int) -> None:
     """TLS without a certificate."""
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     port = (star.port, star.client_port)[number % 2]
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), SECONDS) as plain:
-        context.wrap_socket(plain).close()
+        ANYBODY.wrap_socket(plain).close()
 
 
 def halfway(star: TriedStar, number: int) -> None:
@@ -104,7 +104,7 @@ def settled(star: TriedStar) -> tuple[int, int]:
         pid = star.pids["manager"]
         sizes = [rss_bytes(pid)]
 
-        def steady() -> bool:  # handshakes that were left halfway are given up after a while, their memory a little later
+        def steady() -> bool:  # handshakes left halfway are given up after a while, their memory a little later
             sizes.append(rss_bytes(pid))
             return len(sizes) > 600 and max(sizes[-300:]) == min(sizes[-300:])
 
