@@ -20,6 +20,7 @@ from starcore.events import (
     ChunkReceived,
     Close,
     Event,
+    Finished,
     Lost,
     Opened,
     Received,
@@ -284,6 +285,18 @@ def test_a_fault_of_our_own_costs_one_link_and_is_logged(run: Any, caplog: pytes
 
     run(test)
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_after_a_fault_of_our_own_an_asked_for_shutdown_still_passes(run: Any) -> None:
+    async def test(here: End, there: End) -> None:
+        here.core.answers[Received] = lambda e: [e.link // 0]
+        await say(here, there, HELLO)
+        await there.until(lambda: there.core.seen(Received))
+        here.core.answers[Tick] = lambda e: [Finished()]
+        here.driver.feed(Tick())
+        assert here.shell.performed == [Finished()]
+
+    run(test)
 
 
 def test_an_action_that_fails_takes_no_other_one_along(run: Any, caplog: pytest.LogCaptureFixture) -> None:

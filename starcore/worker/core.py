@@ -187,6 +187,8 @@ class WorkerCore:
         if kind is Welcome and self._uplink.state is LinkState.GREETING:
             self._welcome(message)
         elif kind in self._messages and (self._uplink.up or kind is Goodbye):
+            if self._library.doubted and kind is not Job:
+                self._forget_doubted()
             self._messages[kind](message)
         else:
             raise UnexpectedError(f"{kind.__name__} does not belong here")
@@ -197,6 +199,7 @@ class WorkerCore:
         self._say("info", f"connected {again}to a star of now {welcome.slots} slots at {welcome.workers} worker(s)")
         if not resumed:
             self._forget_everything()
+        self._library.doubted = set(self._library.jobs)
         self._sending = Sending(welcome.first_window_bytes)
         self._blocked = False
         if self._leaving:
@@ -246,10 +249,18 @@ class WorkerCore:
     # -- jobs and blobs --------------------------------------------------------------------------------------
 
     def _on_job(self, message: Job) -> None:
+        self._library.doubted.discard(message.job)
         if message.job not in self._library.jobs:  # else it is told again
             self._custody.add_job(message)
 
+    def _forget_doubted(self) -> None:
+        """The manager has named every job that goes on; what a lost link swallowed was the FORGET of the others."""
+        for number in sorted(self._library.doubted):
+            self._on_forget(Forget(number))
+        self._library.doubted.clear()
+
     def _on_forget(self, message: Forget) -> None:
+        self._library.doubted.discard(message.job)
         self._give_back(self._pick(self._inbox.of_job(message.job)))
         self._custody.forget_job(message.job)
 

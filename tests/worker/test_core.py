@@ -598,6 +598,17 @@ def test_answers_wait_for_a_new_link_and_are_sent_again_until_confirmed() -> Non
     desk.quiet()
 
 
+def test_a_job_whose_forget_went_down_with_the_link_is_forgotten_once_the_manager_has_named_the_others() -> None:
+    desk = Desk()
+    kept, over = desk.job(), desk.job()
+    desk.lose()
+    desk.take(Dial)
+    desk.connect(resumed=True, over=[over])
+    assert set(desk.core._library.jobs) == {kept, over}
+    desk.receive(Heartbeat())
+    assert set(desk.core._library.jobs) == {kept}
+
+
 def test_an_argument_goes_on_where_it_was_cut_off() -> None:
     desk = Desk()
     desk.assign(desk.job(), lease=10, bodies=[MIB])
