@@ -184,9 +184,11 @@ class Sending:
             assert max(state.limit, state.unasked) <= state.size, state
             assert stream in self._ready or state.position >= state.bound, state
         assert self._pool >= 0
+        assert len(self._shortest) <= 2 * len(self._ready) + STALE_MAX
+        if not (self._ready or self._shortest):
+            return
         current = {stream for _, _, stream in filter(self._is_current, self._shortest)}
         assert current == self._ready.keys()
-        assert len(self._shortest) <= 2 * len(self._ready) + STALE_MAX
 
     def _enqueue(self, stream: int) -> None:
         state = self._streams[stream]

@@ -358,7 +358,8 @@ class Relay:
         for link, port in self._ports.items():
             port.sending.check()
             port.receiving.check()
-            assert {id(flow) for flow in (*port.inbound.values(), *port.outbound.values())} <= known, link
+            assert known.issuperset(map(id, port.inbound.values())), link
+            assert known.issuperset(map(id, port.outbound.values())), link
             assert port.promised == sum(flow.promised for flow in port.outbound.values()), link
             assert len(port.sending) == len(port.outbound), link
             assert len(port.receiving) == len(port.inbound), link

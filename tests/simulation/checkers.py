@@ -20,6 +20,7 @@ from starcore.messages import HEAD_BYTES_MAX, Assign, Outcome
 from starcore.worker.core import WorkerCore
 from starcore.worker.runs import Run
 
+from .reached import Reached
 from .work import Answer, Kind, Spec, answer_of
 from .world import Violation, World
 
@@ -45,6 +46,7 @@ class Truth:
     def __init__(self, world: World) -> None:
         self.world = world
         self.wire = Wire()
+        self.reached = Reached()
         self.arenas: list[int] = []
         """The arena of every worker that there ever was."""
         self.memory_fails = False
@@ -54,6 +56,8 @@ class Truth:
         self._tasks: dict[tuple[str, int, int], _Task] = {}
         self._by_serial: dict[int, _Task] = {}
         self._executed: dict[int, Counter[int]] = {}
+        self._owed: dict[tuple[str, int, int], _Task] = {}
+        """Those without an outcome, that somebody waits for."""
         self._gone: dict[str, None] = {}
 
     # -- what happens ----------------------------------------------------------------------------------------
@@ -63,11 +67,14 @@ class Truth:
         key = (client, record.number, index)
         if key in self._tasks:
             raise Violation(f"the simulator names two tasks {key}")
-        self._tasks[key] = self._by_serial[spec.serial] = _Task(record, spec, head)
+        self._tasks[key] = self._by_serial[spec.serial] = task = _Task(record, spec, head)
+        if client not in self._gone:
+            self._owed[key] = task
 
     def cancelled(self, client: str, job: int, index: int) -> None:
         """Nobody waits for a task any more."""
         self._tasks[client, job, index].cancelled = True
+        self._owed.pop((client, job, index), None)
 
     def needs(self, run: Run) -> tuple[bytes, ...]:
         """The values that were given to a task, by what its client asked for."""
@@ -85,6 +92,7 @@ class Truth:
     def gone(self, client: str) -> None:
         """A client will never come back: nothing is promised to it any more."""
         self._gone[client] = None
+        self._owed = {key: task for key, task in self._owed.items() if key[0] != client}
 
     def executed(self, head: bytes, status: int) -> None:
         """A slot came to the end of a task."""
@@ -117,6 +125,7 @@ class Truth:
         if task.outcome is not None:
             raise Violation(f"I1: {name} has two outcomes, {task.outcome.name} and {status.name}")
         task.outcome = status
+        self._owed.pop((client, job, index), None)
         self.counts[status] += 1
         fault = self._judge(task, status, head, body)
         if fault:
@@ -151,18 +160,14 @@ class Truth:
 
     def unfinished(self) -> list[tuple[str, int, int]]:
         """Tasks that are still owed an outcome."""
-        return [
-            key
-            for key, task in self._tasks.items()
-            if task.outcome is None and not task.cancelled and key[0] not in self._gone
-        ]
+        return list(self._owed)
 
     def hanging(self) -> list[tuple[str, Calls, int]]:
         """Tasks that will never end by themselves."""
         return [
-            (key[0], self._tasks[key].record, key[2])
-            for key in self.unfinished()
-            if self._tasks[key].spec.kind is Kind.HANG and not self._tasks[key].record.timeout_seconds
+            (key[0], task.record, key[2])
+            for key, task in self._owed.items()
+            if task.spec.kind is Kind.HANG and not task.record.timeout_seconds
         ]
 
     @property

@@ -40,8 +40,8 @@ class Shell(Protocol):
     def source(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Any:
         """The bytes of an outgoing chunk that has no token."""
 
-    def leaves(self, token: Any) -> None:
-        """A token's bytes are written."""
+    def leaves(self, token: Any) -> Any:
+        """A token is written; returns its bytes."""
 
     def release(self, token: Any) -> None:
         """A token that nobody needs any more."""
@@ -99,17 +99,14 @@ class SimDriver:
         core: Core,
         shell: Shell,
         *,
-        check_every: int = 1,
-        watch: Callable[[str, Any], None] | None = None,
+        watch: Callable[[Any, Any, float], None],
     ) -> None:
         self.process = process
         self.core = core
         self.ends: dict[int, End] = {}
         self._world = process.world
         self._shell = shell
-        self._check_every = check_every
         self._watch = watch
-        self._turns = 0
         self._links = 0
         self._events: deque[Any] = deque()
         self._marks: deque[str] = deque()
@@ -177,16 +174,14 @@ class SimDriver:
         self._world.note(self.process.name, f"{kind.__name__} {mark}", event)
         if kind in (Blocked, Writable) and event.link in self.ends:
             self.ends[event.link].told_blocked = kind is Blocked
-        if self._watch is not None:
-            self._watch(self.process.name, event)
+        self._now = max(self._now, self.process.clock)
+        self._watch(self.core, event, self._now)
         try:
-            self._now = max(self._now, self.process.clock)
             actions = self.core.handle(event, self._now)
         except ProtocolError as error:
             raise Violation(f"{self.process.name} blames an honest peer: {type(error).__name__}: {error}") from error
-        self._turns += 1
-        if self._turns % self._check_every == 0:
-            self.core.check()
+        self._world.steps += 1
+        self.core.check()
         chunks: set[int] = set()
         for action in actions:
             self._perform(action, chunks)
@@ -219,8 +214,7 @@ class SimDriver:
         if token is None:
             payload = self._shell.source(action.link, action.stream, action.attempt, action.offset, action.length)
         else:
-            self._shell.leaves(token)
-            payload = memoryview(token)[action.start : action.start + action.length]
+            payload = self._shell.leaves(token)[action.start : action.start + action.length]
         if len(payload) != action.length:
             raise Violation(f"{self.process.name} sends {len(payload)} bytes as {action}")
         end.flush()

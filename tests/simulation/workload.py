@@ -23,13 +23,19 @@ class Workload:
         Whose chance decides.
     body_bytes : int
         The longest body.
+    burst : int
+        The most tasks that are asked for at once.
+    pythons : tuple of str
+        What functions are made with, the usual one first.
     seconds : float
         Over how long a time they ask.
     """
 
-    def __init__(self, world: World, *, body_bytes: int, seconds: float) -> None:
+    def __init__(self, world: World, *, body_bytes: int, burst: int, pythons: tuple[str, ...], seconds: float) -> None:
         self.world = world
         self._body_bytes = body_bytes
+        self._burst_max = burst
+        self._pythons = pythons
         self._seconds = seconds
         self._serials = count(1)
         self._functions = count(1)
@@ -52,7 +58,7 @@ class Workload:
 
     def _function(self) -> Calls:
         world, rng = self.world, self.world.rng
-        record = Calls(FunctionKind.SHIPPED, f"function{next(self._functions)}")
+        record = Calls(FunctionKind.SHIPPED, f"function{next(self._functions)}", python=self._pythons[0])
         if world.chance(0.2):
             record.kind, record.function = FunctionKind.REGISTERED, rng.choice(("", *REGISTERED))
         elif world.chance(0.3):
@@ -60,7 +66,7 @@ class Workload:
         else:
             record.blob_bytes = int(world.skewed(50, HEAD_BYTES_MAX))
         if world.chance(0.25):
-            record.python = rng.choice(PYTHONS)
+            record.python = rng.choice(self._pythons)
         if world.chance(0.4):
             record.retries = rng.randint(1, 3)
         if world.chance(0.3):
@@ -94,7 +100,7 @@ class Workload:
             return
         world, rng = self.world, self.world.rng
         streamed = world.chance(0.4)
-        tasks = int(world.skewed(1, 8) if streamed else world.skewed(1, 150))
+        tasks = int(world.skewed(1, 8) if streamed else world.skewed(1, self._burst_max))
         pace = world.skewed(20e-6, 0.3)
         troubled = world.chance(0.4)
         specs = []
