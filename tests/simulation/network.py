@@ -28,6 +28,8 @@ from .world import World
 HIGH_WATER_BYTES = 128 << 10
 LOW_WATER_BYTES = HIGH_WATER_BYTES // 4
 DIAL_SECONDS = 10.0
+BANDWIDTH_MIN = 2e6
+"""Bytes a second of a line that is not called slow."""
 INSTANT_SECONDS = 50e-6
 """What takes no longer to send takes no time at all."""
 
@@ -48,7 +50,7 @@ class Connection:
         self.dead = False
         self.stalled = False
         self.latency = world.skewed(0.0002, 0.05)
-        self.bandwidth = world.skewed(2e6, 1e9)
+        self.bandwidth = world.skewed(BANDWIDTH_MIN, 1e9)
         self.dialer = End(self, dialer, listener.process.name)
         self.listener = End(self, listener, dialer.process.name)
         self.dialer.out = Pipe(self, self.dialer, self.listener)
@@ -171,6 +173,7 @@ class Pipe:
         self._free_at = 0.0
         self._epoch = 0
         self._waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._unread = False
 
     def push(self, size: int, item: Any) -> None:
         """Write: a list of frames, a chunk, or the reason of the end."""
@@ -196,6 +199,16 @@ class Pipe:
             self._world.later(0.0, callback, *args)
         self._free_at = max(self._free_at, self._world.now)
         self._pump()
+
+    def leave_unread(self) -> None:
+        """The reader takes nothing for now; what comes fills its kernel's memory, then the writer's."""
+        self._unread = True
+
+    def read_on(self) -> None:
+        """The reader takes what waited."""
+        self._unread = False
+        if not self._connection.stalled:
+            self.resume()
 
     # -- private ---------------------------------------------------------------------------------------------
 
@@ -247,7 +260,7 @@ class Pipe:
     def _arrive(self, epoch: int, size: int, take: Callable[..., None], args: tuple[Any, ...]) -> None:
         if epoch != self._epoch:
             return
-        if self._connection.stalled:
+        if self._connection.stalled or self._unread:
             self._waiting.append((self._arrive, (epoch, size, take, args)))
         else:
             self._receiver.driver.process.post(self._read, size, take, args)
@@ -342,6 +355,14 @@ class Network:
         for connection in self.connections:
             if connection.stalled:
                 connection.resume()
+
+    def mend(self) -> None:
+        """No line is slow any more, and no reader."""
+        self.heal()
+        for connection in self.connections:
+            connection.bandwidth = max(connection.bandwidth, BANDWIDTH_MIN)
+            for end in connection.ends:
+                end.out.read_on()
 
     def kill(self, process: Process, *, power: bool = False) -> None:
         """A process is gone; its kernel closes its connections, unless that is gone as well (`power`)."""

@@ -34,6 +34,8 @@ LIVENESS_SECONDS = 240.0
 SETTLE_SECONDS = 10.0
 """After which no silence is unnoticed; beyond the grace, no session that is gone is remembered either."""
 BUDGET_SECONDS = 0.25
+LONG, LONG_SECONDS = 0.02, (40.0, 150.0)
+"""How many of the worlds have faults for longer than most, and for how long."""
 LARGE = 0.2
 """How many of the worlds are large; most faults need no crowd, and a small world costs a tenth."""
 
@@ -83,7 +85,8 @@ class SimStar:
         self._epochs = 0
         self._numbers = 0
         self._calm = False
-        self._fault_seconds = world.skewed(1.0, 25.0 if self._large else 8.0)
+        longest = 25.0 if self._large else 8.0
+        self._fault_seconds = world.between(*LONG_SECONDS) if world.chance(LONG) else world.skewed(1.0, longest)
         burst = 150 if self._large else 40
         self._work = Workload(world, body_bytes=self._body_bytes, burst=burst, pythons=PYTHONS[self._alone :], seconds=0.7 * self._fault_seconds)
         self._options = self._make_options()
@@ -202,7 +205,8 @@ class SimStar:
         """No more faults: who is stopped goes on, who is gone is replaced, what hangs is given up."""
         world = self.world
         world.note("world", "=== all is well")
-        self.network.heal()
+        world.troubled_at = world.now
+        self.network.mend()
         if self.manager is None or not self.manager.alive:
             self.start_manager()
         for process in [self.manager, *self.workers, *self.clients]:

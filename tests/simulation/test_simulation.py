@@ -18,7 +18,7 @@ FRESH_SECONDS = 12.0
 FRESH_SEEDS_MAX = 300
 EVERY_FAULT = frozenset(
     {
-        *("cut", "half-open", "storm", "partition", "slow", "freeze", "kill a slot", "kill a worker", "power loss"),
+        *("cut", "half-open", "storm", "partition", "slow", "stop reading", "freeze", "sleep", "cut before CONFIRM", "kill a slot", "kill a worker", "power loss"),
         *("drain a worker", "kill the manager", "drain the manager", "a client goes"),
     }
 )

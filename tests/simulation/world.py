@@ -43,6 +43,8 @@ class World:
         self.steps = 0
         """Events that a core took; after each, that core was checked."""
         self.faults: dict[str, int] = {}
+        self.troubled_at = 0.0
+        """When something last went wrong, or the last of it was mended."""
         self.deaths = 0
         """Slots and workers that died, or were taken for dead."""
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
@@ -109,6 +111,7 @@ class World:
     def fault(self, name: str, who: str) -> None:
         """Count and note a fault."""
         self.faults[name] = self.faults.get(name, 0) + 1
+        self.troubled_at = self.now
         self.note(who, f"*** {name}")
 
     @property
