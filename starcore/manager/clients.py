@@ -285,6 +285,7 @@ class Clientele:
                 assert run.unfinished == live, (run.first, run.unfinished, live)
                 assert live <= run.unread <= run.count and run.unread
                 owed += _owed(run, told.get(run)) if live else 0
+                assert all(flow.leased.left for flow in run.flows.values() if flow.sink), "an argument for nobody"
                 queued += waiting
                 leased += held
             waiting = sum(span.run.states.count(0, span.start, span.stop) for span in job.waiting)

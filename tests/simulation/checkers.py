@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .callers import Calls
 
 CRASH_LIMIT = 3
+_BLAME = b"given up after %d deaths under this task" % CRASH_LIMIT
 CHUNK_SLACK_SECONDS = 0.02
 
 
@@ -145,7 +146,7 @@ class Truth:
             return "I9: no cause"
         fits = {
             Status.RAISED: spec.kind in (Kind.RAISE, Kind.FLAKY) and executed[Status.RAISED] > record.retries,
-            Status.CRASHED: executed[Status.CRASHED] + self.world.deaths >= CRASH_LIMIT and b"worker" in head,
+            Status.CRASHED: executed[Status.CRASHED] + self.world.deaths >= CRASH_LIMIT and _BLAME in bytes(head),
             Status.TIMEOUT: self._may_time_out(spec, record.timeout_seconds),
             Status.UNSENDABLE: spec.kind is Kind.UNSENDABLE,
             Status.UNRUNNABLE: self.memory_fails or spec.argument + record.shared_bytes > min(self.arenas),
@@ -191,7 +192,7 @@ class Wire:
         self._completed: dict[tuple[str, int, int, int], None] = {}
         self._bodies: dict[tuple[str, int, int, int], list[int]] = {}
         self._leases: dict[int, str] = {}
-        self._attempts: dict[tuple[int, int, int], int] = {}
+        self._attempts: dict[tuple[int, int, int, int], None] = {}
 
     def client_hears(self, name: str, event: Any) -> None:
         """I3: at most one completed RESULT a task and connection."""
@@ -217,7 +218,7 @@ class Wire:
         self._completed[key] = None
 
     def worker_hears(self, name: str, event: Any) -> None:
-        """A lease is given once, and a task's attempts count up."""
+        """A lease is given once, and so is each attempt of a task."""
         if type(event) is not Received or type(event.message) is not Assign:
             return
         assign = event.message
@@ -226,8 +227,10 @@ class Wire:
             if lease in self._leases:
                 raise Violation(f"lease {lease} is given to {name}, and was given to {self._leases[lease]}")
             self._leases[lease] = name
-            task = (lease >> 32, assign.job, assign.first + at)
-            self._attempts[task] = assign.attempt
+            attempt = (lease >> 32, assign.job, assign.first + at, assign.attempt)
+            if attempt in self._attempts:
+                raise Violation(f"attempt {assign.attempt} of task {assign.job}/{assign.first + at} is given twice")
+            self._attempts[attempt] = None
 
 
 def require_within_budget(core: ManagerCore, limits: Limits) -> None:
@@ -286,8 +289,10 @@ def require_empty(manager: ManagerCore) -> None:
     _require(manager.deadline() is None, "I6: a timer", manager.deadline())
 
 
-def require_idle_worker(core: WorkerCore, name: str) -> None:
-    """A worker without work holds nothing but functions."""
+def require_idle_worker(core: WorkerCore, name: str, manager: ManagerCore) -> None:
+    """A worker without work holds nothing but functions, of jobs that the manager knows."""
+    known = {job for session in manager._sessions.workers.values() if session.name == name for job in session.jobs}
+    _require(core._library.jobs.keys() <= known, "I6: jobs that are over", (name, known, [*core._library.jobs]))
     _require(not core._leases(), "I7: leases in a worker", (name, core._leases()))
     _require(core._memory.keys() <= core._custody.keys, "I6: memory of a worker", (name, core._memory.keys()))
     parked = [number for number, entry in core._library.jobs.items() if entry.parked]
@@ -299,8 +304,10 @@ def require_idle_worker(core: WorkerCore, name: str) -> None:
     _require(all(not slot.batches and not slot.wanted for slot in slots), "I7: batches in slots", name)
 
 
-def require_idle_client(core: ClientCore, name: str) -> None:
-    """A client without work has nothing outstanding."""
+def require_idle_client(core: ClientCore, name: str, manager: ManagerCore) -> None:
+    """A client without work has nothing outstanding, and the manager keeps no job of its that is over."""
+    kept = {job for session in manager._sessions.clients.values() if session.name == name for job in session.jobs}
+    _require(kept <= core._ledger.jobs.keys(), "I6: jobs that are over", (name, kept, [*core._ledger.jobs]))
     _require(not core.outstanding and not core._ledger.charged, "tasks of a client", (name, core._ledger.charged))
     _require(not core._answers._landings and not core._answers._acks, "answers of a client", name)
 

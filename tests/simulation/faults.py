@@ -35,7 +35,8 @@ class Faults:
         self._until = seconds
         rng = self._world.rng
         table: list[tuple[Callable[[], None], float]] = [
-            (self._cut, 4.0),
+            (self._cut, 3.0),
+            (self._cut_flow, 2.0),
             (self._kill_slot, 1.5),
             (self._kill_worker, 1.0),
             (self._freeze, 1.5),
@@ -81,6 +82,14 @@ class Faults:
         if standing:
             connection = self._world.rng.choice(standing)
             self._world.fault("cut", connection.dialer.driver.process.name)
+            connection.cut()
+
+    def _cut_flow(self) -> None:
+        """A connection breaks on which something is on its way."""
+        flowing = [one for one in self._star.network.connections if not one.dead and one.flowing]
+        if flowing:
+            connection = self._world.rng.choice(flowing)
+            self._world.fault("cut in mid-flow", connection.dialer.driver.process.name)
             connection.cut()
 
     def _half_open(self) -> None:

@@ -28,7 +28,8 @@ from .world import World
 HIGH_WATER_BYTES = 128 << 10
 LOW_WATER_BYTES = HIGH_WATER_BYTES // 4
 DIAL_SECONDS = 10.0
-BANDWIDTH_MIN = 2e6
+FLOW_BYTES = 4096
+BANDWIDTH_MIN = 4e5
 """Bytes a second of a line that is not called slow."""
 INSTANT_SECONDS = 50e-6
 """What takes no longer to send takes no time at all."""
@@ -60,6 +61,11 @@ class Connection:
     def ends(self) -> tuple[End, End]:
         """Both."""
         return self.dialer, self.listener
+
+    @property
+    def flowing(self) -> bool:
+        """Whether a body, or much of anything, is on its way."""
+        return any(end.out.flying > FLOW_BYTES for end in self.ends)
 
     def cut(self) -> None:
         """The connection is gone; each end finds out in its own time, or by the silence alone."""
@@ -168,7 +174,8 @@ class Pipe:
         self._queue: deque[tuple[int, Any]] = deque()
         self._buffered = 0
         self._busy = False
-        self._flying = 0
+        self.flying = 0
+        """Bytes that have left and were not read."""
         self._window = int(self._world.skewed(64 << 10, 1 << 20))
         self._free_at = 0.0
         self._epoch = 0
@@ -190,7 +197,7 @@ class Pipe:
         self._queue.clear()
         if not keep:
             self._epoch += 1
-            self._flying = 0
+            self.flying = 0
 
     def resume(self) -> None:
         """Go on after a stall."""
@@ -214,12 +221,12 @@ class Pipe:
 
     def _pump(self) -> None:
         connection = self._connection
-        while self._queue and not self._busy and self._flying < self._window:
+        while self._queue and not self._busy and self.flying < self._window:
             if connection.stalled or connection.dead:
                 return
             size, item = self._queue.popleft()
             seconds = size / connection.bandwidth
-            self._flying += size
+            self.flying += size
             if seconds < INSTANT_SECONDS:
                 self._sent(size, item)
             else:
@@ -266,7 +273,7 @@ class Pipe:
             self._receiver.driver.process.post(self._read, size, take, args)
 
     def _read(self, size: int, take: Callable[..., None], args: tuple[Any, ...]) -> None:
-        self._flying -= size
+        self.flying -= size
         take(*args)
         self._pump()
 

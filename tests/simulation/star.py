@@ -88,7 +88,10 @@ class SimStar:
         longest = 25.0 if self._large else 8.0
         self._fault_seconds = world.between(*LONG_SECONDS) if world.chance(LONG) else world.skewed(1.0, longest)
         burst = 150 if self._large else 40
-        self._work = Workload(world, body_bytes=self._body_bytes, burst=burst, pythons=PYTHONS[self._alone :], seconds=0.7 * self._fault_seconds)
+        self._work = Workload(
+            world, body_bytes=self._body_bytes, burst=burst, pythons=PYTHONS[self._alone :],
+            seconds=0.7 * self._fault_seconds,
+        )  # fmt: skip
         self._options = self._make_options()
         self.truth.arenas = [options.arena_bytes for options in self._options]
         self.truth.memory_fails = any(options.memory_fails for options in self._options)
@@ -239,12 +242,12 @@ class SimStar:
         require_drained(manager.core, self._limits, len(manager.tokens))
         for worker in self.workers:
             if worker.alive:
-                require_idle_worker(worker.core, worker.name)
+                require_idle_worker(worker.core, worker.name, manager.core)
                 if worker.busy:
                     raise Violation(f"I7: {worker.busy} slots of {worker.name} are busy after the drain")
         for client in self.clients:
             if client.alive and not client.finished:
-                require_idle_client(client.core, client.name)
+                require_idle_client(client.core, client.name, manager.core)
 
     def _say_goodbye(self) -> None:
         """Everybody leaves, and is forgotten."""

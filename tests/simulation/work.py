@@ -37,6 +37,8 @@ class Kind(IntEnum):
     """Kills its slot at times."""
     HANG = 5
     UNSENDABLE = 6
+    DOOM = 7
+    """Takes its whole worker along."""
 
 
 @dataclass(frozen=True)

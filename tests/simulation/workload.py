@@ -129,7 +129,7 @@ class Workload:
         )  # fmt: skip
 
     def _trouble(self, spec: Spec, record: Calls) -> Spec:
-        kinds = [Kind.RAISE, Kind.FLAKY, Kind.FLAKY, Kind.CRASH, Kind.FRAIL, Kind.UNSENDABLE, Kind.HANG]
+        kinds = [Kind.RAISE, Kind.FLAKY, Kind.FLAKY, Kind.CRASH, Kind.FRAIL, Kind.UNSENDABLE, Kind.HANG, Kind.DOOM]
         kind = self.world.rng.choice(kinds)
         fields = (spec.serial, kind, spec.micros, spec.argument, spec.base, 16, 0, 0.5)
         return Spec(*fields)
