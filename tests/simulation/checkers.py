@@ -16,6 +16,7 @@ from starcore.client.core import ClientCore
 from starcore.errors import Status
 from starcore.events import ChunkReceived, Received
 from starcore.manager.core import Limits, ManagerCore
+from starcore.manager.state import Mark
 from starcore.messages import HEAD_BYTES_MAX, Assign, Outcome
 from starcore.worker.core import WorkerCore
 from starcore.worker.runs import Run
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 CRASH_LIMIT = 3
 _BLAME = b"given up after %d deaths under this task" % CRASH_LIMIT
 CHUNK_SLACK_SECONDS = 0.02
+VIGIL_SLACK_SECONDS = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -244,6 +246,17 @@ def require_within_budget(core: ManagerCore, limits: Limits) -> None:
     for client in core._sessions.clients.values():
         if client.owed_bytes > max(limits.submit_bytes, HEAD_BYTES_MAX + 64):
             raise Violation(f"I5: client {client.name} owes {client.owed_bytes} bytes of {limits.submit_bytes}")
+
+
+def require_no_vigil(core: ManagerCore, limits: Limits, now: float) -> None:
+    """I10: no worker keeps a place for an argument whose client has been away for long."""
+    for worker in core._sessions.workers.values():
+        for leased in worker.leases:
+            flow, client = leased.run.flows.get(leased.start), leased.run.job.client
+            waits = flow is not None and flow.end < flow.size and leased.marks[0] == Mark.HELD
+            since = max(client.left_at, leased.at) + limits.argument_grace_seconds + VIGIL_SLACK_SECONDS
+            if waits and not client.link and now > since:
+                raise Violation(f"I10: worker {worker.name} waits for an argument of {client.name}, who is away")
 
 
 def require_drained(manager: ManagerCore, limits: Limits, tokens: int) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from starcore import codec
 from starcore.manager.core import Drain
+from starcore.messages import Heartbeat, StatusReply, StatusRequest
 
 from .driver import Process
-from .network import End
+from .network import End, Spring
 from .peers import WorkerProcess
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 
 PARTITION_SECONDS_MAX = 120.0
+KINDS = [kind for kind, record, _, _ in codec.TABLE if record not in {Heartbeat, StatusRequest, StatusReply}]
+"""The kinds of messages at which connections break."""
 
 
 class Faults:
@@ -37,6 +41,7 @@ class Faults:
         table: list[tuple[Callable[[], None], float]] = [
             (self._cut, 3.0),
             (self._cut_flow, 2.0),
+            (self._trap, 6.0),
             (self._kill_slot, 1.5),
             (self._kill_worker, 1.0),
             (self._freeze, 1.5),
@@ -49,7 +54,7 @@ class Faults:
             (self._kill_manager, 0.4),
             (self._drain_manager, 0.2),
             (self._drain_worker, 0.4),
-            (self._client_goes, 0.2),
+            (self._client_goes, 0.4),
         ]
         # A seed's mood: some faults often, some never.
         self._table = [(fault, weight * rng.choice((0.0, 1.0, 1.0, 3.0))) for fault, weight in table]
@@ -91,6 +96,13 @@ class Faults:
             connection = self._world.rng.choice(flowing)
             self._world.fault("cut in mid-flow", connection.dialer.driver.process.name)
             connection.cut()
+
+    def _trap(self) -> None:
+        """A connection breaks just before or after the next message of some kind: the rare moments, made frequent."""
+        standing = [one for one in self._star.network.connections if not one.dead]
+        if standing:
+            rng = self._world.rng
+            rng.choice(standing).trap = rng.choice(KINDS), rng.choice(tuple(Spring))
 
     def _half_open(self) -> None:
         """F6: nothing passes any more, and nobody is told."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Any
 from zlib import crc32
 
@@ -43,6 +44,13 @@ def peer(role: Role, name: str) -> Peer:
 MANAGER = peer(Role.MANAGER, "manager")
 
 
+class Spring(Enum):
+    """When a trap springs: the message that it waits for is lost, or it is the last one that comes."""
+
+    BEFORE = auto()
+    AFTER = auto()
+
+
 class Connection:
     """Two ends and what is between them."""
 
@@ -50,6 +58,8 @@ class Connection:
         self.world = world
         self.dead = False
         self.stalled = False
+        self.trap: tuple[int, Spring] | None = None
+        """The kind of message at which it breaks."""
         self.latency = world.skewed(0.0002, 0.05)
         self.bandwidth = world.skewed(BANDWIDTH_MIN, 1e9)
         self.dialer = End(self, dialer, listener.process.name)
@@ -77,6 +87,19 @@ class Connection:
             if not world.chance(0.1):
                 delay = world.skewed(0.0001, 3.0)
                 world.later(delay, end.driver.process.post, end.broken, "connection reset")
+
+    def springs(self, reader: End, kind: int) -> Spring | None:
+        """Whether it breaks at a message of this kind that has come; where BEFORE, the message is lost."""
+        if self.trap is None or self.trap[0] != kind or self.dead:
+            return None
+        spring, self.trap = self.trap[1], None
+        self.world.fault("cut at a message", self.dialer.driver.process.name)
+        if spring is Spring.BEFORE:
+            for end in self.ends:
+                if end is not reader:
+                    end.out.drop(keep=False)
+            self.cut()
+        return spring
 
     def vanish(self) -> None:
         """Nothing passes any more, and nobody is told."""
@@ -142,10 +165,15 @@ class End:
         for frame in frames:
             if self.over:
                 return
+            sprung = self.connection.springs(self, frame[2])
+            if sprung is Spring.BEFORE:
+                return
             kind, meta_bytes = frame[2], int.from_bytes(frame[4:8], "little")
             view = memoryview(frame)
             message = codec.decode(kind, view[16 : 16 + meta_bytes], view[16 + meta_bytes :])
             self.driver.feed(Received(self.link, message), f"{self.link} {kind} {crc32(frame)}")
+            if sprung is Spring.AFTER:
+                self.connection.cut()
 
     def begin_chunk(self, state: list[Any], chunk: tuple[int, int, int, int, Any]) -> None:
         """A chunk's first byte is here."""
@@ -367,6 +395,7 @@ class Network:
         """No line is slow any more, and no reader."""
         self.heal()
         for connection in self.connections:
+            connection.trap = None
             connection.bandwidth = max(connection.bandwidth, BANDWIDTH_MIN)
             for end in connection.ends:
                 end.out.read_on()

@@ -20,6 +20,7 @@ from .checkers import (
     require_empty,
     require_idle_client,
     require_idle_worker,
+    require_no_vigil,
     require_within_budget,
 )
 from .faults import Faults
@@ -199,6 +200,8 @@ class SimStar:
         """The checks that are not worth making at every step."""
         if self.manager is not None and self.manager.alive:
             require_within_budget(self.manager.core, self._limits)
+            if not self.manager.frozen:
+                require_no_vigil(self.manager.core, self._limits, self.manager.clock)
         if not self._calm:
             self.world.later(BUDGET_SECONDS, self._look)
 

@@ -17,8 +17,8 @@ CAMPAIGN_SECONDS_MAX = 600
 """A thousand seeds take half a minute where the machine has two cores to itself."""
 EVERY_FAULT = frozenset(
     {
-        *("cut", "cut before CONFIRM", "cut in mid-flow", "half-open", "storm", "partition", "slow", "stop reading"),
-        *("freeze", "sleep", "kill a slot", "kill a worker", "power loss", "drain a worker"),
+        *("cut", "cut before CONFIRM", "cut in mid-flow", "cut at a message", "half-open", "storm", "partition"),
+        *("slow", "stop reading", "freeze", "sleep", "kill a slot", "kill a worker", "power loss", "drain a worker"),
         *("kill the manager", "drain the manager", "a client goes"),
     }
 )

@@ -39,6 +39,8 @@ class Workload:
         self._seconds = seconds
         self._serials = count(1)
         self._functions = count(1)
+        self._shipped: list[Calls] = []
+        """Functions that another client may have as well."""
 
     def begin(self, client: ClientProcess) -> None:
         """Plan everything that this client will ask for."""
@@ -59,12 +61,17 @@ class Workload:
     def _function(self) -> Calls:
         world, rng = self.world, self.world.rng
         record = Calls(FunctionKind.SHIPPED, f"function{next(self._functions)}", python=self._pythons[0])
+        shared = rng.choice(self._shipped) if self._shipped and world.chance(0.3) else None
         if world.chance(0.2):
             record.kind, record.function = FunctionKind.REGISTERED, rng.choice(("", *REGISTERED))
+        elif shared is not None:
+            record.function, record.blob_bytes = shared.function, shared.blob_bytes
         elif world.chance(0.3):
             record.blob_bytes = int(world.skewed(HEAD_BYTES_MAX + 1, 400_000))
         else:
             record.blob_bytes = int(world.skewed(50, HEAD_BYTES_MAX))
+        if record.kind is FunctionKind.SHIPPED:
+            self._shipped.append(record)
         if world.chance(0.25):
             record.python = rng.choice(self._pythons)
         if world.chance(0.4):
