@@ -183,15 +183,18 @@ class Sending:
 
     def check(self) -> None:
         """Assert the invariants."""
+        if not (self._streams or self._ready or self._shortest):
+            assert self._pool >= 0
+            return
         assert self._ready.keys() <= self._streams.keys()
         for stream, state in self._streams.items():
             assert 0 <= state.position <= state.size, state
             assert max(state.limit, state.unasked) <= state.size, state
             assert stream in self._ready or state.position >= state.bound, state
         assert self._pool >= 0
+        assert len(self._shortest) <= 2 * len(self._ready) + STALE_MAX
         current = {stream for _, _, stream in filter(self._is_current, self._shortest)}
         assert current == self._ready.keys()
-        assert len(self._shortest) <= 2 * len(self._ready) + STALE_MAX
 
     def _enqueue(self, stream: int) -> None:
         state = self._streams[stream]

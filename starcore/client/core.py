@@ -92,6 +92,8 @@ RESULT_BYTES = 256 << 20
 """Unacknowledged answers that this client lets the manager keep for it."""
 JOBS_IDLE_MAX = 256
 """Functions that the star remembers for this client while none of their tasks is outstanding."""
+FORGETS_REPEATED_MAX = 1024
+"""How many FORGETs are said again on a new link: the last ones may have been lost with the old one."""
 BACKOFF_MAX_SECONDS = 1.0
 BACKOFF_IDLE_SECONDS = 5.0
 BACKOFF_SPREAD = (0.5, 1.0)
@@ -136,6 +138,8 @@ class ClientCore:
         self._blobs = Blobs(self._outbox)
         self._sending = Sending()
         self._idle: dict[int, None] = {}
+        self._forgotten: list[int] = []
+        """Jobs that were struck lately, or while there was no link."""
         self._asking = False
         self._ending = False
         self._farewell_until: float | None = None
@@ -352,6 +356,7 @@ class ClientCore:
         self._outbox.ask(Connected(resumed, message.workers, message.slots))
         self._ledger.submit_bytes = message.submit_bytes
         self._ledger.rewind(resumed)
+        self._forget_again(resumed)
         for number, entry in list(self._ledger.jobs.items()):
             if number not in self._ledger.jobs:
                 continue  # forgotten a moment ago, to make room
@@ -365,6 +370,13 @@ class ClientCore:
             self._outbox.send(StatusRequest())
         self._submit()
         self._pump()
+
+    def _forget_again(self, resumed: bool) -> None:
+        """Say which jobs are over: the manager that knows them may not have heard of it."""
+        if not resumed:
+            self._forgotten.clear()
+        for number in self._forgotten:
+            self._outbox.send(Forget(number))
 
     def _goodbye(self, message: Goodbye) -> None:
         if self._uplink.goodbye(message) is None:
@@ -509,9 +521,11 @@ class ClientCore:
         del self._idle[number]
         entry = self._ledger.forget(number)
         self._outbox.ask(Forgotten(number))
-        if entry.told and self._uplink.up:
+        self._forgotten.append(number)
+        if self._uplink.up:  # also of one that only an earlier link was told of
             self._answers.flush()
             self._outbox.send(Forget(number))
+            del self._forgotten[:-FORGETS_REPEATED_MAX]
         if entry.job.kind == FunctionKind.SHIPPED:
             self._blobs.drop(entry.job.digest)
         for name in share_names(entry.job.shares):

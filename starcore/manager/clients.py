@@ -273,27 +273,26 @@ class Clientele:
         told: dict[Run, set[int]] = {}
         for delivery in client.unread.values():
             for run, start, stop in delivery.pieces:
-                for position in range(start, stop):
-                    assert position not in told.setdefault(run, set()), "two outcomes of one task"
-                    told[run].add(position)
+                known = told.setdefault(run, set())
+                assert known.isdisjoint(range(start, stop)), "two outcomes of one task"
+                known.update(range(start, stop))
         for number, job in client.jobs.items():
             assert job.client_number == number and job.client is client
-            states = b"".join(run.states for run in job.runs)
-            waiting = sum(span.run.states.count(0, span.start, span.stop) for span in job.waiting)
-            assert states.count(State.QUEUED) == job.queued + waiting, (number, job.queued, waiting)
-            assert states.count(State.LEASED) == job.leased, (number, job.leased)
-            _check_leases(job)
+            queued = leased = 0
             for run in job.runs:
-                answered = told.get(run, set())
-                for position in range(run.count):
-                    if run.states[position] in (State.QUEUED, State.LEASED) and position not in answered:
-                        task = run.tasks.get(position)
-                        if task is None or not task.settled:
-                            owed += run.head_sizes[position] + TASK_OVERHEAD_BYTES
-                live = run.states.count(State.QUEUED) + run.states.count(State.LEASED)
+                waiting, held = run.states.count(State.QUEUED), run.states.count(State.LEASED)
+                live = waiting + held
                 assert run.unfinished == live, (run.first, run.unfinished, live)
-                assert 0 < run.unread <= run.count
-                assert run.unread >= live
+                assert live <= run.unread <= run.count and run.unread
+                owed += _owed(run, told.get(run)) if live else 0
+                assert all(flow.leased.left for flow in run.flows.values() if flow.sink), "an argument for nobody"
+                queued += waiting
+                leased += held
+            waiting = sum(span.run.states.count(0, span.start, span.stop) for span in job.waiting)
+            assert queued == job.queued + waiting, (number, queued, job.queued, waiting)
+            assert leased == job.leased, (number, leased, job.leased)
+            if job.leased_runs or leased:
+                _check_leases(job)
         assert client.owed_bytes == owed, (client.owed_bytes, owed)
         assert client.job_bytes == sum(job.bytes for job in client.jobs.values())
         assert client.queued == sum(job.queued for job in client.jobs.values())
@@ -492,6 +491,19 @@ def _gaps(message: Submit, known: list[Run]) -> Iterator[Submit]:
             part = heads[begin : begin + sum(sizes[low:high])]
             yield Submit(message.job, at, True, sizes[low:high], bodies[low:high], part)
         at = max(at, last)
+
+
+def _owed(run: Run, answered: set[int] | None) -> int:
+    """What the tasks of a run weigh that have no outcome, and never had one."""
+    if run.unfinished == run.count and not answered and not run.tasks:
+        return sum(run.head_sizes) + TASK_OVERHEAD_BYTES * run.count
+    owed = 0
+    for position, state in enumerate(run.states):
+        if state <= State.LEASED and not (answered and position in answered):
+            task = run.tasks.get(position)
+            if task is None or not task.settled:
+                owed += run.head_sizes[position] + TASK_OVERHEAD_BYTES
+    return owed
 
 
 def _check_leases(job: Job) -> None:

@@ -154,6 +154,11 @@ class Leases:
     def check(self, worker: Worker) -> None:
         """Assert the invariants of one worker's account."""
         assert worker.free + worker.running == worker.slots
+        assert all(worker in job.workers for job in worker.jobs.values())
+        if not worker.leases:
+            idle = (worker.unfinished, worker.asked, worker.arena_used_bytes, worker.arriving, worker.arriving_bytes)
+            assert not any(idle) and not worker.answers_of and not worker.arriving_of, (worker.name, idle)
+            return
         assert worker.unfinished == sum(leased.left for leased in worker.leases), worker.name
         assert worker.asked == sum(leased.marks.count(Mark.ASKED) for leased in worker.leases), worker.name
         bodies = sum(leased.run.body(leased.start) for leased in worker.leases if leased.left)
@@ -165,16 +170,18 @@ class Leases:
         assert worker.arriving_bytes == sum(leased.run.body(leased.start) for leased in arriving), worker.name
         assert [leased.first for leased in worker.leases] == sorted(leased.first for leased in worker.leases)
         for leased in worker.leases:
-            assert leased.left == sum(1 for _ in leased.live())
+            assert leased.left == sum(map(leased.marks.count, _LIVE))
             assert leased.left or leased.answering
             assert leased.marks.count(Mark.ANSWERING) == len(leased.answering)
             assert leased in leased.run.job.leased_runs
-        assert all(worker in job.workers for job in worker.jobs.values())
 
     @staticmethod
     def _remove(leased: Leased) -> None:
         leased.worker.remove(leased)
         del leased.run.job.leased_runs[leased]
+
+
+_LIVE = (Mark.HELD, Mark.STARTED, Mark.ASKED)
 
 
 def _body(delivery: Delivery) -> int:

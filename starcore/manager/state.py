@@ -545,7 +545,7 @@ class Worker:
     arena_used_bytes: int = 0
     jobs: dict[int, Job] = field(default_factory=dict)
     forgotten: list[int] = field(default_factory=list)
-    """Jobs that were over while it was away."""
+    """Jobs that were over lately, or while it was away: it may not have heard of that."""
     blobs: dict[bytes, Flow | None] = field(default_factory=dict)
     """Sent in this session, with the flow of one that is still on its way."""
     values: dict[bytes, Flow | None] = field(default_factory=dict)

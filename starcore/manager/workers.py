@@ -25,6 +25,9 @@ from starcore.manager.state import Job, Leased, Mark, Run, Span, State, Worker
 from starcore.manager.values import Values
 from starcore.messages import Assign, Column, Forget, Retract, Retracted, Running, Started
 
+FORGETS_REPEATED_MAX = 1024
+"""How many FORGETs are said again to a worker that comes back: the last ones may have been lost with its link."""
+
 
 class Workforce:
     """Every worker."""
@@ -103,10 +106,10 @@ class Workforce:
         """No task of this job will come any more."""
         for worker in job.workers:
             worker.jobs.pop(job.number, None)
+            worker.forgotten.append(job.number)
             if worker.link:
                 self._outbox.send(worker.link, Forget(job.number))
-            else:
-                worker.forgotten.append(job.number)
+                del worker.forgotten[:-FORGETS_REPEATED_MAX]
         job.workers.clear()
 
     # -- what workers say ------------------------------------------------------------------------------------
@@ -154,7 +157,6 @@ class Workforce:
         self._retract_again(worker, leases)
         for number in worker.forgotten:
             self._outbox.send(worker.link, Forget(number))
-        worker.forgotten.clear()
         return lost
 
     def lose(self, worker: Worker, *, blame: bool) -> int:

@@ -491,6 +491,36 @@ def test_forgotten_job_begins_anew_with_its_next_call() -> None:
     assert [type(message) for message in client.sent()] == [Ack, Forget, Blob, Job, Submit]
 
 
+def test_job_that_was_over_while_the_manager_was_away_is_forgotten_there_too() -> None:
+    """The simulator found it: the manager kept the job and its function for as long as the session lived."""
+    client = Client(jobs_idle_max=1).join()
+    client.begin(1)
+    client.call(job=1)
+    client.say(client.outcome(0, job=1))
+    client.out.clear()
+    client.lose()
+    client.begin(2)
+    client.expect(orders.Forgotten(1))
+    client.join(resumed=True)
+    assert [message for message in client.sent() if type(message) is Forget] == [Forget(1)]
+
+
+def test_forget_that_was_lost_with_its_link_is_said_again_to_the_manager_that_knows_the_session() -> None:
+    client = Client(jobs_idle_max=1).join()
+    for job in (1, 2):
+        client.begin(job, digest=bytes([job]) * 32)
+        client.call(job=job)
+        client.say(client.outcome(0, sequence=job, job=job))
+    assert Forget(1) in client.sent()
+    client.out.clear()
+    client.lose()
+    client.join(resumed=True)
+    assert [message for message in client.sent() if type(message) is Forget] == [Forget(1)]
+    client.lose()
+    client.join(resumed=False)
+    assert not [message for message in client.sent() if type(message) is Forget]
+
+
 # -- cancel ------------------------------------------------------------------------------------------------------
 
 

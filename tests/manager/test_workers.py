@@ -182,6 +182,24 @@ def test_returning_worker_gives_back_leases_that_nobody_knows_of():
     star.quiet()
 
 
+def test_forget_that_was_lost_with_its_link_is_said_again_to_the_worker_that_comes_back():
+    """The simulator found it: such a worker kept the job for as long as the session lived."""
+    star = Star()
+    worker, client = star.worker(slots=1), star.client()
+    job = client.job()
+    job.submit(1)
+    worker.result([worker.leased(job, 0).lease])
+    star.take(Confirm, worker)
+    client.ack(client.outcome(job, [0]))
+    client.say(Forget(job.number))
+    forget = star.take(Forget, worker)
+    worker.lose()
+    worker.connect(leases=array("Q"))
+    assert star.take(Forget, worker) == forget
+    settle(star)
+    star.quiet()
+
+
 def test_worker_that_was_away_hears_what_was_cancelled_and_forgotten_meanwhile():
     star = Star()
     worker, client = star.worker(slots=2), star.client()
