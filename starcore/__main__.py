@@ -13,6 +13,7 @@ COMMANDS = {
     "worker": ("starcore.worker.__main__", "run a worker: python -m starcore.worker"),
     "certs": ("starcore.certs", "make the star's CA and join files: python -m starcore.certs"),
     "status": ("starcore.status", "show the workers, slots and queues of a star"),
+    "story": ("starcore.story", "tell what happened to a task, and why"),
 }
 
 

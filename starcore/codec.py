@@ -51,6 +51,8 @@ from starcore.messages import (
     Started,
     StatusReply,
     StatusRequest,
+    StoryReply,
+    StoryRequest,
     Submit,
     Want,
     Welcome,
@@ -192,6 +194,8 @@ TABLE: tuple[Row, ...] = (
     (34, Notice, (("job", "job"), ("text", "text")), None),
     (35, Slots, (("workers", "u32"), ("slots", "u32")), None),
     (36, StatusReply, (("text", "long text"),), None),
+    (55, StoryRequest, (("question", "u32"), ("task", "text")), None),
+    (56, StoryReply, (("question", "u32"), ("text", "long text")), None),
     (
         48,
         Assign,

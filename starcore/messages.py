@@ -46,7 +46,7 @@ SHARES_MAX = 128
 """Shared values that one job may need: their names fill a column of octets."""
 TEXT_BYTES_MAX = 1 << 16
 STATUS_BYTES_MAX = 512 << 10
-"""A STATUS_REPLY's text, the one that may be long."""
+"""The text of a STATUS_REPLY or a STORY_REPLY; no other may be long."""
 JOB_MAX = (1 << 31) - 1
 """A job's number is the upper half of its streams' names, below the bit of `BLOB_STREAM`."""
 BLOB_STREAM = 1 << 63
@@ -258,6 +258,14 @@ class StatusRequest:
     """Ask what is going on in the star."""
 
 
+@dataclass(slots=True)
+class StoryRequest:
+    """Ask what happened to one task, by its name; `question` comes back with the answer."""
+
+    question: int
+    task: str
+
+
 # -- manager to client ---------------------------------------------------------------------------------------
 
 
@@ -303,6 +311,14 @@ class Slots:
 class StatusReply:
     """The star's state as a JSON object."""
 
+    text: str
+
+
+@dataclass(slots=True)
+class StoryReply:
+    """A task's story as a JSON object, or the error that there is none."""
+
+    question: int
     text: str
 
 
@@ -374,8 +390,8 @@ class Draining:
 
 Message: TypeAlias = (
     Hello | Welcome | Goodbye | Heartbeat | Grant | Abort | Blob | Share | Want | Job | Forget
-    | Submit | Cancel | Ack | StatusRequest
-    | Outcome | Running | Notice | Slots | StatusReply
+    | Submit | Cancel | Ack | StatusRequest | StoryRequest
+    | Outcome | Running | Notice | Slots | StatusReply | StoryReply
     | Assign | Retract | Confirm
     | Result | Retracted | Started | Draining
 )  # fmt: skip

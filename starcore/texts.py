@@ -10,6 +10,8 @@ NAME_CHARS_MAX = 100
 """Of a peer's name, host or version, or of a function's name, wherever people read it."""
 LINE_CHARS_MAX = 1000
 """Of a line in a log, or of a reason that a peer gives."""
+TASK_SESSION_DIGITS = 8
+"""Of the session's number in a task's name."""
 
 
 def plain(text: str, chars_max: int = LINE_CHARS_MAX) -> str:
@@ -22,3 +24,12 @@ def plain(text: str, chars_max: int = LINE_CHARS_MAX) -> str:
     if not cut.isprintable():
         cut = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in cut)
     return cut if len(cut) <= chars_max else cut[: chars_max - 1] + "…"
+
+
+def task_name(session: bytes, job: int, index: int) -> str:
+    """Return what people call a task; `job` is the number that its client gave the job.
+
+    >>> task_name(bytes(range(16)), 1, 0)
+    '00010203/1/0'
+    """
+    return f"{session.hex()[:TASK_SESSION_DIGITS]}/{job}/{index}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from starcore.texts import LINE_CHARS_MAX, plain
+from starcore.texts import LINE_CHARS_MAX, TASK_SESSION_DIGITS, plain, task_name
 
 
 def test_a_printable_text_of_moderate_length_stays_what_it_is() -> None:
@@ -20,3 +20,8 @@ def test_what_cannot_be_printed_is_escaped(ugly: str) -> None:
 def test_a_long_text_is_cut_also_where_its_escapes_make_it_long() -> None:
     assert len(plain("x" * 70_000)) == LINE_CHARS_MAX
     assert len(plain("\n" * 70_000, 10)) == 10
+
+
+def test_a_task_is_called_by_its_session_its_job_and_its_index() -> None:
+    assert task_name(bytes.fromhex("3fa9c1d2" + "00" * 12), 1, 20) == "3fa9c1d2/1/20"
+    assert len(task_name(bytes(16), 1, 0).split("/")[0]) == TASK_SESSION_DIGITS

@@ -7,14 +7,13 @@ before anything is sent.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, cast
 
@@ -26,6 +25,7 @@ from starcore.client.blocks import AutoFuture
 from starcore.client.dialing import find
 from starcore.client.endings import wait_for_end
 from starcore.client.futures import BlockFuture, TaskFuture
+from starcore.client.inquiries import Inquiries
 from starcore.client.maps import Batches, Columns, Inputs
 from starcore.client.progress import load_tqdm, watch_blocks, watch_results, watch_rows
 from starcore.client.puts import advise
@@ -37,7 +37,6 @@ from starcore.references import Ref, names_of
 
 RETRIES_MAX = (1 << 32) - 1
 PRIORITY_MAX = (1 << 31) - 1
-STATUS_SECONDS = 10.0
 
 Function: TypeAlias = Callable[..., Any] | str
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -46,7 +45,7 @@ _REGISTERED = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 _NO_DIGEST = bytes(32)
 
 
-class Calls(Executor):
+class Calls(Inquiries):
     """What a client and its views with options have in common: every way to make a call."""
 
     _client: Client
@@ -341,26 +340,6 @@ class Calls(Executor):
 
     # -- about calls -----------------------------------------------------------------------------------------
 
-    def cancel(self, future: Future[Any]) -> bool:
-        """Cancel a call, also one that runs: its slot is told, and replaced where it does not listen.
-
-        Returns
-        -------
-        bool
-            False where the call is done, or its answer is already arriving.
-        """
-        return future.kill() if isinstance(future, (TaskFuture, BlockFuture)) else future.cancel()
-
-    def status(self) -> dict[str, Any]:
-        """Return what is going on in the star: workers, slots, queues.
-
-        Raises
-        ------
-        TimeoutError
-            There was no answer for 10 s.
-        """
-        return cast("dict[str, Any]", json.loads(self._client._live().ask().result(STATUS_SECONDS)))
-
     def options(self, *, retries: int | None = None, timeout: float | None = None, priority: int | None = None) -> View:
         """Return a view of this client whose calls have these options; the others stay as they are here.
 
@@ -387,21 +366,6 @@ class Calls(Executor):
                 old_priority if priority is None else integer("priority", priority, -PRIORITY_MAX - 1, PRIORITY_MAX),
             ),
         )
-
-    @property
-    def slots(self) -> int:
-        """How many slots the star has now."""
-        return self._client._live().slots
-
-    @property
-    def _max_workers(self) -> int:
-        # What dask, joblib and scipy ask an executor for; a star may be empty for a while, and 0 divides badly.
-        return max(1, self.slots)
-
-    @property
-    def address(self) -> str:
-        """The manager's address."""
-        return self._client._target.address
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

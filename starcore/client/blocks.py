@@ -47,6 +47,9 @@ class Sends(Protocol):
     def interrupt(self) -> None:
         """Nobody waits for any task any more."""
 
+    def task(self, record: Any, index: int) -> str:
+        """What people call this task."""
+
 
 class _Place(Enum):
     """How far a block has come."""

@@ -25,6 +25,7 @@ from starcore.client.answers import Answers
 from starcore.client.blobs import Blobs
 from starcore.client.orders import (
     Ask,
+    AskStory,
     Begin,
     Call,
     CancelCall,
@@ -41,6 +42,7 @@ from starcore.client.orders import (
     Say,
     Shaken,
     Shutdown,
+    StoryTold,
     Told,
 )
 from starcore.client.state import CANCELLING, DONE, JobEntry, Ledger, submit_of
@@ -77,6 +79,8 @@ from starcore.messages import (
     Slots,
     StatusReply,
     StatusRequest,
+    StoryReply,
+    StoryRequest,
     Want,
     Welcome,
     share_names,
@@ -141,6 +145,8 @@ class ClientCore:
         self._forgotten: list[int] = []
         """Jobs that were struck lately, or while there was no link."""
         self._asking = False
+        self._stories: dict[int, str] = {}
+        """Questions that are not answered yet: tasks by number."""
         self._ending = False
         self._farewell_until: float | None = None
         self._blocked = False
@@ -248,6 +254,11 @@ class ClientCore:
         if self._uplink.up:
             self._outbox.send(StatusRequest())
 
+    def _ask_story(self, event: AskStory) -> None:
+        self._stories[event.question] = event.task
+        if self._uplink.up:
+            self._outbox.send(StoryRequest(event.question, event.task))
+
     def _shutdown(self, event: Shutdown) -> None:
         if self._over:
             self._outbox.ask(Finished())
@@ -316,7 +327,8 @@ class ClientCore:
         self._blocked = False
 
     def _backoff_max(self) -> float:
-        return BACKOFF_MAX_SECONDS if self._ledger.outstanding or self._asking or self._ending else BACKOFF_IDLE_SECONDS
+        busy = self._ledger.outstanding or self._asking or self._stories or self._ending
+        return BACKOFF_MAX_SECONDS if busy else BACKOFF_IDLE_SECONDS
 
     def _tick(self, event: Tick) -> None:
         now, welcome, ack_at = self._outbox.now, self._uplink.welcome, self._answers.ack_at
@@ -368,6 +380,8 @@ class ClientCore:
             self._rest_if_idle(entry)
         if self._asking:
             self._outbox.send(StatusRequest())
+        for question, task in self._stories.items():
+            self._outbox.send(StoryRequest(question, task))
         self._submit()
         self._pump()
 
@@ -497,6 +511,10 @@ class ClientCore:
         self._asking = False
         self._outbox.ask(Told(message.text))
 
+    def _story(self, message: StoryReply) -> None:
+        if self._stories.pop(message.question, None) is not None:
+            self._outbox.ask(StoryTold(message.question, message.text))
+
     def _heartbeat(self, message: Heartbeat) -> None:
         pass
 
@@ -540,6 +558,7 @@ class ClientCore:
         Put: _put,
         Release: _release,
         Ask: _ask,
+        AskStory: _ask_story,
         Shutdown: _shutdown,
         Opened: _opened,
         Received: _received,
@@ -561,4 +580,5 @@ class ClientCore:
         Notice: _notice,
         Slots: _slots,
         StatusReply: _status,
+        StoryReply: _story,
     }

@@ -125,7 +125,7 @@ class Dialer:
 
     async def _race(self) -> None:
         """One patient attempt, for a manager that is slow; and beside it brisk ones, for a link that comes back."""
-        patient = self._loop.create_task(self._attempt(self._target.host))
+        patient = self._loop.create_task(self._attempt_by_name())
         brisk = self._loop.create_task(self._attempt_afresh())
         try:
             await asyncio.wait((patient, brisk), timeout=DIAL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -138,20 +138,33 @@ class Dialer:
             brisk.cancel()
             await asyncio.wait((patient, brisk))
 
-    async def _attempt_afresh(self) -> None:
-        """Begin anew as long as there is no answer, at the address that is known; what fails is the other's to tell."""
+    async def _attempt_by_name(self) -> None:
+        """Where no name server answers, the address will do at which the manager was last."""
         host = self._target.host
+        try:
+            await self._attempt(host)
+        except socket.gaierror:
+            if self._last_address() == host:
+                raise
+            await self._attempt(self._last_address())
+
+    async def _attempt_afresh(self) -> None:
+        """Begin anew as long as there is no answer, without a name server; what fails is the other's to tell."""
         delay = BRISK_SECONDS
         while True:
             await asyncio.sleep(delay)
             began = self._loop.time()
-            known = self._reached[1] if self._reached is not None and self._reached[0] == host else host
             try:
-                await asyncio.wait_for(self._attempt(known), BRISK_SECONDS)
+                await asyncio.wait_for(self._attempt(self._last_address()), BRISK_SECONDS)
             except Exception:
                 delay = max(0.0, began + BRISK_SECONDS - self._loop.time())
             else:
                 return
+
+    def _last_address(self) -> str:
+        """Where the manager answered last; its name where it never did."""
+        host = self._target.host
+        return self._reached[1] if self._reached is not None and self._reached[0] == host else host
 
     async def _attempt(self, address: str) -> None:
         target = self._target

@@ -267,6 +267,9 @@ class Abandons(Protocol):
     def interrupt(self) -> None:
         """Nobody waits for any task of its any more."""
 
+    def task(self, record: Any, index: int) -> str:
+        """What people call this task of the record."""
+
 
 class TaskFuture(StarFuture):
     """The future of one task.
@@ -284,6 +287,11 @@ class TaskFuture(StarFuture):
     def __init__(self, session: Abandons, record: Any) -> None:
         self._session: Abandons = session
         self._record = record
+
+    @property
+    def task(self) -> str:
+        """The task's name, as ``starcore story`` and the logs know it."""
+        return self._session.task(self._record, self.index)
 
     def cancel(self) -> bool:
         """Cancel the call if it is not known to run yet.
@@ -356,8 +364,15 @@ class BlockFuture(StarFuture):
         self._left = len(self.parts)
         self._error: BaseException | None = None
         self._doomed = False
+        self._task = ""
         for number, part in enumerate(self.parts):
             part.become_block(self, number)
+
+    @property
+    def task(self) -> str:
+        """The name of the block that failed, else of the first one that is not done; empty if there is none."""
+        waiting = (part.task for part in list(self.parts) if not part.done())
+        return self._task or next(waiting, "")
 
     def watch(self) -> None:
         """Begin to listen to the blocks, all of which are on their way now."""
@@ -398,6 +413,7 @@ class BlockFuture(StarFuture):
             if first_failure:
                 self._error = error
                 self._doomed = True
+                self._task = getattr(part, "task", "")
         if first_failure and not last:
             self._kill_parts()
         if last:

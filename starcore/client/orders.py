@@ -76,6 +76,14 @@ class Ask:
 
 
 @dataclass(slots=True)
+class AskStory:
+    """What happened to this task? Answered by `StoryTold`, once there is a connection."""
+
+    question: int
+    task: str
+
+
+@dataclass(slots=True)
 class Shutdown:
     """End the session when its work is done, or at once (`abandon`)."""
 
@@ -177,6 +185,14 @@ class Resized:
 class Told:
     """The star's state, as a JSON object."""
 
+    text: str
+
+
+@dataclass(slots=True)
+class StoryTold:
+    """A task's story, as a JSON object."""
+
+    question: int
     text: str
 
 

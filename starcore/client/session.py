@@ -36,6 +36,8 @@ from starcore.client.core import ClientCore
 from starcore.client.dialing import Dialer, Resolve, hello, new_loop
 from starcore.client.futures import NOT_SMALL, TaskFuture, succeed_all
 from starcore.client.puts import Puts
+from starcore.client.questions import Questions
+from starcore.client.story import signed
 from starcore.client.vigil import Vigil
 from starcore.driver import Driver
 from starcore.errors import Code, CredentialsError, RefusedError, SessionLostError, StarCoreError, UnreachableError
@@ -43,6 +45,7 @@ from starcore.errors import Status as TaskStatus
 from starcore.events import Dial, Finished, Log
 from starcore.messages import BATCH_TASKS_MAX, Buffer, Job
 from starcore.pickling import Landing, Packed, small_answers, unpack_failure
+from starcore.texts import task_name
 
 CONNECT_SECONDS = 10.0
 PATIENCE_SECONDS = 2.0
@@ -131,7 +134,7 @@ class Session:
         self._bodies: dict[int, Packed] = {}
         self.puts = Puts(self._tell, self._soon)
         self._incoming: dict[int, _Incoming] = {}
-        self._questions: list[Future[str]] = []
+        self._questions = Questions(self._tell)
         self._trouble: StarCoreError | None = None
         self._over: StarCoreError | None = None
         self._settled = threading.Event()
@@ -139,7 +142,9 @@ class Session:
         context = tls.dial_context(target.identity)
         self._loop = new_loop(loop)
         logs.watch(self._loop, _log)
-        self._driver = Driver(ClientCore(hello(target)), self._loop, self, _log)
+        greeting = hello(target)
+        self._session = greeting.session
+        self._driver = Driver(ClientCore(greeting), self._loop, self, _log)
         self._dialer = Dialer(
             target, context, resolve or (lambda: target), self._driver, self._loop, self._lose_heart
         )
@@ -214,12 +219,19 @@ class Session:
 
     def ask(self) -> Future[str]:
         """Ask the manager what is going on; the answer is a JSON object."""
-        question: Future[str] = Future()
         with self._lock:
             self._require_open()
-            self._questions.append(question)
-        self._tell(orders.Ask())
-        return question
+        return self._questions.status()
+
+    def story(self, task: str) -> Future[str]:
+        """Ask what happened to a task; the answer is a JSON object."""
+        with self._lock:
+            self._require_open()
+        return self._questions.story(task)
+
+    def task(self, record: JobRecord, index: int) -> str:
+        """What people call a task."""
+        return task_name(self._session, record.number, index)
 
     def pending(self) -> list[TaskFuture]:
         """The futures that are not done yet."""
@@ -466,7 +478,7 @@ class Session:
             return
         try:
             if status != TaskStatus.OK:
-                future.fail(unpack_failure(TaskStatus(status), head))
+                future.fail(signed(unpack_failure(TaskStatus(status), head), future.task))
             else:
                 future.succeed(future.unpack(head, self._trust))
         except Exception as error:
@@ -495,7 +507,8 @@ class Session:
             if action.status == TaskStatus.OK:
                 future.succeed(value)
             else:
-                future.fail(value if isinstance(value, BaseException) else StarCoreError(str(value)))
+                error = value if isinstance(value, BaseException) else StarCoreError(str(value))
+                future.fail(signed(error, future.task))
         except Exception as error:
             future.fail(error)
 
@@ -531,10 +544,10 @@ class Session:
         self.workers, self.slots = action.workers, action.slots
 
     def _told(self, action: orders.Told) -> None:
-        with self._lock:
-            questions, self._questions = self._questions, []
-        for question in questions:
-            question.set_result(action.text)
+        self._questions.status_told(action.text)
+
+    def _story_told(self, action: orders.StoryTold) -> None:
+        self._questions.story_told(action.question, action.text)
 
     def _say(self, action: orders.Say) -> None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -549,13 +562,11 @@ class Session:
             self.closed = True
             self._over = self._over or error
             futures = [future for record in self._records.values() for future in record.futures.values()]
-            questions, self._questions = self._questions, []
             for record in self._records.values():
                 record.futures = {}
         for future in futures:
             future.fail(error)
-        for question in questions:
-            question.set_exception(error)
+        self._questions.fail(error)
         self._bodies.clear()
         self._incoming.clear()
 
@@ -573,6 +584,7 @@ class Session:
         orders.Forgotten: _forgotten,
         orders.Resized: _resized,
         orders.Told: _told,
+        orders.StoryTold: _story_told,
         orders.Say: _say,
         Log: _log_line,
     }

@@ -33,6 +33,7 @@ from starcore.manager.state import (
     Step,
     python_capability,
 )
+from starcore.manager.story import Stories
 from starcore.manager.values import Values
 from starcore.manager.workers import Workforce
 from starcore.messages import JOB_MAX, Ack, Cancel, FunctionKind, Share, Submit
@@ -58,6 +59,7 @@ class Clientele:
         leases: Leases,
         results: Results,
         workforce: Workforce,
+        stories: Stories,
         limits: Limits,
     ) -> None:
         self._outbox = outbox
@@ -69,6 +71,7 @@ class Clientele:
         self._leases = leases
         self._results = results
         self._workforce = workforce
+        self._stories = stories
         self._limits = limits
         self._jobs = 0
         self._runs = 0
@@ -99,6 +102,7 @@ class Clientele:
                 raise OverrunError(f"more than {self._limits.job_bytes} bytes of jobs")
             client.job_bytes += job.bytes
             client.jobs[message.job] = job
+            self._stories.begin(job)
             if message.kind == FunctionKind.SHIPPED:
                 job.blob = self._blobs.pin(message.digest, job)
             self._values.pin(job, message.shares)
@@ -238,6 +242,7 @@ class Clientele:
             job.queued = 0
             for run in job.runs:
                 unfinished += run.unfinished
+                self._stories.dropped(run)
                 leased = [position for position, state in enumerate(run.states) if state == State.LEASED]
                 self._workforce.retract(run, leased, kill=True)
                 for position in leased:
@@ -313,6 +318,7 @@ class Clientele:
             granted = self._limits.submit_bytes
             raise OverrunError(f"{client.owed_bytes} + {cost} bytes of tasks, where {granted} are granted")
         client.owed_bytes += cost
+        self._stories.queued(job, message.first, count)
         if not self._join(job, message):
             self._begin(job, message)
 

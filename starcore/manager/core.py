@@ -44,6 +44,7 @@ from starcore.manager.results import Results
 from starcore.manager.scheduling import Scheduler
 from starcore.manager.sessions import Link, Sessions, Timer, Timers
 from starcore.manager.state import Capability, Client, Job, Limits, Worker
+from starcore.manager.story import Stories
 from starcore.manager.values import Values
 from starcore.manager.workers import Workforce
 from starcore.messages import (
@@ -70,6 +71,7 @@ from starcore.messages import (
     Started,
     StatusReply,
     StatusRequest,
+    StoryRequest,
     Submit,
     Want,
     Welcome,
@@ -111,9 +113,12 @@ class ManagerCore:
         self._blobs = Blobs(epoch, self._outbox, self._relay, limits, read)
         self._values = Values(epoch, self._outbox, self._relay, limits)
         self._scheduler = Scheduler()
-        self._deliveries = Deliveries(self._outbox, self._relay, limits)
-        self._leases = Leases(epoch, self._outbox, self._relay, self._scheduler, self._deliveries, limits)
-        self._results = Results(self._outbox, self._relay, self._deliveries, self._leases)
+        self._stories = Stories(self._outbox, limits)
+        self._deliveries = Deliveries(self._outbox, self._relay, self._stories, limits)
+        self._leases = Leases(
+            epoch, self._outbox, self._relay, self._scheduler, self._deliveries, self._stories, limits
+        )
+        self._results = Results(self._outbox, self._relay, self._deliveries, self._leases, self._stories)
         self._workforce = Workforce(
             self._outbox,
             self._relay,
@@ -123,6 +128,7 @@ class ManagerCore:
             self._deliveries,
             self._leases,
             self._results,
+            self._stories,
         )
         self._clientele = Clientele(
             self._outbox,
@@ -134,6 +140,7 @@ class ManagerCore:
             self._leases,
             self._results,
             self._workforce,
+            self._stories,
             limits,
         )
         self._slots_timer = False
@@ -220,6 +227,7 @@ class ManagerCore:
         self._blobs.check()
         self._values.check()
         self._scheduler.check()
+        self._stories.check()
         flows = [*self._blobs.flows(), *self._values.flows()]
         for client in clients:
             self._clientele.check(client)
@@ -568,6 +576,7 @@ _FROM_CLIENT: dict[type, Callable[[ManagerCore, Client, Any], None]] = {
     JobMessage: lambda core, client, message: core._clientele.job(client, message),
     Share: lambda core, client, message: core._clientele.share(client, message),
     StatusRequest: ManagerCore._status,
+    StoryRequest: lambda core, client, message: core._stories.answer(client, message.question, message.task),
     Submit: ManagerCore._submit,
 }
 """What a client may say after HELLO, beside HEARTBEAT."""

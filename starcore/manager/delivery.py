@@ -17,6 +17,7 @@ from starcore.manager.flows import Flow
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.state import TASK_OVERHEAD_BYTES, Client, Delivery, Job, Leased, Limits, Run
+from starcore.manager.story import Stories
 from starcore.messages import Abort, Buffer, Column, Outcome
 
 Piece = tuple[Run, int, int]
@@ -26,9 +27,10 @@ Piece = tuple[Run, int, int]
 class Deliveries:
     """What clients have not acknowledged."""
 
-    def __init__(self, outbox: Outbox, relay: Relay, limits: Limits) -> None:
+    def __init__(self, outbox: Outbox, relay: Relay, stories: Stories, limits: Limits) -> None:
         self._outbox = outbox
         self._relay = relay
+        self._stories = stories
         self._limits = limits
         self.full: set[Client] = set()
         """Clients whose unread answers exceed their result credit: nothing is dispatched for them."""
@@ -75,6 +77,7 @@ class Deliveries:
         for run, start, stop in pieces:
             indices.extend(range(run.first + start, run.first + stop))
         sizes = array("I", [len(head)]) * count
+        self._stories.settled(job, indices, attempt, status, text)
         self.deliver(job, pieces, indices, attempt, bytes((status,)) * count, sizes, head * count, settled=True)
 
     def refuse(self, job: Job, indices: Iterable[int], status: Status) -> None:
@@ -99,6 +102,7 @@ class Deliveries:
             run.unread -= stop - start
             if run.unread == 0:
                 run.job.remove(run)
+        self._stories.delivered(delivery)
         return delivery
 
     def recall(self, delivery: Delivery) -> Piece:

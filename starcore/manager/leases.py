@@ -29,6 +29,8 @@ from starcore.manager.state import (
     Step,
     Worker,
 )
+from starcore.manager.story import Stories
+from starcore.texts import NAME_CHARS_MAX, plain, task_name
 
 
 @dataclass(slots=True)
@@ -45,12 +47,20 @@ class Leases:
     """The books of what is leased."""
 
     def __init__(
-        self, epoch: int, outbox: Outbox, relay: Relay, scheduler: Scheduler, deliveries: Deliveries, limits: Limits
+        self,
+        epoch: int,
+        outbox: Outbox,
+        relay: Relay,
+        scheduler: Scheduler,
+        deliveries: Deliveries,
+        stories: Stories,
+        limits: Limits,
     ) -> None:
         self._outbox = outbox
         self._relay = relay
         self._scheduler = scheduler
         self._deliveries = deliveries
+        self._stories = stories
         self._limits = limits
         self._next = epoch << 32
         self.counters = Counters()
@@ -71,6 +81,7 @@ class Leases:
         worker.leases.append(leased)
         worker.arena_used_bytes += run.body(span.start)
         self._scheduler.lease(leased)
+        self._stories.leased(leased)
         return leased
 
     def close(self, leased: Leased, low: int, high: int, mark: Mark, seconds: float = 0.0) -> None:
@@ -89,13 +100,13 @@ class Leases:
             self._remove(leased)
         self._scheduler.finished(leased, count, seconds)
 
-    def give_back(self, leased: Leased, low: int, high: int, *, moved: bool = False) -> None:
+    def give_back(self, leased: Leased, low: int, high: int, cause: str, *, moved: bool = False) -> None:
         """Leases end without a result: their tasks are queued for the next attempt."""
         self.close(leased, low, high, Mark.ENDED)
         run = leased.run
         start, stop = leased.start + low, leased.start + high
         for first, last in _leased_ranges(run, start, stop):
-            self.requeue(run, first, last, leased.attempt, moved=moved)
+            self.requeue(run, first, last, leased.attempt, cause, moved=moved)
 
     def count_loss(self, leased: Leased, offset: int, cause: str, seconds: float = 0.0) -> None:
         """A slot or worker died while this task ran, or may have: try again, but not for ever."""
@@ -107,7 +118,7 @@ class Leases:
         task.losses += 1
         task.cause = cause
         if task.losses < self._limits.crash_tasks_max:
-            self.requeue(run, position, position + 1, leased.attempt)
+            self.requeue(run, position, position + 1, leased.attempt, cause)
             return
         job = run.job
         run.step(position, position + 1, Step.FAIL)
@@ -117,13 +128,15 @@ class Leases:
             f"{cause}; last run by worker {leased.worker.name} ({leased.worker.host}), attempt {leased.attempt}: "
             f"given up after {task.losses} deaths under this task"
         )
-        self._outbox.log("warning", f"job {job.number} task {run.first + position}: {text}")
+        name = task_name(job.client.session, job.client_number, run.first + position)
+        self._outbox.log("warning", f"task {name} ({plain(job.message.function, NAME_CHARS_MAX)}): {text}")
         self._deliveries.settle(job, [(run, position, position + 1)], leased.attempt, Status.CRASHED, text)
 
-    def requeue(self, run: Run, start: int, stop: int, attempt: int, *, moved: bool = False) -> None:
-        """Leased tasks wait again, for their next attempt."""
+    def requeue(self, run: Run, start: int, stop: int, attempt: int, cause: str, *, moved: bool = False) -> None:
+        """Leased tasks wait again, for their next attempt; `cause` says why."""
         run.step(start, stop, Step.REQUEUE)
         self.counters.requeued += stop - start
+        self._stories.requeued(run, start, stop, attempt, cause)
         self.unlease(run.job, stop - start)
         span = run.span(start, stop, attempt + 1)
         span.moved = moved

@@ -22,6 +22,7 @@ from starcore.manager.leases import Leases
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.state import Delivery, Leased, Mark, State, Worker
+from starcore.manager.story import Stories
 from starcore.messages import Confirm, Result
 from starcore.texts import plain
 
@@ -29,11 +30,14 @@ from starcore.texts import plain
 class Results:
     """Answers on their way from workers to outcomes."""
 
-    def __init__(self, outbox: Outbox, relay: Relay, deliveries: Deliveries, leases: Leases) -> None:
+    def __init__(
+        self, outbox: Outbox, relay: Relay, deliveries: Deliveries, leases: Leases, stories: Stories
+    ) -> None:
         self._outbox = outbox
         self._relay = relay
         self._deliveries = deliveries
         self._leases = leases
+        self._stories = stories
 
     def take(self, worker: Worker, message: Result) -> None:
         """Leases ended."""
@@ -73,7 +77,7 @@ class Results:
     def recalled(self, delivery: Delivery) -> None:
         """An answer with a body cannot be had any more: the task runs again."""
         run, start, stop = self._deliveries.recall(delivery)
-        self._leases.requeue(run, start, stop, delivery.outcome.attempt)
+        self._leases.requeue(run, start, stop, delivery.outcome.attempt, "the worker that had its answer is gone")
 
     def dropped(self, delivery: Delivery) -> None:
         """Nobody wants an answer with a body any more."""
@@ -144,7 +148,8 @@ class Results:
             if task.raised < run.job.message.retries:
                 task.raised += 1
                 self._leases.close(leased, offset, offset + 1, Mark.ENDED, seconds)
-                self._leases.requeue(run, position, position + 1, leased.attempt)
+                cause = f"raised on worker {leased.worker.name}: retry {task.raised} of {run.job.message.retries}"
+                self._leases.requeue(run, position, position + 1, leased.attempt, cause)
                 return False
         if message.body_sizes and message.body_sizes[piece.low]:
             self._answer(piece, message.body_sizes[piece.low])
@@ -168,6 +173,7 @@ class Results:
         job.done += count - failed
         self._leases.close(leased, piece.offset, piece.offset + count, Mark.ENDED, seconds)
         self._leases.unlease(job, count)
+        self._stories.ended(leased, start, statuses)
         indices = array("I", range(run.first + start, run.first + start + count))
         self._deliveries.deliver(
             job, [(run, start, start + count)], indices, leased.attempt, statuses, sizes, piece.heads
@@ -189,6 +195,7 @@ class Results:
         seconds = self._seconds(piece)
         job.time(1, seconds)
         self._leases.close(leased, offset, offset + 1, Mark.ANSWERING, seconds)
+        self._stories.ended(leased, position, message.statuses[piece.low : piece.high])
         flow = Flow(size, source_stream=leased.first + offset, source_attempt=leased.attempt)
         self._relay.expect(flow, leased.worker.link)
         delivery = self._deliveries.deliver(

@@ -92,6 +92,8 @@ class Limits:
     blob_idle_bytes: int = 64 << 20
     blobs_idle_max: int = 4096
     crash_tasks_max: int = 3
+    story_bytes: int = 8 << 20
+    """Of what happened to tasks, for whoever asks: 16,384 records."""
 
     def __post_init__(self) -> None:
         """Let several heartbeats fit into the longest silence, however short that was made."""

@@ -22,6 +22,7 @@ from starcore.manager.relay import Relay
 from starcore.manager.results import Results
 from starcore.manager.scheduling import MOVE_SECONDS, Scheduler, head_bytes
 from starcore.manager.state import Job, Leased, Mark, Run, Span, State, Worker
+from starcore.manager.story import Stories
 from starcore.manager.values import Values
 from starcore.messages import Assign, Column, Forget, Retract, Retracted, Running, Started
 
@@ -42,6 +43,7 @@ class Workforce:
         deliveries: Deliveries,
         leases: Leases,
         results: Results,
+        stories: Stories,
     ) -> None:
         self._outbox = outbox
         self._relay = relay
@@ -51,6 +53,7 @@ class Workforce:
         self._deliveries = deliveries
         self._leases = leases
         self._results = results
+        self._stories = stories
         self.leasing = True
         """False in a drain: nothing new is given out."""
         self.move_at: float | None = None
@@ -117,7 +120,9 @@ class Workforce:
     def retracted(self, worker: Worker, message: Retracted) -> None:
         """A worker gave back what it had not started, and keeps the rest."""
         for leased, low, high in self._held(worker, message.leases):
-            self._leases.give_back(leased, low, high, moved=leased.marks[low] == Mark.ASKED)
+            moved = leased.marks[low] == Mark.ASKED
+            cause = f"{'taken' if moved else 'given'} back from worker {worker.name}, where it had not begun"
+            self._leases.give_back(leased, low, high, cause, moved=moved)
         for leased, low, high in self._held(worker, message.declined):
             for offset in range(low, high):
                 self._mark(leased, offset, Mark.STARTED)
@@ -132,6 +137,8 @@ class Workforce:
                 self._mark(leased, offset, Mark.STARTED)
                 if not told and run.states[leased.start + offset] == State.LEASED:
                     running.append(run.first + leased.start + offset)
+            if running:
+                self._stories.running(leased, running)
             client = run.job.client
             if running and client.link:
                 self._outbox.send(client.link, Running(run.job.client_number, running))
@@ -148,7 +155,8 @@ class Workforce:
             missing = [offset for offset in leased.live() if leased.first + offset not in held]
             lost += len(missing)
             for low, high in contiguous(array("Q", missing)):
-                self._leases.give_back(leased, missing[low], missing[high - 1] + 1)
+                cause = f"worker {worker.name} came back without it"
+                self._leases.give_back(leased, missing[low], missing[high - 1] + 1, cause)
             for offset in [offset for offset in leased.answering if leased.first + offset not in held]:
                 self._results.lose(leased, offset)
             flow = leased.run.flows.get(leased.start)
@@ -170,6 +178,7 @@ class Workforce:
         """
         running = worker.slots if blame else 0
         lost = 0
+        cause = f"the connection to worker {worker.name} was lost" if blame else f"worker {worker.name} left"
         for leased in list(worker.leases):
             for offset in list(leased.answering):
                 self._results.lose(leased, offset)
@@ -182,10 +191,9 @@ class Workforce:
                     running -= 1
             innocent = array("Q", sorted(set(live).difference(suspects)))
             for offset in suspects:
-                cause = f"the connection to worker {worker.name} was lost"
                 self._leases.count_loss(leased, offset, cause)
             for low, high in contiguous(innocent):
-                self._leases.give_back(leased, innocent[low], innocent[high - 1] + 1)
+                self._leases.give_back(leased, innocent[low], innocent[high - 1] + 1, cause)
         for job in worker.jobs.values():
             job.workers.pop(worker, None)
         worker.jobs.clear()

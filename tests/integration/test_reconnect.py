@@ -164,6 +164,7 @@ def test_idle_client_that_lost_its_link_is_back_and_its_next_call_works_at_once(
         assert time.monotonic() - began < 1.0
         proxy.cut()
         until(lambda: star.log().count("came back") == 2, "that it comes back by itself", 10)
+        idle.do("client.shutdown()")
 
 
 def test_renewed_join_file_counts_from_the_next_dial_on(places: Callable[..., Place]) -> None:
