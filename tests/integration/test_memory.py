@@ -176,7 +176,7 @@ def test_memory_stays_below_its_limit_beside_workers_that_do_not_read(star: Trie
     python = platform.python_version()
     with Scale(star.pids["manager"]) as scale, star.client(wait=False) as client, contextlib.ExitStack() as stack:
         deaf: list[Stranger] = []
-        for number in range(3):
+        for number in range(8):
             stranger = stack.enter_context(Stranger(star, Role.WORKER, f"deaf{number}"))
             about: dict[str, Any] = {"slots": 16, "python": python, "only_registered": False, "arena_bytes": 4 << 30}
             stranger.say(hello(Role.WORKER, f"deaf{number}", first_window_bytes=1 << 30, **about))
@@ -185,7 +185,8 @@ def test_memory_stays_below_its_limit_beside_workers_that_do_not_read(star: Trie
             deaf.append(stranger)
         epoch = neighbour.status()["epoch"]
         large = np.arange(ARRAY_BYTES // 8)
-        futures = [client.submit_array(slowly, large) for _ in range(60)]
+        futures = [client.submit_array(slowly, large) for _ in range(120)]
+        until(lambda: sum(worker["leased"] for worker in neighbour.status()["workers"]) >= 100, "leases", 30)
         for lease in range(200):  # it does not read which leases it has, so it asks for what may be there
             for stranger in deaf:
                 stranger.say(Grant(epoch << 32 | lease, 1, 0, ARRAY_BYTES))
