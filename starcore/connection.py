@@ -90,6 +90,7 @@ class Connection(asyncio.BufferedProtocol):
         identify: Identify,
         loop: asyncio.AbstractEventLoop,
         scratch: Region | None = None,
+        unread_bytes_max: int = UNREAD_BYTES_MAX,
     ) -> None:
         self.link = link
         self.blocked = False
@@ -99,6 +100,7 @@ class Connection(asyncio.BufferedProtocol):
         self._owner = owner
         self._identify = identify
         self._loop = loop
+        self._unread_bytes_max = unread_bytes_max
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader(self._deliver, self._destination, self._arrived, scratch=scratch)
         self._queue: list[bytes] = []
@@ -187,8 +189,8 @@ class Connection(asyncio.BufferedProtocol):
             view = memoryview(joined)
             for start in range(0, len(joined), WRITE_PIECE_BYTES):
                 self._transport.write(view[start : start + WRITE_PIECE_BYTES])
-        if self.blocked and not self._closed and self._transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
-            self._owner.fault(self, OverrunError(f"more than {UNREAD_BYTES_MAX} bytes wait for it to read"))
+        if self.blocked and not self._closed and self._transport.get_write_buffer_size() > self._unread_bytes_max:
+            self._owner.fault(self, OverrunError(f"more than {self._unread_bytes_max} bytes wait for it to read"))
 
     def send_chunk(self, stream: int, attempt: int, offset: int, view: Buffer) -> None:
         """Write a chunk, behind every message queued so far."""

@@ -22,7 +22,7 @@ from collections import deque
 from typing import Any, Protocol
 
 from starcore._framing import Region
-from starcore.connection import Connection, Identify
+from starcore.connection import UNREAD_BYTES_MAX, Connection, Identify
 from starcore.errors import Code, CredentialsError, ProtocolError
 from starcore.events import (
     Action,
@@ -104,13 +104,23 @@ class Driver:
         The impure part of the role.
     logger : logging.Logger
         Where faults of peers, and our own, are told.
+    unread_bytes_max : int, optional
+        What may wait for a peer that asks and asks, and does not read.
     """
 
-    def __init__(self, core: Core, loop: asyncio.AbstractEventLoop, shell: Shell, logger: logging.Logger) -> None:
+    def __init__(
+        self,
+        core: Core,
+        loop: asyncio.AbstractEventLoop,
+        shell: Shell,
+        logger: logging.Logger,
+        unread_bytes_max: int = UNREAD_BYTES_MAX,
+    ) -> None:
         self._core = core
         self._loop = loop
         self._shell = shell
         self._log = logger
+        self._unread_bytes_max = unread_bytes_max
         self._links: dict[int, Line] = {}
         self._leaving: weakref.WeakSet[Line] = weakref.WeakSet()
         self._numbers = itertools.count(1)
@@ -136,7 +146,7 @@ class Driver:
 
     def connection(self, identify: Identify) -> Connection:
         """Make the protocol of a new connection; `identify` says who the peer is, or raises."""
-        return Connection(self.number(), self, identify, self._loop, self._scratch)
+        return Connection(self.number(), self, identify, self._loop, self._scratch, self._unread_bytes_max)
 
     def number(self) -> int:
         """Number a link; whose link is younger has the larger number."""

@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from starcore import logs, settings
+from starcore.capacity import memory_limit_bytes, parse_bytes
 from starcore.certificates import CLIENT_PORT, WORKER_PORT, Star
 from starcore.errors import SetupError, StarCoreError
+from starcore.manager.budget import MEMORY_BYTES_MIN, Budget
 from starcore.manager.core import Limits
 from starcore.manager.server import Ports, ServerOptions, adopt, listen, run
 from starcore.options import Parser, listening_port, seconds, wait_at_gate
@@ -76,6 +78,13 @@ def _parser() -> Parser:
         help="how long SIGTERM waits for running tasks (default: %(default)s)",
     )
     add(
+        "--memory",
+        type=_size,
+        default=0,
+        metavar="SIZE",
+        help="this process's memory stays below it, as 4G: peers are slowed, not refused (default: a quarter of all)",
+    )
+    add(
         "--shards",
         type=_shards,
         default=1,
@@ -97,6 +106,16 @@ def _shards(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= SHARDS_MAX):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of shards: 1 to {SHARDS_MAX} are")
     return int(text)
+
+
+def _size(text: str) -> int:
+    try:
+        size = parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if size < MEMORY_BYTES_MIN:
+        raise argparse.ArgumentTypeError(f"{text!r} is too little: a manager needs {MEMORY_BYTES_MIN >> 20}M at least")
+    return size
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -158,6 +177,7 @@ def _serve(options: argparse.Namespace) -> None:
     server_options = ServerOptions(
         ports=ports,
         limits=limits,
+        budget=Budget.of(options.memory or max(MEMORY_BYTES_MIN, memory_limit_bytes() // 4)),
         lifeline=options.lifeline,
         on_listening=listening,
         on_orphaned=orphaned,

@@ -34,12 +34,14 @@ class Blobs:
         relay: Relay,
         limits: Limits,
         read: Callable[[Token], Buffer] = memoryview,
+        budget_bytes: int = 1 << 50,
     ) -> None:
         self._epoch = epoch
         self._outbox = outbox
         self._relay = relay
         self._limits = limits
         self._read = read
+        self._budget_bytes = budget_bytes
         self._blobs: dict[bytes, Blob] = {}
         self._idle: dict[Blob, None] = {}
         self.idle_bytes = 0
@@ -83,8 +85,9 @@ class Blobs:
                 raise UnexpectedError("a blob that is not what its digest says")
             blob.head, blob.size = message.head, len(message.head)
             return self._arrived(blob)
-        if message.body_bytes > self._limits.blob_bytes:
-            reason = f"a blob of {message.body_bytes} bytes, where {self._limits.blob_bytes} is the limit"
+        room = min(self._limits.blob_bytes, self._room(message.body_bytes))
+        if message.body_bytes > room:
+            reason = f"a blob of {message.body_bytes} bytes, where {room} is the limit"
             self._outbox.send(client.link, Abort(message.stream, FIRST_ATTEMPT, Code.OVERRUN, reason))
             if any(job.client is not client for job in blob.jobs):
                 return None  # what one client cannot send may still come from another
@@ -188,6 +191,12 @@ class Blobs:
             if client.blob_bytes > self._limits.session_blob_bytes:
                 most = self._limits.session_blob_bytes
                 raise OverrunError(f"{client.blob_bytes} bytes of functions, where {most} are granted")
+
+    def _room(self, wanted: int) -> int:
+        """How large a blob may come; what nobody needs goes for it."""
+        while (left := self._budget_bytes - sum(blob.size for blob in self._blobs.values())) < wanted and self._idle:
+            self._forget(next(iter(self._idle)))
+        return left
 
     def _register(self, blob: Blob) -> None:
         self._blobs[blob.digest] = blob

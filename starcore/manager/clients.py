@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from starcore.errors import OverrunError, Status, UnexpectedError
 from starcore.manager.blobs import Blobs
+from starcore.manager.budget import Credits
 from starcore.manager.columns import contiguous
 from starcore.manager.delivery import Deliveries, Piece
 from starcore.manager.flows import FIRST_ATTEMPT, Flow
@@ -60,6 +61,7 @@ class Clientele:
         results: Results,
         workforce: Workforce,
         stories: Stories,
+        credits: Credits,
         limits: Limits,
     ) -> None:
         self._outbox = outbox
@@ -72,6 +74,7 @@ class Clientele:
         self._results = results
         self._workforce = workforce
         self._stories = stories
+        self._credits = credits
         self._limits = limits
         self._jobs = 0
         self._runs = 0
@@ -314,8 +317,8 @@ class Clientele:
             raise UnexpectedError(f"tasks of job {message.job}, which was over")
         cost = len(message.heads) + TASK_OVERHEAD_BYTES * count
         alone = count == 1 and not client.owed_bytes
-        if client.owed_bytes + cost > self._limits.submit_bytes and not alone:
-            granted = self._limits.submit_bytes
+        granted = self._credits.submit_bytes(client.session)
+        if client.owed_bytes + cost > granted and not alone:
             raise OverrunError(f"{client.owed_bytes} + {cost} bytes of tasks, where {granted} are granted")
         client.owed_bytes += cost
         self._stories.queued(job, message.first, count)

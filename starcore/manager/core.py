@@ -35,15 +35,17 @@ from starcore.events import (
     Writable,
 )
 from starcore.manager.blobs import Blobs
+from starcore.manager.budget import BASE_BYTES, Budget, Credits
 from starcore.manager.clients import Clientele
 from starcore.manager.delivery import Deliveries
 from starcore.manager.leases import Leases
 from starcore.manager.outbox import Drain, Outbox
 from starcore.manager.relay import Relay
+from starcore.manager.report import job_row, missing
 from starcore.manager.results import Results
 from starcore.manager.scheduling import Scheduler
 from starcore.manager.sessions import Link, Sessions, Timer, Timers
-from starcore.manager.state import Capability, Client, Job, Limits, Worker
+from starcore.manager.state import Client, Job, Limits, Worker
 from starcore.manager.story import Stories
 from starcore.manager.values import Values
 from starcore.manager.workers import Workforce
@@ -58,7 +60,6 @@ from starcore.messages import (
     Cancel,
     Draining,
     Forget,
-    FunctionKind,
     Goodbye,
     Grant,
     Heartbeat,
@@ -79,14 +80,12 @@ from starcore.messages import (
 from starcore.messages import (
     Job as JobMessage,
 )
-from starcore.texts import NAME_CHARS_MAX, plain
+from starcore.texts import plain
 
-VERSIONS_MAX = 8
-"""How many Python versions one notice lists."""
 STATUS_ROWS_MAX = 2000
 """Of each of a status's tables; fewer, where the whole is longer than STATUS_BYTES_MAX."""
 
-__all__ = ["Drain", "Finished", "Limits", "Log", "ManagerCore"]
+__all__ = ["Budget", "Drain", "Finished", "Limits", "Log", "ManagerCore"]
 
 
 class ManagerCore:
@@ -100,17 +99,27 @@ class ManagerCore:
         Every bound, with its unit in its name.
     read : callable(token), optional
         Gives a token's bytes, to hold a blob against its digest; nothing else here looks at any.
+    budget : Budget, optional
+        What all sessions together may have here.
     """
 
-    def __init__(self, epoch: int, limits: Limits | None = None, read: Callable[[Token], Buffer] = memoryview) -> None:
-        limits = limits or Limits()
+    def __init__(
+        self,
+        epoch: int,
+        limits: Limits | None = None,
+        read: Callable[[Token], Buffer] = memoryview,
+        budget: Budget | None = None,
+    ) -> None:
+        self._budget = budget = budget or Budget()
+        limits = budget.limits(limits or Limits())
         self._epoch = epoch
         self._limits = limits
         self._outbox = Outbox()
         self._timers = Timers()
-        self._sessions = Sessions(self._outbox, self._timers, limits)
-        self._relay = Relay(self._outbox, limits)
-        self._blobs = Blobs(epoch, self._outbox, self._relay, limits, read)
+        self._credits = Credits(budget, limits)
+        self._sessions = Sessions(self._outbox, self._timers, limits, self._credits)
+        self._relay = Relay(self._outbox, limits, budget)
+        self._blobs = Blobs(epoch, self._outbox, self._relay, limits, read, budget.blob_bytes)
         self._values = Values(epoch, self._outbox, self._relay, limits)
         self._scheduler = Scheduler()
         self._stories = Stories(self._outbox, limits)
@@ -141,6 +150,7 @@ class ManagerCore:
             self._results,
             self._workforce,
             self._stories,
+            self._credits,
             limits,
         )
         self._slots_timer = False
@@ -175,12 +185,18 @@ class ManagerCore:
             self._drain(now)
         else:
             raise TypeError(f"the manager's core does not know {kind.__name__}")
-        self._workforce.dispatch(now)
-        while self._clientele.outgrown():
-            self._workforce.dispatch(now)
+        self._dispatch(now)
         if self._drain_until is not None:
             self._finish(now)
         return self._outbox.take()
+
+    def _dispatch(self, now: float) -> None:
+        """Give out all that can be given: bytes of the budget, then tasks."""
+        if self._relay.parched:
+            self._relay.irrigate()
+        self._workforce.dispatch(now)
+        while self._clientele.outgrown():
+            self._workforce.dispatch(now)
 
     def deadline(self) -> float | None:
         """When the core next wants a Tick."""
@@ -211,8 +227,10 @@ class ManagerCore:
                 }
                 for client in islice(clients, rows_max)
             ],
-            "jobs": [_job_status(job) for job in islice(jobs, rows_max)],
+            "jobs": [job_row(job) for job in islice(jobs, rows_max)],
             "held_bytes": self._held_bytes(),
+            "memory_bytes": self._budget.memory_bytes,
+            "memory_used_bytes": self._used_bytes(),
             "idle_blob_bytes": self._blobs.idle_bytes,
             "stale": counters.stale,
             "duplicates": counters.duplicates,
@@ -224,6 +242,7 @@ class ManagerCore:
         """Assert every invariant."""
         clients, workers = self._sessions.clients.values(), self._sessions.workers.values()
         self._sessions.check()
+        assert len(self._credits) == len(clients)
         self._blobs.check()
         self._values.check()
         self._scheduler.check()
@@ -318,7 +337,7 @@ class ManagerCore:
             else:
                 self._values.absent(session)
         session.link = link.number
-        self._relay.open_link(link.number, message.first_window_bytes, shared=isinstance(session, Worker))
+        window = self._relay.open_link(link.number, message.first_window_bytes, shared=isinstance(session, Worker))
         workers, slots = self._sessions.size()
         limits = self._limits
         self._outbox.send(
@@ -328,8 +347,8 @@ class ManagerCore:
                 self._epoch,
                 resumed,
                 "",
-                limits.first_window_bytes,
-                limits.submit_bytes,
+                window,
+                self._credits.submit_bytes(session.session),
                 limits.heartbeat_seconds,
                 limits.silence_seconds,
                 limits.session_grace_seconds,
@@ -387,6 +406,7 @@ class ManagerCore:
         level = "warning" if blame else "info"
         if isinstance(session, Client):
             del self._sessions.clients[session.session]
+            self._credits.close(session.session)
             unfinished = self._clientele.drop(session)
             if unfinished:
                 self._outbox.log(level, f"client {session.name} {reason}: {unfinished} tasks dropped")
@@ -484,7 +504,7 @@ class ManagerCore:
         if job.noticed or not job.queued or self._scheduler.capable(job.capability) or not client.link:
             return
         job.noticed = True
-        text = _missing(job.capability, list(self._sessions.workers.values()))
+        text = missing(job.capability, list(self._sessions.workers.values()))
         self._outbox.log("warning", f"job {job.number} of client {client.name} waits: {text}")
         self._outbox.send(client.link, Notice(job.client_number, text))
 
@@ -519,6 +539,11 @@ class ManagerCore:
             held += sum(len(run.heads) for run in self._clientele.runs(client))
         return held
 
+    def _used_bytes(self) -> int:
+        """What counts against the budget: what is here, and what was granted and is still to come."""
+        unread = sum(client.unread_bytes for client in self._sessions.clients.values())
+        return BASE_BYTES + self._held_bytes() + self._relay.promised_bytes + self._blobs.idle_bytes + unread
+
     def _worker_status(self, worker: Worker, now: float) -> dict[str, Any]:
         link = self._sessions.links.get(worker.link)
         return {
@@ -535,34 +560,6 @@ class ManagerCore:
             "arena_used_bytes": worker.arena_used_bytes,
             "heard_seconds_ago": round(now - (link.heard_at if link is not None else worker.left_at), 3),
         }
-
-
-def _job_status(job: Job) -> dict[str, Any]:
-    return {
-        "job": job.number,
-        "client": job.client.name,
-        "function": plain(job.message.function, NAME_CHARS_MAX),
-        "queued": job.queued,
-        "leased": job.leased,
-        "done": job.done,
-        "failed": job.failed,
-        "cancelled": job.cancelled,
-        "mean_seconds": job.mean_seconds,
-    }
-
-
-def _missing(capability: Capability, workers: list[Worker]) -> str:
-    """Say in one sentence why nobody takes a job."""
-    kind, name = capability[0], plain(capability[1], NAME_CHARS_MAX)
-    if not workers:
-        return "no worker is connected"
-    if kind == FunctionKind.SHIPPED:
-        versions = sorted({worker.python or "?" for worker in workers})
-        there = ", ".join(versions[:VERSIONS_MAX])
-        return f"it was made with Python {name}, and no connected worker runs such code (they have Python {there})"
-    if not name:
-        return "no connected worker has a registered function"
-    return f"no connected worker has the registered function {name}"
 
 
 _FROM_CLIENT: dict[type, Callable[[ManagerCore, Client, Any], None]] = {

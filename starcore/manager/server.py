@@ -27,12 +27,12 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from starcore import logs, tls
-from starcore.connection import Identify
+from starcore.connection import UNREAD_BYTES_MAX, Identify
 from starcore.driver import Driver
 from starcore.errors import AddressError, Code
 from starcore.events import Action, Finished, Log
 from starcore.manager import listeners, resources
-from starcore.manager.core import Drain, Limits, ManagerCore
+from starcore.manager.core import Budget, Drain, Limits, ManagerCore
 from starcore.manager.switch import Switch
 from starcore.messages import Buffer, Role
 
@@ -93,6 +93,7 @@ class ServerOptions:
 
     ports: Ports
     limits: Limits = field(default_factory=Limits)
+    budget: Budget = field(default_factory=Budget)
     lifeline: int | None = None
     on_listening: Callable[[], None] | None = None
     on_orphaned: Callable[[], None] | None = None
@@ -152,8 +153,8 @@ class Server:
         self._loop = loop
         self._pool = BufferPool()
         self._finished = asyncio.Event()
-        core = ManagerCore(secrets.randbits(31), options.limits, self._read)
-        self._driver = Driver(core, loop, self, _log)
+        core = ManagerCore(secrets.randbits(31), options.limits, self._read, options.budget)
+        self._driver = Driver(core, loop, self, _log, min(UNREAD_BYTES_MAX, options.budget.unread_bytes))
         self._stops = 0
         self._accepted = 0
         self._trimmed = (0, 0)

@@ -17,6 +17,7 @@ from typing import Any
 
 from starcore.errors import Code, RefusedError
 from starcore.events import Peer
+from starcore.manager.budget import Credits
 from starcore.manager.outbox import Outbox
 from starcore.manager.state import Capability, Client, Limits, Worker, python_capability
 from starcore.messages import PROTOCOL_VERSION, FunctionKind, Heartbeat, Hello, Role
@@ -87,10 +88,11 @@ class Link:
 class Sessions:
     """Who is connected, who is expected back."""
 
-    def __init__(self, outbox: Outbox, timers: Timers, limits: Limits) -> None:
+    def __init__(self, outbox: Outbox, timers: Timers, limits: Limits, credits: Credits) -> None:
         self._outbox = outbox
         self._timers = timers
         self._limits = limits
+        self._credits = credits
         self.links: dict[int, Link] = {}
         self.clients: dict[bytes, Client] = {}
         self.workers: dict[bytes, Worker] = {}
@@ -141,7 +143,7 @@ class Sessions:
             resumed = session is not None
             if session is None:
                 session = self.clients[hello.session] = _client(link, hello)
-            session.result_bytes = min(hello.result_bytes, self._limits.result_bytes)
+            session.result_bytes = min(hello.result_bytes, self._credits.open(hello.session)[1])
         else:
             session = self.workers.get(hello.session)
             resumed = session is not None

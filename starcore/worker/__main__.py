@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from starcore import logs, settings
+from starcore.capacity import parse_bytes
 from starcore.errors import StarCoreError
 from starcore.messages import Role
 from starcore.options import Parser, port, wait_at_gate
-from starcore.worker.arena import parse_bytes
 from starcore.worker.supervisor import WorkerOptions, run_worker
 
 SLOTS_MAX = 1024

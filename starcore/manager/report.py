@@ -1,0 +1,41 @@
+"""What people are shown: the rows of a status, and in one sentence why a job waits. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starcore.manager.state import Capability, Job, Worker
+from starcore.messages import FunctionKind
+from starcore.texts import NAME_CHARS_MAX, plain
+
+VERSIONS_MAX = 8
+"""How many Python versions one notice lists."""
+
+
+def job_row(job: Job) -> dict[str, Any]:
+    """Return a job's row."""
+    return {
+        "job": job.number,
+        "client": job.client.name,
+        "function": plain(job.message.function, NAME_CHARS_MAX),
+        "queued": job.queued,
+        "leased": job.leased,
+        "done": job.done,
+        "failed": job.failed,
+        "cancelled": job.cancelled,
+        "mean_seconds": job.mean_seconds,
+    }
+
+
+def missing(capability: Capability, workers: list[Worker]) -> str:
+    """Say in one sentence why nobody takes a job."""
+    kind, name = capability[0], plain(capability[1], NAME_CHARS_MAX)
+    if not workers:
+        return "no worker is connected"
+    if kind == FunctionKind.SHIPPED:
+        versions = sorted({worker.python or "?" for worker in workers})
+        there = ", ".join(versions[:VERSIONS_MAX])
+        return f"it was made with Python {name}, and no connected worker runs such code (they have Python {there})"
+    if not name:
+        return "no connected worker has a registered function"
+    return f"no connected worker has the registered function {name}"
