@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from .campaign import Tally, tally_of
+from .campaign import Tally
+from .conftest import FIXED_SEEDS, FRESH_SEEDS
 from .star import Report, SimStar, simulate
 from .world import Violation
 
-FIXED_SEEDS = 1000
-FRESH_SEEDS = 1000
 STEPS_MIN = 2_000_000
 CAMPAIGN_SECONDS_MAX = 600
 """A thousand seeds take half a minute where the machine has two cores to itself."""
@@ -23,18 +20,6 @@ EVERY_FAULT = frozenset(
     }
 )
 EVERY_OUTCOME = frozenset({"OK", "RAISED", "CRASHED", "TIMEOUT", "UNSENDABLE", "UNRUNNABLE"})
-
-
-@pytest.fixture(scope="module")
-def fixed() -> Tally:
-    """The fixed seeds, lived through once."""
-    return tally_of(0, FIXED_SEEDS)
-
-
-@pytest.fixture(scope="module")
-def fresh() -> Tally:
-    """Other seeds each time; one that fails is printed, and replays."""
-    return tally_of(10_000 + int(time.time()) % 1_000_000_000, FRESH_SEEDS)
 
 
 def _require_none_failed(tally: Tally) -> None:
