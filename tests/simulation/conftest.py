@@ -8,8 +8,8 @@ import pytest
 
 from .campaign import Tally, tally_of
 
-FIXED_SEEDS = 1000
-FRESH_SEEDS = 1000
+FIXED_SEEDS = 1150
+FRESH_SEEDS = 1150
 
 
 @pytest.fixture(scope="session")

@@ -133,7 +133,7 @@ def test_lists_name_pairs_that_there_are_and_none_twice() -> None:
     assert all(impossible.values()) and all(seldom.values())
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_every_pair_is_reached_or_listed_and_no_impossible_one_is_reached(fixed: Tally, fresh: Tally) -> None:
     reached = fixed.reached.keys() | fresh.reached.keys()
     assert reached <= set(ALL), "an event or a state that the table does not have"
