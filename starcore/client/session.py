@@ -215,6 +215,10 @@ class Session:
         with self._lock:
             record.futures.pop(index, None)
             self._bodies.pop(record.number << 32 | index, None)
+            last = self._calls[-1][1] if self._calls else None
+            if type(last) is orders.CancelCall and (last.job, last.kill) == (record.number, kill):
+                last.indices.append(index)  # many in a row are one
+                return
         self._tell(orders.CancelCall(record.number, [index], kill))
 
     def ask(self) -> Future[str]:
@@ -330,15 +334,10 @@ class Session:
             self._awake = len(calls) > 1 or (len(calls) == 1 and _is_burst(calls[0][1]))
         if self._awake:
             self._loop.call_soon(self._drain)
-        at = 0
-        while at < len(calls):
-            record, event = calls[at]
-            at += 1
+        for record, event in calls:
             if record is not None and not record.begun:
                 record.begun = True
                 self._driver.feed(orders.Begin(record.job, record.blob))
-            elif type(event) is orders.CancelCall:
-                at = _gather(event, calls, at)
             self._driver.feed(event)
         self._driver.end_turn()
 
@@ -584,14 +583,3 @@ class Session:
 
 def _is_burst(event: Any) -> bool:
     return type(event) is orders.Call and len(event.heads) > 1
-
-
-def _gather(cancel: orders.CancelCall, calls: list[tuple[JobRecord | None, Any]], at: int) -> int:
-    """Add to a cancel those from `at` on that speak of the same job; say where they end."""
-    while at < len(calls):
-        event = calls[at][1]
-        if type(event) is not orders.CancelCall or (event.job, event.kill) != (cancel.job, cancel.kill):
-            break
-        cancel.indices += event.indices
-        at += 1
-    return at
