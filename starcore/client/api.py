@@ -433,6 +433,10 @@ class Client(Calls):
     breaks is made again for ever; futures just wait. Callbacks of futures run in the session's own thread: keep
     them short.
 
+    A Ctrl-C while it waits (in a future's `result` or `exception`, in `wait` or `as_completed`, in the iterator of
+    `map`, in `run`, in `shutdown`, or when it leaves a ``with`` block) cancels all of its calls that are not done, also
+    those that run, and is then raised as ever; a second one leaves at once. Elsewhere it does nothing to the calls.
+
     Parameters
     ----------
     address : str, optional

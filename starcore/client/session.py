@@ -215,6 +215,10 @@ class Session:
         with self._lock:
             record.futures.pop(index, None)
             self._bodies.pop(record.number << 32 | index, None)
+            last = self._calls[-1][1] if self._calls else None
+            if type(last) is orders.CancelCall and (last.job, last.kill) == (record.number, kill):
+                last.indices.append(index)  # many in a row are one
+                return
         self._tell(orders.CancelCall(record.number, [index], kill))
 
     def ask(self) -> Future[str]:
@@ -332,21 +336,13 @@ class Session:
             self._loop.call_soon(self._drain)
         self._driver.hold()
         try:
-            self._feed(calls)
+            for record, event in calls:
+                if record is not None and not record.begun:
+                    record.begun = True
+                    self._driver.feed(orders.Begin(record.job, record.blob))
+                self._driver.feed(event)
         finally:
             self._driver.end_turn()
-
-    def _feed(self, calls: list[tuple[JobRecord | None, Any]]) -> None:
-        at = 0
-        while at < len(calls):
-            record, event = calls[at]
-            at += 1
-            if record is not None and not record.begun:
-                record.begun = True
-                self._driver.feed(orders.Begin(record.job, record.blob))
-            elif type(event) is orders.CancelCall:
-                at = _gather(event, calls, at)
-            self._driver.feed(event)
 
     def _open_call(self, record: JobRecord, index: int) -> orders.Call:
         """Under the lock: begin a column for consecutive calls of a job."""
@@ -592,14 +588,3 @@ class Session:
 
 def _is_burst(event: Any) -> bool:
     return type(event) is orders.Call and len(event.heads) > 1
-
-
-def _gather(cancel: orders.CancelCall, calls: list[tuple[JobRecord | None, Any]], at: int) -> int:
-    """Add to a cancel those from `at` on that speak of the same job; say where they end."""
-    while at < len(calls):
-        event = calls[at][1]
-        if type(event) is not orders.CancelCall or (event.job, event.kill) != (cancel.job, cancel.kill):
-            break
-        cancel.indices += event.indices
-        at += 1
-    return at

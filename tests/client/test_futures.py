@@ -352,6 +352,8 @@ def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(threading.Condition, "wait", interrupt)
+    monkeypatch.setattr(TaskFuture, "_sleep", interrupt)
+    monkeypatch.setattr(BlockFuture, "_sleep", interrupt)
 
 
 def waits(sessions: list[Interrupted]) -> dict[str, Callable[[], Any]]:
