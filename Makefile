@@ -2,6 +2,7 @@
 #
 #   make demo          denoise a real image stack through an embedded star
 #   make test          lint, types, every test
+#   make chaos         real processes, killed, frozen and cut off: an hour, or CHAOS_SECONDS
 #   make bench         the star, the limit and the rivals side by side, as one table
 #   make bench-quick   the same with small inputs, in at most two minutes
 #   make clean         remove the environment and everything built
@@ -11,6 +12,8 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+CHAOS_SECONDS ?= 3600
+CHAOS_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,10 +22,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml setup.py starcore/_framing.pyx starcore/_memory.pxi starcore/_records.pxi starcore/_scalars.pxi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-quick clean
+.PHONY: help demo test lint chaos bench bench-quick clean
 
 help:
-	@sed -n '3,7s/^#   //p' Makefile
+	@sed -n '3,8s/^#   //p' Makefile
 
 demo: $(VENV)/demo.stamp
 	@echo "==> the demo: an image stack through an embedded star"
@@ -39,6 +42,9 @@ lint: $(VENV)/test.stamp
 	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint starcore/_framing.pyx starcore/_memory.pxi starcore/_records.pxi starcore/_scalars.pxi
 	@echo "==> mypy --strict"
 	@$(BIN)/mypy --strict
+
+chaos: $(VENV)/test.stamp
+	@$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) $(CHAOS_ARGS)
 
 bench: $(VENV)/bench.stamp $(VENV)/rivals.tried
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
