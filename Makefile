@@ -5,6 +5,7 @@
 #   make bench         the star, the limit and the rivals side by side, as one table
 #   make bench-quick   the same with small inputs, in at most two minutes
 #   make soak          a hundred million simulated steps; Ctrl-C, and it goes on where it stopped
+#   make chaos         real processes, killed, frozen and cut off: an hour, or CHAOS_SECONDS
 #   make clean         remove the environment and everything built
 #
 # PYTHON names the interpreter that .venv is made of:  make test PYTHON=python3.12
@@ -13,6 +14,8 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 SOAK_ARGS ?=
+CHAOS_SECONDS ?= 3600
+CHAOS_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,10 +24,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml setup.py starcore/_framing.pyx starcore/_memory.pxi starcore/_records.pxi starcore/_scalars.pxi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-quick soak clean
+.PHONY: help demo test lint soak chaos bench bench-quick clean
 
 help:
-	@sed -n '3,8s/^#   //p' Makefile
+	@sed -n '3,9s/^#   //p' Makefile
 
 demo: $(VENV)/demo.stamp
 	@echo "==> the demo: an image stack through an embedded star"
@@ -41,6 +44,9 @@ lint: $(VENV)/test.stamp
 	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint starcore/_framing.pyx starcore/_memory.pxi starcore/_records.pxi starcore/_scalars.pxi
 	@echo "==> mypy --strict"
 	@$(BIN)/mypy --strict
+
+chaos: $(VENV)/test.stamp
+	@$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) $(CHAOS_ARGS)
 
 bench: $(VENV)/bench.stamp $(VENV)/rivals.tried
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)

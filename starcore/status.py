@@ -39,6 +39,8 @@ def render(status: dict[str, Any]) -> str:
         f"{_count(len(workers), 'worker')}, {_count(slots, 'slot')}, {_count(running, 'task')} on workers, "
         f"{_count(len(clients), 'client')}"
     ]
+    if "memory_bytes" in status:
+        lines += [f"manager: {status['memory_used_bytes'] >> 20} of {status['memory_bytes'] >> 20} MiB"]
     lines += _table("WORKER", workers, ("name", "address", "python", "slots", "running"))
     lines += _table("CLIENT", clients, ("name", "address", "queued", "leased"))
     lines += _table("JOB", jobs, ("function", "client", "queued", "leased", "done", "failed", "mean_seconds"))

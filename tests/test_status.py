@@ -36,6 +36,11 @@ def test_empty_star_is_one_line() -> None:
     )
 
 
+def test_budget_of_the_manager_stands_below_the_summary() -> None:
+    text = status.render({"workers": [], "memory_used_bytes": 70 << 20, "memory_bytes": 6 << 30})
+    assert text.splitlines()[1] == "manager: 70 of 6144 MiB"
+
+
 def test_column_that_a_manager_does_not_tell_is_left_out_and_a_missing_value_is_a_dash() -> None:
     text = status.render({"workers": [{"name": "a", "slots": 1, "running": 0}], "jobs": [JOB, {**JOB, "done": None}]})
     assert "WORKER  SLOTS  RUNNING" in text
