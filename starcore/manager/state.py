@@ -466,8 +466,6 @@ class Job:
 
     def overlapping(self, first: int, stop: int) -> list[Run]:
         """Return the runs that share an index with [first, stop), in order."""
-        if not self.runs or self.runs[-1].stop <= first:
-            return []
         low = max(0, bisect_right(self.runs, first, key=_first) - 1)
         high = bisect_left(self.runs, stop, key=_first)
         return [run for run in self.runs[low:high] if run.stop > first]
