@@ -13,6 +13,7 @@ COMMANDS = {
     "worker": ("starcore.worker.__main__", "run a worker: python -m starcore.worker"),
     "certs": ("starcore.certs", "make the star's CA and join files: python -m starcore.certs"),
     "status": ("starcore.status", "show the workers, slots and queues of a star"),
+    "drain": ("starcore.drain", "let workers finish what they run, and leave"),
 }
 
 
@@ -27,6 +28,7 @@ def usage() -> str:
         "  starcore certs issue worker node7",
         "  starcore worker --join node7.join",
         "  starcore status --json",
+        "  starcore drain node7",
         "",
         "'starcore COMMAND --help' tells the options of each.",
     ]

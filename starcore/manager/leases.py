@@ -29,6 +29,7 @@ from starcore.manager.state import (
     Worker,
     contiguous,
 )
+from starcore.texts import FURTHER_CHARS_MAX, plain, plain_lines
 
 
 @dataclass(slots=True)
@@ -98,14 +99,19 @@ class Leases:
             self.requeue(run, first, last, leased.attempt, moved=moved)
 
     def count_loss(self, leased: Leased, offset: int, cause: str, seconds: float = 0.0) -> None:
-        """A slot or worker died while this task ran, or may have: try again, but not for ever."""
+        """A slot or worker died while this task ran, or may have: try again, but not for ever.
+
+        The cause may have several lines, as a worker writes them: the first says what happened.
+        """
         run, position = leased.run, leased.start + offset
         self.close(leased, offset, offset + 1, Mark.ENDED, seconds)
         if run.states[position] != State.LEASED:
             return
         task = run.task(position)
         task.losses += 1
-        task.cause = cause
+        what, *stack = plain_lines(cause)
+        worker = f"worker {leased.worker.name} ({leased.worker.host})"
+        task.deaths.append(f"attempt {leased.attempt}, {worker}: {plain(what, FURTHER_CHARS_MAX)}")
         if task.losses < self._limits.crash_tasks_max:
             self.requeue(run, position, position + 1, leased.attempt)
             return
@@ -114,11 +120,12 @@ class Leases:
         job.failed += 1
         self.unlease(job, 1)
         text = (
-            f"{cause}; last run by worker {leased.worker.name} ({leased.worker.host}), attempt {leased.attempt}: "
+            f"{what}; last run by {worker}, attempt {leased.attempt}: "
             f"given up after {task.losses} deaths under this task"
         )
         self._outbox.log("warning", f"job {job.number} task {run.first + position}: {text}")
-        self._deliveries.settle(job, [(run, position, position + 1)], leased.attempt, Status.CRASHED, text)
+        report = "\n".join([text, *(f"  {death}" for death in task.deaths), *stack])
+        self._deliveries.settle(job, [(run, position, position + 1)], leased.attempt, Status.CRASHED, report)
 
     def requeue(self, run: Run, start: int, stop: int, attempt: int, *, moved: bool = False) -> None:
         """Leased tasks wait again, for their next attempt."""

@@ -22,7 +22,6 @@ from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.state import Delivery, Leased, Mark, State, Worker, contiguous
 from starcore.messages import Confirm, Result
-from starcore.texts import plain
 
 
 class Results:
@@ -136,7 +135,7 @@ class Results:
             return False
         if status == Status.CRASHED:
             self._leases.counters.crashes += 1
-            self._leases.count_loss(leased, offset, plain(bytes(piece.heads).decode(errors="replace")), seconds)
+            self._leases.count_loss(leased, offset, bytes(piece.heads).decode(errors="replace"), seconds)
             return False
         if status == Status.RAISED and run.job.message.retries:
             task = run.task(position)

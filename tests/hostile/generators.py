@@ -25,6 +25,8 @@ from starcore.messages import (
     Cancel,
     Confirm,
     Draining,
+    DrainReply,
+    DrainRequest,
     Forget,
     FunctionKind,
     Goodbye,
@@ -346,6 +348,7 @@ class Liar:
         lambda self: Ack(self.column()),
         lambda self: Ack(self.column()),
         lambda self: StatusRequest(),
+        lambda self: DrainRequest(self.rng.choice(("no such*", "no [", "no " + "*" * 99 + "x"))),
     )
     WORKER: tuple[Any, ...] = (
         *BOTH,
@@ -359,6 +362,7 @@ class Liar:
         lambda self: Want(self.digest()),
         lambda self: Want(self.name()),
     )
+    # No DRAIN: a worker obeys it, and is gone.
     MANAGER: tuple[Any, ...] = (
         *BOTH,
         blob,
@@ -381,4 +385,5 @@ class Liar:
         lambda self: Notice(self.job(), self.text()),
         lambda self: Slots(self.number(), self.number()),
         lambda self: StatusReply(self.text()),
+        lambda self: DrainReply([self.text()]),
     )

@@ -65,7 +65,8 @@ class Desk:
         self.asked: list[Action] = []
         self.lines: list[Log] = []
         self._jobs = 0
-        hello = Hello(PROTOCOL_VERSION, Role.WORKER, SESSION, slots=slots, arena_bytes=arena_bytes)
+        name = {"name": "node7-1", "host": "node7"}
+        hello = Hello(PROTOCOL_VERSION, Role.WORKER, SESSION, **name, slots=slots, arena_bytes=arena_bytes)
         self.core = WorkerCore(hello, **options)
         self._note(self.core.start(self.now))
         if up:
