@@ -26,7 +26,6 @@ from starcore.messages import (
     Confirm,
     Draining,
     DrainReply,
-    DrainRequest,
     Forget,
     FunctionKind,
     Goodbye,
@@ -348,7 +347,6 @@ class Liar:
         lambda self: Ack(self.column()),
         lambda self: Ack(self.column()),
         lambda self: StatusRequest(),
-        lambda self: DrainRequest(self.rng.choice(("no such*", "no [", "no " + "*" * 99 + "x"))),
     )
     WORKER: tuple[Any, ...] = (
         *BOTH,

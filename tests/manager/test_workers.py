@@ -144,8 +144,9 @@ def test_drain_is_told_to_connected_workers_whose_name_or_host_fits():
     client.say(DrainRequest("x"))
     star.expect(DrainReply(["x"]), client)
     star.take(Drain, other)
-    client.say(DrainRequest("[nobody"))
-    star.expect(DrainReply([]), client)
+    for nobody in ("[nobody", "", "*a" * 30_000, "NODE1"):
+        client.say(DrainRequest(nobody))
+        star.expect(DrainReply([]), client)
     settle(star)
     star.quiet()
 
