@@ -4,10 +4,11 @@
 
     slot:        faulthandler ──write(2)──▶ an anonymous file ◀──pread── the supervisor, after the slot's death
                      ▲ SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL: by itself
-                     └ STACK_SIGNAL: when the supervisor is about to kill it
+                     └ STACK_SIGNAL: when the supervisor wants it to end
 
 faulthandler's dumps are made in C, inside the signal: a task that holds the interpreter's lock, or that has just
-broken the heap, is in the way of neither.
+broken the heap, is in the way of neither. The process ends inside the signal as well: a system call that it
+interrupted would fail, and what the task made of that would pass for its answer.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from pathlib import Path
 from starcore.worker.arena import memory_file
 from starcore.worker.reports import last_stack, size_text
 
-STACK_SIGNAL = signal.SIGUSR2
+STACK_SIGNAL = getattr(signal, "SIGRTMAX", signal.SIGUSR2)
+"""One that no batch system sends; macOS has none to spare."""
 STACK_BYTES_MAX = 64 << 10
 """As much of a dump is looked at: some hundred frames of every thread, that of the task among the first."""
 OOM_SCORE = 500
@@ -76,9 +78,9 @@ def kernel_killings() -> int:
 
 
 def keep_stacks(descriptor: int) -> None:
-    """In the slot: write stacks there from now on, when it dies of a fault and when it is asked to."""
+    """In the slot: from now on write the stack there when it dies of a fault, and when it is told to end."""
     faulthandler.enable(descriptor)
-    faulthandler.register(STACK_SIGNAL, descriptor)
+    faulthandler.register(STACK_SIGNAL, descriptor, chain=True)  # on to the default, which is the end
 
 
 def be_the_first_to_go() -> None:

@@ -36,7 +36,6 @@ POLL_SECONDS = 0.02
 """How often to look for the end of a process where the kernel has no pidfd."""
 STACK_SECONDS_MAX = 0.1
 """How long a process that is to be killed may take to write its stack: one that is stopped never does."""
-STACK_LOOK_SECONDS = 0.005
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -145,14 +144,14 @@ class SlotProcess:
             self.send(Attach(piece.number, piece.size), piece.descriptor)
 
     def kill(self, *, stack: bool = False) -> None:
-        """End the process, and those it started, now; with `stack` as soon as it has written where it is."""
+        """End the process, and those it started, now; with `stack` it ends by itself once it has written that."""
         if not self.alive:
             return
         self._killed = True
         if stack:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, STACK_SIGNAL)
-            self._kill_later(self._loop.time() + STACK_SECONDS_MAX, "")
+            self._loop.call_later(STACK_SECONDS_MAX, self.kill)
         else:
             self._kill_group()
 
@@ -257,16 +256,6 @@ class SlotProcess:
         self.peak = self._box.peak(usage)
         self._popen.returncode = os.waitstatus_to_exitcode(status)
         return self._popen.returncode
-
-    def _kill_later(self, deadline: float, seen: str) -> None:
-        """Kill as soon as two looks have shown the same stack."""
-        if not self.alive:
-            return
-        dump = self._box.dump()
-        if (dump and dump == seen) or self._loop.time() >= deadline:
-            self._kill_group()
-        else:
-            self._loop.call_later(STACK_LOOK_SECONDS, self._kill_later, deadline, dump)
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -49,7 +49,7 @@ from starcore.pickling import (
     small_arguments,
 )
 from starcore.worker.arena import Piece, Pool
-from starcore.worker.blackbox import be_the_first_to_go, keep_stacks
+from starcore.worker.blackbox import STACK_SIGNAL, be_the_first_to_go, keep_stacks
 from starcore.worker.board import Board
 from starcore.worker.channel import (
     IN_ARGUMENT,
@@ -516,9 +516,9 @@ def main(arguments: list[str]) -> int:
         os.set_inheritable(descriptor, False)
     die_with(parent, lifeline)
     be_the_first_to_go()
-    # Ctrl-C, SIGTERM and a batch system's SIGUSR1 are the supervisor's business. Handlers that do nothing, since
-    # SIG_IGN would be inherited by the programs that a task starts.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    # Ctrl-C, SIGTERM and what else a batch system sends are the supervisor's business. Handlers that do nothing,
+    # since SIG_IGN would be inherited by the programs that a task starts.
+    for number in {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2} - {STACK_SIGNAL}:
         signal.signal(number, lambda *_: None)
     keep_stacks(box)
     stream = TaskStream(os.dup(2), as_json=bool(os.environ.pop(JSON_VARIABLE, "")))

@@ -17,6 +17,7 @@ import pytest
 
 from starcore import pickling
 from starcore.messages import FunctionKind
+from starcore.worker.blackbox import STACK_SIGNAL
 from starcore.worker.channel import Learn, Ready, Record, Setup, Work
 from starcore.worker.process import THREAD_VARIABLES, SlotProcess, _cause, slot_environment
 
@@ -188,7 +189,8 @@ def test_a_slot_that_holds_the_interpreters_lock_says_where_before_it_is_killed(
             while not (tmp_path / "begun").exists():
                 await asyncio.sleep(0)
             process.kill(stack=True)
-            assert await asyncio.wait_for(heard.end, 20) == "SIGKILL"
+            assert await asyncio.wait_for(heard.end, 20) == STACK_SIGNAL.name
+            assert heard.untold == 0, "the sleep that the signal cut short passed for an answer"
             assert "in hold_the_interpreter" in process.stack
 
     run(test)

@@ -155,7 +155,7 @@ def test_a_task_that_exits_the_process_ends_the_slot(child: Child) -> None:
 
 
 def test_signals_of_terminals_and_batch_systems_are_not_for_slots(child: Child) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         os.kill(child.process.pid, number)
     assert child.answer(child.call(abs, -1)) == 1
 
