@@ -40,7 +40,6 @@ COMPANY_SECONDS = 0.05
 """How long a message without hurry waits for others; after 10 ms a loop of lone calls still paid for one in ten."""
 CLOSING_SECONDS = 2.0
 """How long a closed link may take to send its last bytes."""
-
 KEEPALIVE_PROBES = 3
 """So many unanswered ones, and the kernel calls a silent link dead."""
 _INT_MAX = (1 << 31) - 1
