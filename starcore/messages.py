@@ -266,6 +266,13 @@ class StoryRequest:
     task: str
 
 
+@dataclass(slots=True)
+class DrainRequest:
+    """Let the workers whose name or host is this, or matches this pattern, finish what they run and leave."""
+
+    pattern: str
+
+
 # -- manager to client ---------------------------------------------------------------------------------------
 
 
@@ -322,6 +329,13 @@ class StoryReply:
     text: str
 
 
+@dataclass(slots=True)
+class DrainReply:
+    """The workers that were told to leave, by their names."""
+
+    workers: list[str] = field(default_factory=list)
+
+
 # -- manager to worker ---------------------------------------------------------------------------------------
 
 
@@ -351,6 +365,13 @@ class Confirm:
     """These answers are in safe hands: the worker may free them."""
 
     leases: Column = field(default_factory=_u64)
+
+
+@dataclass(slots=True)
+class Drain:
+    """Take nothing more, finish what runs, and leave."""
+
+    reason: str = ""
 
 
 # -- worker to manager ---------------------------------------------------------------------------------------
@@ -390,9 +411,9 @@ class Draining:
 
 Message: TypeAlias = (
     Hello | Welcome | Goodbye | Heartbeat | Grant | Abort | Blob | Share | Want | Job | Forget
-    | Submit | Cancel | Ack | StatusRequest | StoryRequest
-    | Outcome | Running | Notice | Slots | StatusReply | StoryReply
-    | Assign | Retract | Confirm
+    | Submit | Cancel | Ack | StatusRequest | StoryRequest | DrainRequest
+    | Outcome | Running | Notice | Slots | StatusReply | StoryReply | DrainReply
+    | Assign | Retract | Confirm | Drain
     | Result | Retracted | Started | Draining
 )  # fmt: skip
 """All but CHUNK, whose bytes bypass the records."""

@@ -12,6 +12,10 @@ LINE_CHARS_MAX = 1000
 """Of a line in a log, or of a reason that a peer gives."""
 TASK_SESSION_DIGITS = 8
 """Of the session's number in a task's name."""
+LINES_MAX = 40
+"""Of a report of several lines."""
+FURTHER_CHARS_MAX = 256
+"""Of each of its lines but the first: whatever the letters, all of them are no more than 48 KiB."""
 
 
 def plain(text: str, chars_max: int = LINE_CHARS_MAX) -> str:
@@ -33,3 +37,13 @@ def task_name(session: bytes, job: int, index: int) -> str:
     '00010203/1/0'
     """
     return f"{session.hex()[:TASK_SESSION_DIGITS]}/{job}/{index}"
+
+
+def plain_lines(text: str, lines_max: int = LINES_MAX) -> list[str]:
+    r"""Return the first lines of a text, each made fit as by `plain`.
+
+    >>> plain_lines("a\tb\nc")
+    ['a\\tb', 'c']
+    """
+    first, *rest = text.split("\n", lines_max)
+    return [plain(first), *(plain(line, FURTHER_CHARS_MAX) for line in rest[: lines_max - 1])]

@@ -90,7 +90,7 @@ COLUMNS = {
     "u64[]": ("Q", (1 << 64) - 1),
     "seconds[]": ("d", math.inf),
     "u8[]": ("B", 255),
-    "status[]": ("B", 7),
+    "status[]": ("B", 8),
     "head bytes[]": ("I", 64 << 10),
     "body bytes[]": ("Q", 1 << 46),
 }

@@ -50,6 +50,14 @@ def _parser() -> Parser:
     add("--host", help="listen on this address only (default: on all, IPv4 and IPv6)")
     add("--star", type=Path, metavar="DIR", help="the star's directory (default: the user's own star)")
     add(
+        "--heartbeat-seconds",
+        type=seconds,
+        default=defaults.heartbeat_seconds,
+        metavar="S",
+        help="how often a peer with nothing to say shows that it lives; at most a quarter of the silence "
+        "(default: %(default)s)",
+    )
+    add(
         "--silence-seconds",
         type=seconds,
         default=defaults.silence_seconds,
@@ -169,6 +177,7 @@ def _serve(options: argparse.Namespace) -> None:
 
     limits = replace(
         Limits(),
+        heartbeat_seconds=options.heartbeat_seconds,
         silence_seconds=options.silence_seconds,
         greeting_seconds=options.greeting_seconds,
         session_grace_seconds=options.session_grace_seconds,

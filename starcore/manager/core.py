@@ -59,6 +59,8 @@ from starcore.messages import (
     Buffer,
     Cancel,
     Draining,
+    DrainReply,
+    DrainRequest,
     Forget,
     Goodbye,
     Grant,
@@ -466,6 +468,10 @@ class ManagerCore:
         self._outbox.log("info", f"worker {worker.name} drains: it finishes what runs")
         self._slots_changed(self._outbox.now)
 
+    def _drain_workers(self, client: Client, message: DrainRequest) -> None:
+        names = self._workforce.drain(self._sessions.workers.values(), message.pattern, client.name)
+        self._outbox.send(client.link, DrainReply(names))
+
     def _status(self, client: Client, message: StatusRequest) -> None:
         now, rows = self._outbox.now, STATUS_ROWS_MAX
         made_at, text = self._status_said
@@ -567,6 +573,7 @@ _FROM_CLIENT: dict[type, Callable[[ManagerCore, Client, Any], None]] = {
     Ack: lambda core, client, message: core._clientele.acknowledge(client, message),
     Blob: lambda core, client, message: core._clientele.blob(client, message),
     Cancel: lambda core, client, message: core._clientele.cancel(client, message),
+    DrainRequest: ManagerCore._drain_workers,
     Forget: lambda core, client, message: core._clientele.forget(client, message.job),
     Goodbye: ManagerCore._goodbye,
     Grant: ManagerCore._grant,

@@ -30,7 +30,7 @@ from starcore.manager.state import (
     Worker,
 )
 from starcore.manager.story import Stories
-from starcore.texts import NAME_CHARS_MAX, plain, task_name
+from starcore.texts import FURTHER_CHARS_MAX, NAME_CHARS_MAX, plain, plain_lines, task_name
 
 
 @dataclass(slots=True)
@@ -109,14 +109,19 @@ class Leases:
             self.requeue(run, first, last, leased.attempt, cause, moved=moved)
 
     def count_loss(self, leased: Leased, offset: int, cause: str, seconds: float = 0.0) -> None:
-        """A slot or worker died while this task ran, or may have: try again, but not for ever."""
+        """A slot or worker died while this task ran, or may have: try again, but not for ever.
+
+        The cause may have several lines, as a worker writes them: the first says what happened.
+        """
         run, position = leased.run, leased.start + offset
         self.close(leased, offset, offset + 1, Mark.ENDED, seconds)
         if run.states[position] != State.LEASED:
             return
         task = run.task(position)
         task.losses += 1
-        task.cause = cause
+        what, *stack = plain_lines(cause)
+        worker = f"worker {leased.worker.name} ({leased.worker.host})"
+        task.deaths.append(f"attempt {leased.attempt}, {worker}: {plain(what, FURTHER_CHARS_MAX)}")
         if task.losses < self._limits.crash_tasks_max:
             self.requeue(run, position, position + 1, leased.attempt, cause)
             return
@@ -125,12 +130,13 @@ class Leases:
         job.failed += 1
         self.unlease(job, 1)
         text = (
-            f"{cause}; last run by worker {leased.worker.name} ({leased.worker.host}), attempt {leased.attempt}: "
+            f"{what}; last run by {worker}, attempt {leased.attempt}: "
             f"given up after {task.losses} deaths under this task"
         )
         name = task_name(job.client.session, job.client_number, run.first + position)
         self._outbox.log("warning", f"task {name} ({plain(job.message.function, NAME_CHARS_MAX)}): {text}")
-        self._deliveries.settle(job, [(run, position, position + 1)], leased.attempt, Status.CRASHED, text)
+        report = "\n".join([text, *(f"  {death}" for death in task.deaths), *stack])
+        self._deliveries.settle(job, [(run, position, position + 1)], leased.attempt, Status.CRASHED, report)
 
     def requeue(self, run: Run, start: int, stop: int, attempt: int, cause: str, *, moved: bool = False) -> None:
         """Leased tasks wait again, for their next attempt; `cause` says why."""

@@ -24,7 +24,6 @@ from starcore.manager.relay import Relay
 from starcore.manager.state import Delivery, Leased, Mark, State, Worker
 from starcore.manager.story import Stories
 from starcore.messages import Confirm, Result
-from starcore.texts import plain
 
 
 class Results:
@@ -141,7 +140,7 @@ class Results:
             return False
         if status == Status.CRASHED:
             self._leases.counters.crashes += 1
-            self._leases.count_loss(leased, offset, plain(bytes(piece.heads).decode(errors="replace")), seconds)
+            self._leases.count_loss(leased, offset, bytes(piece.heads).decode(errors="replace"), seconds)
             return False
         if status == Status.RAISED and run.job.message.retries:
             task = run.task(position)

@@ -159,7 +159,7 @@ class Task:
 
     losses: int = 0
     raised: int = 0
-    cause: str = ""
+    deaths: list[str] = field(default_factory=list)
     settled: bool = False
     """Its client was told an outcome once (and has taken the credit back), though that answer was lost."""
 

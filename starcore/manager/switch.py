@@ -92,7 +92,7 @@ class RemoteLink:
     def send(self, message: Message, *, hurry: bool = True) -> None:
         """Send a message."""
         if type(message) is Welcome:
-            self._cable.say(Order.GREETED, self._name)
+            self._cable.say(Order.GREETED, cable.GREETED.pack(self.link, message.silence_seconds))
         frame = codec.encode(message)
         if len(frame) <= WRITE_BYTES_MAX:
             self._cable.say(Order.WRITE, self._name, frame, hurry=hurry)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 
 from starcore.manager.blobs import Blobs
 from starcore.manager.columns import contiguous
@@ -24,7 +25,11 @@ from starcore.manager.scheduling import MOVE_SECONDS, Scheduler, head_bytes
 from starcore.manager.state import Job, Leased, Mark, Run, Span, State, Worker
 from starcore.manager.story import Stories
 from starcore.manager.values import Values
-from starcore.messages import Assign, Column, Forget, Retract, Retracted, Running, Started
+from starcore.messages import Assign, Column, Drain, Forget, Retract, Retracted, Running, Started
+from starcore.texts import NAME_CHARS_MAX, plain
+
+DRAINED_MAX = 2000
+"""How many names the answer to one DRAIN_REQUEST lists: so that they fit one message, however long they are."""
 
 FORGETS_REPEATED_MAX = 1024
 """How many FORGETs are said again to a worker that comes back: the last ones may have been lost with its link."""
@@ -201,6 +206,17 @@ class Workforce:
             self._blobs.retire(worker, digest)
         self._values.lose(worker)
         return lost
+
+    def drain(self, workers: Iterable[Worker], pattern: str, client: str) -> list[str]:
+        """Tell the connected workers of this name or host to finish and leave; return their names."""
+        names: list[str] = []
+        for worker in workers:
+            if worker.link and (fnmatchcase(worker.name, pattern) or fnmatchcase(worker.host, pattern)):
+                self._outbox.send(worker.link, Drain(f"asked by client {client}"))
+                names.append(worker.name)
+        asked = plain(pattern, NAME_CHARS_MAX)
+        self._outbox.log("info", f"client {client} drains {asked}: {len(names)} worker{'s' * (len(names) != 1)}")
+        return names[:DRAINED_MAX]
 
     def wanted(self, worker: Worker, digest: bytes) -> None:
         """A worker lacks a function or a value."""

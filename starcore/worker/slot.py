@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import faulthandler
 import gc
 import hashlib
 import importlib
@@ -50,6 +49,7 @@ from starcore.pickling import (
     small_arguments,
 )
 from starcore.worker.arena import Piece, Pool
+from starcore.worker.blackbox import STACK_SIGNAL, be_the_first_to_go, keep_stacks
 from starcore.worker.board import Board
 from starcore.worker.channel import (
     IN_ARGUMENT,
@@ -510,17 +510,18 @@ def die_with(parent: int, lifeline: int | None) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Be a slot: channel, board and lifeline are descriptors, the last argument is the supervisor's pid."""
-    channel, board, lifeline, parent = (int(argument) for argument in arguments)
-    for descriptor in (channel, board, lifeline):
+    """Be a slot: channel, board, black box and lifeline are descriptors, the last argument the supervisor's pid."""
+    channel, board, box, lifeline, parent = (int(argument) for argument in arguments)
+    for descriptor in (channel, board, box, lifeline):
         os.set_inheritable(descriptor, False)
     die_with(parent, lifeline)
-    # Ctrl-C and SIGTERM are the supervisor's business. Handlers that do nothing, since SIG_IGN would be inherited
-    # by the programs that a task starts.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    be_the_first_to_go()
+    # Ctrl-C, SIGTERM and what else a batch system sends are the supervisor's business. Handlers that do nothing,
+    # since SIG_IGN would be inherited by the programs that a task starts.
+    for number in {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2} - {STACK_SIGNAL}:
         signal.signal(number, lambda *_: None)
+    keep_stacks(box)
     stream = TaskStream(os.dup(2), as_json=bool(os.environ.pop(JSON_VARIABLE, "")))
-    faulthandler.enable(2)
     sys.stdout = sys.stderr = stream
     page = Board(board)
     os.close(board)

@@ -25,6 +25,7 @@ from starcore.messages import (
     Cancel,
     Confirm,
     Draining,
+    DrainReply,
     Forget,
     FunctionKind,
     Goodbye,
@@ -359,6 +360,7 @@ class Liar:
         lambda self: Want(self.digest()),
         lambda self: Want(self.name()),
     )
+    # No DRAIN: a worker obeys it, and is gone.
     MANAGER: tuple[Any, ...] = (
         *BOTH,
         blob,
@@ -381,4 +383,5 @@ class Liar:
         lambda self: Notice(self.job(), self.text()),
         lambda self: Slots(self.number(), self.number()),
         lambda self: StatusReply(self.text()),
+        lambda self: DrainReply([self.text()]),
     )

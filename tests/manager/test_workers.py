@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from array import array
 
-from starcore.errors import Status
+from starcore.codec import encode
+from starcore.errors import Code, Status
+from starcore.manager.workers import DRAINED_MAX
 from starcore.messages import (
     Assign,
     Confirm,
+    Drain,
     Draining,
+    DrainReply,
+    DrainRequest,
     Forget,
     Outcome,
     Running,
@@ -124,6 +129,46 @@ def test_goodbye_of_a_worker_gives_its_work_back_at_once():
     star.worker().leased(job, 0, 1, attempt=2)
     settle(star)
     star.quiet()
+
+
+def test_drain_is_told_to_connected_workers_whose_name_or_host_fits():
+    star = Star()
+    first = star.worker(name="node1-7", host="node1")
+    second = star.worker(name="mine", host="node2")
+    other, away, client = star.worker(name="x", host="y"), star.worker(name="node3-1"), star.client(name="laptop")
+    away.lose()
+    client.say(DrainRequest("node*"))
+    star.expect(DrainReply(["node1-7", "mine"]), client)
+    for worker in (first, second):
+        star.expect(Drain("asked by client laptop"), worker)
+    client.say(DrainRequest("x"))
+    star.expect(DrainReply(["x"]), client)
+    star.take(Drain, other)
+    for nobody in ("[nobody", "", "*a" * 30_000, "NODE1"):
+        client.say(DrainRequest(nobody))
+        star.expect(DrainReply([]), client)
+    settle(star)
+    star.quiet()
+
+
+def test_names_of_very_many_drained_workers_fit_a_message():
+    star = Star()
+    for number in range(DRAINED_MAX + 5):
+        star.worker(name=f"{number:06}" + "\N{SNOWMAN}" * 94, fingerprint="one for all")
+    client = star.client()
+    star.actions.clear()
+    client.say(DrainRequest("*"))
+    reply = star.take(DrainReply, client)
+    assert len(reply.workers) == DRAINED_MAX
+    assert len(encode(reply)) < 1 << 20
+    assert sum(isinstance(action.message, Drain) for action in star.actions) == DRAINED_MAX + 5
+
+
+def test_drain_is_not_for_workers_to_ask():
+    star = Star()
+    worker = star.worker()
+    worker.say(DrainRequest("*"))
+    star.closed(worker, Code.UNEXPECTED)
 
 
 def test_draining_worker_gets_nothing_more_and_gives_back_what_waits():

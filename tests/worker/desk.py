@@ -66,7 +66,8 @@ class Desk:
         self.lines: list[Log] = []
         self._jobs = 0
         self._told: dict[int, Job] = {}
-        hello = Hello(PROTOCOL_VERSION, Role.WORKER, SESSION, slots=slots, arena_bytes=arena_bytes)
+        name = {"name": "node7-1", "host": "node7"}
+        hello = Hello(PROTOCOL_VERSION, Role.WORKER, SESSION, **name, slots=slots, arena_bytes=arena_bytes)
         self.core = WorkerCore(hello, **options)
         self._note(self.core.start(self.now))
         if up:

@@ -42,6 +42,7 @@ from starcore.worker.orders import (
     SlotStopped,
     StartSlot,
     Stop,
+    Swollen,
     Teach,
     Unteach,
 )
@@ -499,9 +500,40 @@ def test_a_task_beyond_its_timeout_is_killed_with_its_slot() -> None:
     desk.wait(2.0)
     desk.take(Inspect)
     desk.inspected(batch, 1, since=begun)
-    assert "timeout of 2 s" in desk.take(KillSlot).reason
-    desk.die(batch, 1, "SIGKILL")
-    assert b"timeout of 2 s" in bytes(desk.result([10], Status.TIMEOUT).heads)
+    kill = desk.take(KillSlot)
+    assert "timeout of 2 s" in kill.reason
+    assert kill.stack
+    desk.feed(SlotDied(0, "SIGKILL", batch.batch, 1, running=True, peak="2.0 GiB", stack="  File f"))
+    assert bytes(desk.result([10], Status.TIMEOUT).heads).decode() == (
+        "it ran longer than its timeout of 2 s; peak memory of its slot 2.0 GiB; worker node7-1 (node7), attempt 1\n"
+        "last stack, most recent call first:\n  File f"
+    )
+
+
+def test_a_crash_is_reported_with_peak_and_stack_and_the_manager_says_where() -> None:
+    desk = Desk()
+    desk.assign(desk.job(), lease=10)
+    batch = desk.batch()
+    desk.feed(SlotDied(0, "SIGSEGV", batch.batch, 1, running=True, peak="70 MiB", stack="  File f"))
+    assert bytes(desk.result([10], Status.CRASHED).heads).decode() == (
+        "the slot that ran it ended by SIGSEGV; peak memory of its slot 70 MiB\n"
+        "last stack, most recent call first:\n  File f"
+    )
+    assert desk.lines[-1].text.endswith("  File f")
+
+
+def test_a_task_that_takes_too_much_memory_is_ended_and_told_limit_peak_and_advice() -> None:
+    desk = Desk()
+    desk.assign(desk.job(), lease=10)
+    batch = desk.batch()
+    desk.feed(Swollen(0, 5 << 30, 4 << 30))
+    assert desk.take(KillSlot).stack
+    desk.feed(Swollen(0, 6 << 30, 4 << 30))  # it is not dead yet
+    desk.feed(SlotDied(0, "SIGKILL", batch.batch, 1, running=True, peak="6.1 GiB"))
+    text = bytes(desk.result([10], Status.MEMORY).heads).decode()
+    assert all(word in text for word in ("5.0 GiB", "4.0 GiB", "--slot-memory", "6.1 GiB", "node7", "smaller pieces"))
+    desk.take(StartSlot)
+    desk.quiet()
 
 
 def test_a_task_that_ended_just_before_its_slot_was_killed_has_its_answer() -> None:

@@ -146,7 +146,7 @@ def test_a_segfault_ends_the_slot_by_its_signal_and_the_board_says_where(child: 
     assert child.ended() == -signal.SIGSEGV
     batch, started, running, _ = child.board.read()
     assert (batch, started, running) == (1, 1, True)
-    assert "Segmentation fault" in child.log()
+    assert "Segmentation fault" in child.box.dump()
 
 
 def test_a_task_that_exits_the_process_ends_the_slot(child: Child) -> None:
@@ -154,9 +154,9 @@ def test_a_task_that_exits_the_process_ends_the_slot(child: Child) -> None:
     assert child.ended() == 7
 
 
-def test_ctrl_c_and_sigterm_are_not_for_slots(child: Child) -> None:
-    os.kill(child.process.pid, signal.SIGINT)
-    os.kill(child.process.pid, signal.SIGTERM)
+def test_signals_of_terminals_and_batch_systems_are_not_for_slots(child: Child) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(child.process.pid, number)
     assert child.answer(child.call(abs, -1)) == 1
 
 
