@@ -141,23 +141,23 @@ class ManagerCore:
         self._status_said = (0.0, "")
         self._drain_until: float | None = None
         self._finished = False
+        self._stirred = True
+        """Whether the event at hand may let a task be given out; most that carry bodies do not, and are many."""
 
     # -- the core's face -------------------------------------------------------------------------------------
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event at the monotonic time `now` (s) and say what is to be done."""
         self._outbox.now = now
+        self._stirred = True
         kind = type(event)
         if kind is Received:
             self._received(event, now)
-            if type(event.message) is Heartbeat:  # sets nothing in motion, and comes by the hundred
-                return self._outbox.take()
         elif kind is ChunkReceived:
             self._chunk(event, now)
         elif kind in (Writable, Blocked):
             (self._relay.writable if kind is Writable else self._relay.blocked)(event.link)
-            if not self._relay.arrived:
-                return self._outbox.take()
+            self._stirred = False
         elif kind is Opened:
             self._sessions.open(event.link, event.peer, now)
         elif kind is Lost:
@@ -168,6 +168,8 @@ class ManagerCore:
             self._drain(now)
         else:
             raise TypeError(f"the manager's core does not know {kind.__name__}")
+        if not self._stirred and not self._relay.arrived:
+            return self._outbox.take()
         self._workforce.dispatch(now)
         while self._clientele.outgrown():
             self._workforce.dispatch(now)
@@ -268,6 +270,7 @@ class ManagerCore:
             link.heard_at = now
         try:
             flow = self._relay.chunk(event)
+            self._stirred = flow is not None and flow.kept
             if flow is not None and flow.kept and link is not None and isinstance(link.owner, Client):
                 self._clientele.blob_grown(link.owner, event.stream)
         except ProtocolError as fault:
@@ -427,11 +430,11 @@ class ManagerCore:
 
     def _grant(self, session: Client | Worker, message: Grant) -> None:
         self._relay.grant(session.link, message)
-        if isinstance(session, Client):
-            self._clientele.granted(session, message.stream)
+        self._stirred = isinstance(session, Client) and self._clientele.granted(session, message.stream)
 
     def _heartbeat(self, session: Client | Worker, message: Heartbeat) -> None:
         """It was heard."""
+        self._stirred = False
 
     def _draining(self, worker: Worker, message: Draining) -> None:
         if worker.draining:
