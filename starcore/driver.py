@@ -270,7 +270,7 @@ class Driver:
                 connection.send_chunk(stream, attempt, offset, view)
             else:
                 connection.send_token(stream, attempt, offset, length, action.token, action.start)
-            # One chunk a turn of the loop: the transport writes to the socket, and finds out that it is full,
+            # More only in the next turn of the loop: the transport writes to the socket, and finds out that it is full,
             # only at the end of the turn.
             if not connection.blocked and link not in self._pumps:
                 self._pumps.add(link)

@@ -35,8 +35,9 @@ FRAME_PAYLOAD_BYTES_MAX = 1 << 20
 GREETING_BYTES_MAX = 1 << 16
 """All that a frame may measure before the peer's HELLO was accepted."""
 CHUNK_BYTES_MAX = 1 << 20
-HEAD_BYTES_MAX = 64 << 10
-"""Also the border: a payload that fits travels inside its message, a larger one is pulled."""
+HEAD_BYTES_MAX = 128 << 10
+"""Also the border: a payload that fits travels inside its message, a larger one is pulled. An array of 64 KiB fits with
+all that describes it; beyond this the copies would cost more than a stream does."""
 BATCH_TASKS_MAX = 4096
 BATCH_BYTES_MAX = 256 << 10
 BODY_BYTES_MAX = 1 << 46

@@ -186,7 +186,7 @@ class Calls(Inquiries):
         fn : callable or str
             As for `submit`. It gets an array of its own, which it may write to.
         array : numpy.ndarray
-            Any shape and any dtype but object; any layout, memmaps too. One larger than 64 KiB is borrowed, not
+            Any shape and any dtype but object; any layout, memmaps too. One larger than 128 KiB is borrowed, not
             copied: leave it unchanged until the future is done, or say `copy`.
         args, kwargs : sequence, mapping, optional
             Further arguments of `fn`.

@@ -433,16 +433,13 @@ class ClientCore:
         self._outbox.send(entry.job)
 
     def _pump(self) -> None:
-        """At most one chunk; Writable asks for the next."""
+        """As many chunks as the link takes at a time; Writable asks for the next."""
         if self._blocked or not self._uplink.up:
             return
-        chunk = self._sending.chunk(self._outbox.now)
-        if chunk is None:
-            return
-        stream, attempt, offset, length = chunk
-        token = self._blobs.piece(stream, offset, length) if stream & BLOB_STREAM else None
-        self._uplink.spoke(self._outbox.now)
-        self._outbox.ask(SendChunk(self._uplink.link, stream, attempt, offset, length, token))
+        for stream, attempt, offset, length in self._sending.chunks(self._outbox.now):
+            token = self._blobs.piece(stream, offset, length) if stream & BLOB_STREAM else None
+            self._uplink.spoke(self._outbox.now)
+            self._outbox.ask(SendChunk(self._uplink.link, stream, attempt, offset, length, token))
 
     def _writable(self, event: Writable) -> None:
         if event.link == self._uplink.link:

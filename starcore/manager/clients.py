@@ -187,13 +187,11 @@ class Clientele:
 
     def acknowledge(self, client: Client, message: Ack) -> None:
         """Outcomes arrived."""
-        for sequence in message.sequences:
-            delivery = self._deliveries.acknowledge(client, sequence)
-            if delivery is None:
-                continue
-            if delivery.flow is not None:
-                self._results.acknowledged(delivery)
-            self._close_if_done(client.jobs.get(delivery.outcome.job))
+        over = [self._deliveries.acknowledge(client, sequence) for sequence in message.sequences]
+        read = [delivery for delivery in over if delivery is not None]
+        self._results.acknowledged([delivery for delivery in read if delivery.flow is not None])
+        for number in dict.fromkeys(delivery.outcome.job for delivery in read):
+            self._close_if_done(client.jobs.get(number))
 
     def aborted(self, client: Client, stream: int, reason: str) -> None:
         """The client ends a stream: it takes no answer, or has no argument."""
@@ -213,15 +211,17 @@ class Clientele:
         """A client is back: it hears of what it has not acknowledged, and acknowledges again what it has."""
         self._deliveries.resend(client)
 
-    def granted(self, client: Client, stream: int) -> None:
-        """A client asks for an answer's body. Where that is gone with its worker, the task runs again."""
+    def granted(self, client: Client, stream: int) -> bool:
+        """A client asks for an answer's body. True where that is gone with its worker: the task runs again."""
         job = client.jobs.get(stream >> 32)
         run = job.find(stream & INDEX_MAX) if job is not None else None
         delivery = run.answers.get((stream & INDEX_MAX) - run.first) if run is not None else None
         if delivery is None or delivery.leased is not None:
-            return
-        if delivery.flow is not None and not delivery.flow.forwarded:
-            self._results.recalled(delivery)
+            return False
+        if delivery.flow is None or delivery.flow.forwarded:
+            return False
+        self._results.recalled(delivery)
+        return True
 
     def absent(self, client: Client) -> None:
         """A client's link is gone: blobs that were on their way may come from another one."""

@@ -160,12 +160,15 @@ class ManagerCore:
         self._status_said = (0.0, "")
         self._drain_until: float | None = None
         self._finished = False
+        self._stirred = True
+        """Whether the event at hand may let a task be given out; most that carry bodies do not, and are many."""
 
     # -- the core's face -------------------------------------------------------------------------------------
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event at the monotonic time `now` (s) and say what is to be done."""
         self._outbox.now = now
+        self._stirred = True
         kind = type(event)
         if kind is Received:
             if type(event.message) is Heartbeat and self._sessions.beat(event.link, now):
@@ -175,8 +178,7 @@ class ManagerCore:
             self._chunk(event, now)
         elif kind in (Writable, Blocked):
             (self._relay.writable if kind is Writable else self._relay.blocked)(event.link)
-            if not self._relay.arrived:
-                return self._outbox.take()
+            self._stirred = False
         elif kind is Opened:
             self._sessions.open(event.link, event.peer, now)
         elif kind is Lost:
@@ -187,18 +189,19 @@ class ManagerCore:
             self._drain(now)
         else:
             raise TypeError(f"the manager's core does not know {kind.__name__}")
-        self._dispatch(now)
-        if self._drain_until is not None:
-            self._finish(now)
-        return self._outbox.take()
-
-    def _dispatch(self, now: float) -> None:
-        """Give out all that can be given: bytes of the budget, then tasks."""
         if self._relay.parched:
             self._relay.irrigate()
+        if self._stirred or self._relay.arrived:
+            self._settle(now)
+        return self._outbox.take()
+
+    def _settle(self, now: float) -> None:
+        """Give out all that can be given now, and see whether a drain is over."""
         self._workforce.dispatch(now)
         while self._clientele.outgrown():
             self._workforce.dispatch(now)
+        if self._drain_until is not None:
+            self._finish(now)
 
     def deadline(self) -> float | None:
         """When the core next wants a Tick."""
@@ -297,6 +300,7 @@ class ManagerCore:
             link.heard_at = now
         try:
             flow = self._relay.chunk(event)
+            self._stirred = flow is not None and flow.kept
             if flow is not None and flow.kept and link is not None and isinstance(link.owner, Client):
                 self._clientele.blob_grown(link.owner, event.stream)
         except ProtocolError as fault:
@@ -457,8 +461,7 @@ class ManagerCore:
 
     def _grant(self, session: Client | Worker, message: Grant) -> None:
         self._relay.grant(session.link, message)
-        if isinstance(session, Client):
-            self._clientele.granted(session, message.stream)
+        self._stirred = isinstance(session, Client) and self._clientele.granted(session, message.stream)
 
     def _draining(self, worker: Worker, message: Draining) -> None:
         if worker.draining:

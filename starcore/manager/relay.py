@@ -60,7 +60,7 @@ class _Port:
     inbound: dict[int, Flow] = field(default_factory=dict)
     outbound: dict[int, Flow] = field(default_factory=dict)
     open: bool = True
-    """It can take a chunk now; after one it waits to be told so again."""
+    """It can take chunks now; after that it waits to be told so again."""
     promised: int = 0
     thirsty: dict[Flow, None] = field(default_factory=dict)
     reading: int = 0
@@ -125,13 +125,11 @@ class Relay:
             self._ports[link].open = False
 
     def writable(self, link: int) -> None:
-        """The link takes a chunk."""
+        """The link takes chunks."""
         port = self._ports.get(link)
         if port is not None:
             port.open = True
             self._pump(link, port)
-            if self.parched:
-                self.irrigate()
 
     def among(self, link: int) -> None:
         """A small task or its answer leaves on a link, among the chunks of others."""
@@ -439,15 +437,17 @@ class Relay:
         self._pull(flow)
 
     def _pump(self, link: int, port: _Port) -> None:
-        """Send one chunk, of the stream whose turn it is."""
-        piece = port.sending.chunk(self._outbox.now) if port.open else None
-        if piece is None:
-            return
-        stream, attempt, offset, length = piece
+        """Send what the link takes at a time, of the streams whose turn it is."""
+        if port.open:
+            for piece in port.sending.chunks(self._outbox.now):
+                port.open = False
+                self._forward(link, port, *piece)
+
+    def _forward(self, link: int, port: _Port, stream: int, attempt: int, offset: int, length: int) -> None:
+        """Send one chunk, and ask for what has room now that it is gone."""
         flow = port.outbound[stream]
         begin, _, token = flow.held[0]
         self._outbox.chunk(link, stream, attempt, offset, length, token, offset - begin)
-        port.open = False
         self._discard(flow, offset + length)
         self._account(flow)
         if flow.held:

@@ -23,7 +23,7 @@ from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.state import Delivery, Leased, Mark, State, Worker
 from starcore.manager.story import Stories
-from starcore.messages import Confirm, Result
+from starcore.messages import Column, Confirm, Result
 
 
 class Results:
@@ -58,20 +58,24 @@ class Results:
             # Nothing waits for it, and the next ASSIGN takes it along: alone it would cost a lone task a TLS record.
             self._outbox.send(worker.link, Confirm(leases), hurry=False)
 
-    def acknowledged(self, delivery: Delivery) -> None:
-        """A client has an answer with a body whole: its worker may free it."""
-        run, start, stop = delivery.pieces[0]
-        job = run.job
-        failed = run.end(start, stop, delivery.outcome.statuses)
-        job.failed += failed
-        job.done += (stop - start) - failed
-        self._leases.unlease(job, stop - start)
-        leased = delivery.leased
-        if leased is not None:
-            offset = start - leased.start
-            self._leases.end_answer(leased, offset)
-            if leased.worker.link:
-                self._outbox.send(leased.worker.link, Confirm(array("Q", [leased.first + offset])))
+    def acknowledged(self, deliveries: list[Delivery]) -> None:
+        """A client has answers with bodies whole: their workers may free them, and hear it in one message each."""
+        freed: dict[int, Column] = {}
+        for delivery in deliveries:
+            run, start, stop = delivery.pieces[0]
+            job = run.job
+            failed = run.end(start, stop, delivery.outcome.statuses)
+            job.failed += failed
+            job.done += (stop - start) - failed
+            self._leases.unlease(job, stop - start)
+            leased = delivery.leased
+            if leased is not None:
+                offset = start - leased.start
+                self._leases.end_answer(leased, offset)
+                freed.setdefault(leased.worker.link, array("Q")).append(leased.first + offset)
+        for link, leases in freed.items():
+            if link:
+                self._outbox.send(link, Confirm(leases))
 
     def recalled(self, delivery: Delivery) -> None:
         """An answer with a body cannot be had any more: the task runs again."""

@@ -512,7 +512,7 @@ class WorkerCore:
     def _pump(self) -> None:
         if self._blocked or not self._uplink.up or any(type(action) is SendChunk for action in self._out):
             return
-        if (chunk := self._sending.chunk(self._now)) is not None:
+        for chunk in self._sending.chunks(self._now):
             self._uplink.spoke(self._now)
             self._out.append(SendChunk(self._uplink.link, *chunk))
 

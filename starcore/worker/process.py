@@ -131,17 +131,17 @@ class SlotProcess:
         """The process's number."""
         return self._popen.pid
 
-    def send(self, record: Record, descriptor: int | None = None) -> None:
-        """Send a record; one that finds the process gone is lost with it."""
+    def send(self, record: Record, descriptor: int | None = None, *, hurry: bool = True) -> None:
+        """Send a record, without `hurry` with the next one; one that finds the process gone is lost with it."""
         if self.alive:
             with contextlib.suppress(OSError):
-                self._outlet.send(record, descriptor)
+                self._outlet.send(record, descriptor, hurry=hurry)
 
     def attach(self, piece: Piece) -> None:
-        """Let the slot map a segment, unless it has it already."""
+        """Let the slot map a segment, unless it has it already, before what it is told next."""
         if piece not in self.attached:
             self.attached.add(piece)
-            self.send(Attach(piece.number, piece.size), piece.descriptor)
+            self.send(Attach(piece.number, piece.size), piece.descriptor, hurry=False)
 
     def kill(self, *, stack: bool = False) -> None:
         """End the process, and those it started, now; with `stack` it ends by itself once it has written that."""

@@ -79,7 +79,12 @@ FLUSH_SECONDS = 0.0005
 SHORT_TASK_SECONDS = 30e-6
 """A task that took longer is worth a message of its own."""
 COPY_BYTES = 4 << 20
+MAPPED_BYTES_MIN = 4 << 20
+"""From this size on, malloc gives memory back as soon as it is free; numpy asks for huge pages there."""
+KEPT_BYTES_MAX = 32 << 20
+"""Of smaller pieces it keeps so much at the end of the heap."""
 PR_SET_PDEATHSIG = 1
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 Function = Callable[..., Any]
 
@@ -490,6 +495,15 @@ def find_function(name: str) -> Function:
 # -- the process ---------------------------------------------------------------------------------------------
 
 
+def keep_freed_memory() -> None:
+    """Have malloc keep what a task frees for the next one: a fresh page costs as much as filling it."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # not everybody's C library knows it
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES_MIN)
+            mallopt(M_TRIM_THRESHOLD, KEPT_BYTES_MAX)
+
+
 def die_with(parent: int, lifeline: int | None) -> None:
     """See to it that this process ends when its supervisor does, however that happens."""
     bound = False
@@ -515,6 +529,7 @@ def main(arguments: list[str]) -> int:
     for descriptor in (channel, board, box, lifeline):
         os.set_inheritable(descriptor, False)
     die_with(parent, lifeline)
+    keep_freed_memory()
     be_the_first_to_go()
     # Ctrl-C, SIGTERM and what else a batch system sends are the supervisor's business. Handlers that do nothing,
     # since SIG_IGN would be inherited by the programs that a task starts.

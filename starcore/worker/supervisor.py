@@ -437,8 +437,8 @@ class Supervisor:
         )
 
     def said_all(self, process: SlotProcess) -> None:
-        """Answer the manager at once where no other slot is at work, whose answers could travel along."""
-        if not any(other.runs for other in self._processes.values() if other is not process):
+        """Answer the manager at once where no slot is at work, whose answers could travel along."""
+        if not any(other.runs for other in self._processes.values()):
             self._driver.end_turn()
 
     def ended(self, process: SlotProcess, cause: str) -> None:

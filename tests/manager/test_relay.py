@@ -13,7 +13,7 @@ from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.state import Limits
 from starcore.messages import CHUNK_BYTES_MAX, Abort, Grant
-from starcore.pace import CHUNK_BYTES_AMONG
+from starcore.pace import CHUNK_BYTES_AMONG, CHUNK_BYTES_FIRST
 
 SOURCE, SINK, OTHER = 1, 2, 3
 
@@ -66,7 +66,7 @@ def test_chunk_leaves_at_once_in_the_buffer_that_it_came_in():
     assert plane.relay.held_bytes == 0
 
 
-def test_blocked_link_holds_the_chunks_and_gets_one_each_time_it_is_writable():
+def test_blocked_link_holds_the_chunks_and_gets_all_that_it_takes_when_it_is_writable():
     plane = Plane()
     plane.flow(300)
     plane.grant(0, 300)
@@ -75,9 +75,8 @@ def test_blocked_link_holds_the_chunks_and_gets_one_each_time_it_is_writable():
         plane.chunk(offset, 100)
     assert plane.said() == [Grant(7, 1, 0, 300)]
     assert plane.relay.held_bytes == 300
-    for offset in (0, 100, 200):
-        plane.relay.writable(SINK)
-        assert plane.said() == [sent(offset, 100)]
+    plane.relay.writable(SINK)
+    assert plane.said() == [sent(offset, 100) for offset in (0, 100, 200)]
     plane.relay.writable(SINK)
     assert plane.said() == []
 
@@ -96,6 +95,19 @@ def test_small_task_makes_the_chunks_of_its_link_small():
     for _ in range(3):
         plane.relay.writable(SINK)
     assert {chunk.length for chunk in plane.said()} == {CHUNK_BYTES_AMONG}
+
+
+def test_link_is_given_no_more_than_its_pace_at_a_time():
+    plane = Plane(window=2 * CHUNK_BYTES_FIRST, link=2 * CHUNK_BYTES_FIRST)
+    plane.flow(2 * CHUNK_BYTES_FIRST)
+    plane.grant(0, 2 * CHUNK_BYTES_FIRST)
+    plane.relay.blocked(SINK)
+    piece = CHUNK_BYTES_FIRST // 4
+    for offset in range(0, 2 * CHUNK_BYTES_FIRST, piece):
+        plane.chunk(offset, piece)
+    plane.said()
+    plane.relay.writable(SINK)
+    assert plane.said() == [sent(offset, piece) for offset in range(0, CHUNK_BYTES_FIRST, piece)]
 
 
 def test_streams_of_a_link_take_turns():

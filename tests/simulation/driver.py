@@ -1,7 +1,7 @@
 """A process that can be stopped and killed, and the driver that turns its core upon the simulated network.
 
-`SimDriver` keeps to the contract of `starcore/driver.py` to the letter: one event at a time, at most one chunk a
-link and turn, Writable after each, Lost at once for a link that the core closes. What the real one logs is a
+`SimDriver` keeps to the contract of `starcore/driver.py` to the letter: one event at a time, a bounded part of
+chunks a link and turn, Writable after each, Lost at once for a link that the core closes. What the real one logs is a
 violation here: an exception of a core's, and the blame of a peer, for all peers are honest.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from starcore import codec
 from starcore.errors import Code, ProtocolError
 from starcore.events import Blocked, Close, Core, Drop, Lost, Opened, Peer, Send, SendChunk, Tick, Writable
-from starcore.messages import Goodbye
+from starcore.messages import CHUNK_BYTES_MAX, Goodbye
 
 from .world import Violation, World
 
@@ -151,7 +151,7 @@ class SimDriver:
     def perform(self, actions: list[Any]) -> None:
         """Carry out what a core asked for outside of `handle` (its first actions)."""
         for action in actions:
-            self._perform(action, set())
+            self._perform(action, {})
         self._flush()
         self._arm()
 
@@ -199,11 +199,11 @@ class SimDriver:
             raise Violation(f"{self.process.name} blames an honest peer: {type(error).__name__}: {error}") from error
         self._world.steps += 1
         self.core.check()
-        chunks: set[int] = set()
+        chunks: dict[int, int] = {}
         for action in actions:
             self._perform(action, chunks)
 
-    def _perform(self, action: Any, chunks: set[int]) -> None:
+    def _perform(self, action: Any, chunks: dict[int, int]) -> None:
         kind = type(action)
         if kind is Send:
             end = self.ends.get(action.link)
@@ -211,9 +211,9 @@ class SimDriver:
                 end.outbox.append(codec.encode(action.message))
                 self._unflushed.append(end)
         elif kind is SendChunk:
-            if action.link in chunks:
-                raise Violation(f"{self.process.name} writes two chunks to link {action.link} in one turn")
-            chunks.add(action.link)
+            chunks[action.link] = written = chunks.get(action.link, 0) + action.length
+            if written > CHUNK_BYTES_MAX:
+                raise Violation(f"{self.process.name} writes {written} bytes of chunks to link {action.link} at once")
             self._send_chunk(action)
         elif kind is Drop:
             self._shell.release(action.token)
