@@ -80,8 +80,10 @@ class Relay:
         port = self._ports.pop(link, None)
         if port is None:
             return
-        for flow in list(port.outbound.values()):
+        outbound = list(port.outbound.values())
+        for flow in outbound:  # all of them, before one that goes stirs the source of another
             self._unplace(flow)
+        for flow in outbound:
             self._unread(flow)
         for flow in port.inbound.values():
             flow.source = 0
