@@ -108,8 +108,10 @@ class Relay:
         self._windows.give(port.window)
         self.promised_bytes -= port.promised + port.reading
         self.parched.pop(link, None)
-        for flow in list(port.outbound.values()):
+        outbound = list(port.outbound.values())
+        for flow in outbound:  # all of them, before one that goes stirs the source of another
             self._unplace(flow)
+        for flow in outbound:
             self._unread(flow)
         for flow in port.inbound.values():
             flow.source = 0

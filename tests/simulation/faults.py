@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 PARTITION_SECONDS_MAX = 120.0
+SLOW_LATENCY_SECONDS_MAX = 0.2
 KINDS = [kind for kind, record, _, _ in codec.TABLE if record not in {Heartbeat, StatusRequest, StatusReply}]
 """The kinds of messages at which connections break."""
 
@@ -139,7 +140,7 @@ class Faults:
             connection = self._world.rng.choice(standing)
             self._world.fault("slow", connection.dialer.driver.process.name)
             connection.bandwidth = 125e3
-            connection.latency *= 4
+            connection.latency = min(4 * connection.latency, SLOW_LATENCY_SECONDS_MAX)
 
     def _unread(self) -> None:
         """F9: somebody stops reading for a while, though it goes on writing."""

@@ -30,6 +30,7 @@ HIGH_WATER_BYTES = 128 << 10
 LOW_WATER_BYTES = HIGH_WATER_BYTES // 4
 DIAL_SECONDS = 10.0
 FLOW_BYTES = 4096
+LATENCY_SECONDS_MAX = 0.05
 BANDWIDTH_MIN = 4e5
 """Bytes a second of a line that is not called slow."""
 INSTANT_SECONDS = 50e-6
@@ -60,7 +61,7 @@ class Connection:
         self.stalled = False
         self.trap: tuple[int, Spring] | None = None
         """The kind of message at which it breaks."""
-        self.latency = world.skewed(0.0002, 0.05)
+        self.latency = world.skewed(0.0002, LATENCY_SECONDS_MAX)
         self.bandwidth = world.skewed(BANDWIDTH_MIN, 1e9)
         self.dialer = End(self, dialer, listener.process.name)
         self.listener = End(self, listener, dialer.process.name)
@@ -396,6 +397,7 @@ class Network:
         self.heal()
         for connection in self.connections:
             connection.trap = None
+            connection.latency = min(connection.latency, LATENCY_SECONDS_MAX)
             connection.bandwidth = max(connection.bandwidth, BANDWIDTH_MIN)
             for end in connection.ends:
                 end.out.read_on()
