@@ -100,11 +100,17 @@ class ManagerCore:
         Gives a token's bytes, to hold a blob against its digest; nothing else here looks at any.
     """
 
-    def __init__(self, epoch: int, limits: Limits | None = None, read: Callable[[Token], Buffer] = memoryview) -> None:
+    def __init__(
+        self,
+        epoch: int,
+        limits: Limits | None = None,
+        read: Callable[[Token], Buffer] = memoryview,
+        outbox: Outbox | None = None,
+    ) -> None:
         limits = limits or Limits()
         self._epoch = epoch
         self._limits = limits
-        self._outbox = Outbox()
+        self._outbox = outbox or Outbox()
         self._timers = Timers()
         self._sessions = Sessions(self._outbox, self._timers, limits)
         self._relay = Relay(self._outbox, limits)
