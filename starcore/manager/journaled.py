@@ -3,13 +3,13 @@
 ::
 
     event ─▶ ManagerCore ─▶ actions ┬────────────────────────────────▶ the driver, at once
-                   │                └ OUTCOME, CONFIRM, FORGET ─ held ▶ the driver, once all facts before are durable
+                   │                └ what rests on facts ─ held ─────▶ the driver, once all facts before are durable
                    └ facts ─▶ Record ─▶ ledger.py ─ fsync ─▶ Durable ─┘
 
-A task may run before its record is on disk: a manager that dies in between has told nobody, and its client says the
-task again. What ends it must not: an OUTCOME ends it for the client, a CONFIRM lets the worker drop the answer. So
-nothing that was seen to finish runs again. (An OUTCOME with a body is not held: its task stays open until the client
-has it all, and until that is durable the worker keeps the body.)
+An ASSIGN waits for the record of the task and of its lease: so whatever a worker runs, the next manager knows of, and
+takes its answer. What ends a task waits for the record of its end: an OUTCOME ends it for the client, a CONFIRM lets
+the worker drop the answer. So nothing that has finished runs again. (An OUTCOME with a body is not held: its task stays
+open until the client has it all, and until that is durable the worker keeps the body.)
 
 When the journal cannot be written, nothing is held: what was accepted before is served from memory, at worst run once
 more after a crash; new tasks are refused, with the reason. Once a new segment with all that is so is on disk, it is as
@@ -31,10 +31,10 @@ from starcore.manager.records import Epoch, Fact
 from starcore.manager.recovery import Recovery
 from starcore.manager.restoring import Restorer
 from starcore.manager.state import Limits
-from starcore.messages import Buffer, Confirm, Forget, Message, Outcome
+from starcore.messages import Assign, Buffer, Confirm, Forget, Outcome, Retract
 
-HELD = frozenset({Outcome, Confirm, Forget})
-"""What says that something is over. A FORGET only keeps its place behind the CONFIRMs before it."""
+HELD = frozenset({Assign, Outcome, Confirm, Retract, Forget})
+"""What gives a task out or says that it is over; the last two only keep their place behind these."""
 
 
 @dataclass(slots=True)
@@ -107,10 +107,11 @@ class JournaledOutbox(Outbox):
         self.made += len(everything)
         self._actions.append(Record(everything, self.made, anew=True))
 
-    def send(self, link: int, message: Message, *, hurry: bool = True) -> None:
+    def send(self, link: int, message: Any, *, hurry: bool = True) -> None:
         """Queue a message, or hold it until what it rests on is durable."""
-        waits = self.durable < self.made and type(message) in HELD and not getattr(message, "body_sizes", ())
-        if waits and not self.failure:
+        kind = type(message)
+        waits = self.durable < self.made and kind in HELD and not self.failure
+        if waits and not (kind is Outcome and message.body_sizes):
             self._held.append((self.made, Send(link, message, hurry)))
         else:
             super().send(link, message, hurry=hurry)

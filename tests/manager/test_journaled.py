@@ -10,7 +10,7 @@ import pytest
 from starcore.errors import Status
 from starcore.events import Send
 from starcore.manager.journaled import Durable, Renew
-from starcore.messages import Ack, Assign, Confirm, Forget, Outcome, Result
+from starcore.messages import Ack, Assign, Confirm, Forget, Outcome, Result, Retract
 from starcore.messages import Job as JobMessage
 from tests.manager.journals import JournaledStar, comes_to
 from tests.manager.star import JobSide, settle
@@ -25,11 +25,13 @@ def said(star: JournaledStar, kind: type[Any]) -> int:
 # -- what waits --------------------------------------------------------------------------------------------------
 
 
-def test_task_is_given_out_at_once_and_its_end_waits_for_the_disk() -> None:
+def test_task_is_given_out_when_it_and_its_lease_are_on_disk_and_its_end_waits_as_well() -> None:
     star = JournaledStar(syncing=False)
     worker, client = star.worker(slots=2), star.client()
     job = client.job()
     job.submit(2)
+    assert said(star, Assign) == 0
+    star.sync()
     assign = worker.leased(job, 0, 2)
     worker.result([assign.lease, assign.lease + 1])
     assert said(star, Outcome) == said(star, Confirm) == 0
@@ -46,6 +48,7 @@ def test_only_what_stands_before_the_durable_record_leaves() -> None:
     worker, client = star.worker(slots=2), star.client()
     job = client.job()
     job.submit(2)
+    star.sync()
     lease = worker.leased(job, 0, 2).lease
     worker.result([lease])
     upto = star.upto
@@ -62,6 +65,7 @@ def test_answer_with_a_body_goes_on_its_way_and_its_worker_keeps_it_until_the_di
     worker, client = star.worker(), star.client()
     job = client.job()
     job.submit(1)
+    star.sync()
     lease = worker.leased(job, 0, 1).lease
     worker.result([lease], bodies=[BODY])
     client.outcome(job, [0])  # which acknowledges it
@@ -70,11 +74,24 @@ def test_answer_with_a_body_goes_on_its_way_and_its_worker_keeps_it_until_the_di
     star.expect(Confirm(array("Q", [lease])), worker)
 
 
+def test_retract_does_not_overtake_the_assign_before_it() -> None:
+    star = JournaledStar(syncing=False)
+    worker, client = star.worker(), star.client()
+    job = client.job()
+    job.submit(1)
+    client.cancel(job, [0], kill=True)
+    assert said(star, Retract) == 0
+    star.sync()
+    said_to_worker = [type(action.message) for action in star.actions if action.link == worker.link]
+    assert said_to_worker.index(Assign) < said_to_worker.index(Retract)
+
+
 def test_forget_does_not_overtake_the_confirms_before_it() -> None:
     star = JournaledStar(syncing=False)
     worker, client = star.worker(), star.client()
     job = client.job()
     job.submit(1)
+    star.sync()
     lease = worker.leased(job, 0, 1).lease
     worker.result([lease])
     star.sync()
@@ -91,6 +108,7 @@ def test_what_waited_for_a_link_that_is_gone_goes_nowhere() -> None:
     worker, client = star.worker(), star.client()
     job = client.job()
     job.submit(1)
+    star.sync()
     worker.result([worker.leased(job, 0, 1).lease])
     client.lose()
     worker.lose()
@@ -300,10 +318,11 @@ def test_new_tasks_are_refused_with_the_reason_and_old_ones_are_served() -> None
 
 
 def test_what_was_held_is_said_when_the_disk_fails() -> None:
-    star = JournaledStar(syncing=False)
+    star = JournaledStar()
     worker, client = star.worker(), star.client()
     job = client.job()
     job.submit(1)
+    star.syncing = False
     worker.result([worker.leased(job, 0, 1).lease])
     star.fail()
     client.outcome(job, [0])
