@@ -33,9 +33,18 @@ from .world import Violation, World
 class ManagerProcess(Process):
     """A manager, from its start to its end."""
 
-    def __init__(self, world: World, network: Network, epoch: int, limits: Limits, *, check_every: int) -> None:
+    def __init__(
+        self,
+        world: World,
+        network: Network,
+        epoch: int,
+        limits: Limits,
+        *,
+        check_every: int,
+        core: ManagerCore | None = None,
+    ) -> None:
         super().__init__(world, "manager")
-        self.core = ManagerCore(epoch, limits)
+        self.core = core or ManagerCore(epoch, limits)
         self.driver = SimDriver(self, self.core, self, check_every=check_every)
         self.finished = False
         self.tokens: dict[int, Any] = {}
