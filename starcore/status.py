@@ -44,7 +44,14 @@ def render(status: dict[str, Any]) -> str:
     lines += _table("WORKER", workers, ("name", "address", "python", "slots", "running"))
     lines += _table("CLIENT", clients, ("name", "address", "queued", "leased"))
     lines += _table("JOB", jobs, ("function", "client", "queued", "leased", "done", "failed", "mean_seconds"))
-    return "\n".join(lines)
+    return "\n".join(lines + _journal(status.get("journal")))
+
+
+def _journal(journal: dict[str, Any] | None) -> list[str]:
+    if journal is None:
+        return []
+    told = f"journal: {journal['bytes']} bytes, {journal['records']} records, last fsync {journal['fsync_ms']:.3g} ms"
+    return ["", told, *([journal["failure"]] if journal["failure"] else [])]
 
 
 def _table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> list[str]:

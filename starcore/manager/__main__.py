@@ -28,6 +28,7 @@ examples:
   python -m starcore.manager --port 8443 --client-port 8444        no rights needed
   python -m starcore.manager --host ::1 --json-logs                one address only; one JSON object a line
   python -m starcore.manager --shards 8                            connections spread over eight processes
+  python -m starcore.manager --journal /var/lib/starcore           tasks outlive the manager
   python -m starcore.certs init --host star.example.org            the address that join files carry, if not found
 
 At its first start it makes the star's own CA and two join files. SIGTERM (or Ctrl-C) drains: running tasks are
@@ -99,6 +100,13 @@ def _parser() -> Parser:
         metavar="N",
         help="processes that hold the connections, for a machine of many cores; 1: no process but this "
         "(default: %(default)s)",
+    )
+    add(
+        "--journal",
+        type=Path,
+        metavar="DIR",
+        help="keep on disk, in this directory, what was accepted: after a crash it goes on (default: "
+        "$STARCORE_JOURNAL, or no journal)",
     )
     add("--log-level", choices=logs.LEVELS, default="info", help="default: %(default)s")
     add("--json-logs", action="store_true", help="one JSON object a line")
@@ -191,6 +199,7 @@ def _serve(options: argparse.Namespace) -> None:
         on_listening=listening,
         on_orphaned=orphaned,
         shards=options.shards,
+        journal=settings.journal_dir(options.journal, ephemeral=options.ephemeral),
         log_options=("--log-level", options.log_level, *(["--json-logs"] if options.json_logs else [])),
     )
     try:

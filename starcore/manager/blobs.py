@@ -18,6 +18,7 @@ from starcore.errors import Code, OverrunError, UnexpectedError
 from starcore.events import Token
 from starcore.manager.flows import FIRST_ATTEMPT, Flow
 from starcore.manager.outbox import Outbox
+from starcore.manager.records import BlobKnown
 from starcore.manager.relay import Relay
 from starcore.manager.state import BLOB_OVERHEAD_BYTES, Blob, Client, Job, Limits, Worker
 from starcore.messages import BLOB_STREAM, Abort, Buffer, Want
@@ -168,6 +169,10 @@ class Blobs:
         """Every flow that brings or keeps a blob."""
         return (blob.flow for blob in self._blobs.values() if blob.flow is not None)
 
+    def facts(self) -> Iterator[BlobKnown]:
+        """Every small blob that is here."""
+        return (BlobKnown(blob.digest, blob.head) for blob in self._blobs.values() if blob.whole and blob.flow is None)
+
     @property
     def held_bytes(self) -> int:
         """Bytes of small blobs; those of large ones are the relay's."""
@@ -204,6 +209,8 @@ class Blobs:
     def _arrived(self, blob: Blob) -> Blob:
         self._register(blob)
         blob.whole = True
+        if self._outbox.journaled and blob.flow is None:
+            self._outbox.record(BlobKnown(blob.digest, blob.head))
         blob.refusal = ""
         if not blob.jobs:
             self._rest(blob)

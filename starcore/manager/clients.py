@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Iterator
 
 from starcore.errors import OverrunError, Status, UnexpectedError
+from starcore.manager import facts
 from starcore.manager.blobs import Blobs
 from starcore.manager.budget import Credits
 from starcore.manager.columns import contiguous
@@ -17,6 +18,7 @@ from starcore.manager.delivery import Deliveries, Piece
 from starcore.manager.flows import FIRST_ATTEMPT, Flow
 from starcore.manager.leases import Leases
 from starcore.manager.outbox import Outbox
+from starcore.manager.records import Accepted, Acknowledged, ClientOver, JobForgotten
 from starcore.manager.relay import Relay
 from starcore.manager.results import Results
 from starcore.manager.scheduling import Scheduler
@@ -76,7 +78,8 @@ class Clientele:
         self._stories = stories
         self._credits = credits
         self._limits = limits
-        self._jobs = 0
+        self.jobs = 0
+        """The number that was given to a job last."""
         self._runs = 0
 
     # -- jobs ------------------------------------------------------------------------------------------------
@@ -87,9 +90,9 @@ class Clientele:
         if job is None:
             if message.job > JOB_MAX:
                 raise UnexpectedError(f"job {message.job} is beyond {JOB_MAX}")
-            self._jobs += 1
+            self.jobs += 1
             theirs = JobMessage(
-                self._jobs,
+                self.jobs,
                 message.kind,
                 message.digest,
                 message.function,
@@ -99,7 +102,7 @@ class Clientele:
                 message.priority,
                 message.shares,
             )
-            job = Job(self._jobs, client, theirs, message.job, _capability(message), None)
+            job = Job(self.jobs, client, theirs, message.job, _capability(message), None)
             job.bytes = len(message.function) + len(message.python) + len(message.shares) + JOB_OVERHEAD_BYTES
             if client.job_bytes + job.bytes > self._limits.job_bytes:
                 raise OverrunError(f"more than {self._limits.job_bytes} bytes of jobs")
@@ -108,6 +111,8 @@ class Clientele:
             self._stories.begin(job)
             if message.kind == FunctionKind.SHIPPED:
                 job.blob = self._blobs.pin(message.digest, job)
+            if self._outbox.journaled:
+                self._outbox.record(facts.of_job(job))
             self._values.pin(job, message.shares)
         self._values.ask(job)
         if job.blob is not None and not job.blob.refusal:
@@ -118,6 +123,8 @@ class Clientele:
         job = client.jobs.get(number)
         if job is not None:
             job.forgotten = True
+            if self._outbox.journaled:
+                self._outbox.record(JobForgotten(job.number))
             self._close_if_done(job)
 
     def blob(self, client: Client, message: BlobMessage) -> None:
@@ -187,6 +194,8 @@ class Clientele:
 
     def acknowledge(self, client: Client, message: Ack) -> None:
         """Outcomes arrived."""
+        if self._outbox.journaled:
+            self._outbox.record(Acknowledged(client.session, message.sequences))
         over = [self._deliveries.acknowledge(client, sequence) for sequence in message.sequences]
         read = [delivery for delivery in over if delivery is not None]
         self._results.acknowledged([delivery for delivery in read if delivery.flow is not None])
@@ -237,6 +246,8 @@ class Clientele:
     def drop(self, client: Client) -> int:
         """A client's session is over: its jobs go, what runs is ended. Returns how many tasks had no outcome."""
         unfinished = 0
+        if self._outbox.journaled:
+            self._outbox.record(ClientOver(client.session))
         self._scheduler.remove_client(client)
         for delivery in client.unread.values():
             self._results.dropped(delivery)
@@ -266,6 +277,20 @@ class Clientele:
         for span in misfits:
             self._misfit(span.run, span.start)
         return bool(misfits)
+
+    def restore(self, run: Run) -> None:
+        """Take in a run of an earlier manager's, all of whose open tasks are QUEUED; they are not in line yet."""
+        job, client = run.job, run.job.client
+        self._runs += 1
+        run.order = client.newest = self._runs
+        job.add(run)
+        for position in range(run.count):
+            if run.states[position] == State.QUEUED:
+                task = run.tasks.get(position)
+                if task is None or not task.settled:
+                    client.owed_bytes += run.head_sizes[position] + TASK_OVERHEAD_BYTES
+                if size := run.body(position):
+                    run.flows[position] = Flow(size, source_stream=job.client_number << 32 | (run.first + position))
 
     def runs(self, client: Client) -> Iterator[Run]:
         """Every run of a client."""
@@ -315,6 +340,10 @@ class Clientele:
             return
         if job.forgotten:
             raise UnexpectedError(f"tasks of job {message.job}, which was over")
+        if self._outbox.failure:
+            indices = range(message.first, message.first + count)
+            self._deliveries.refuse(job, indices, Status.UNRUNNABLE, self._outbox.failure)
+            return
         cost = len(message.heads) + TASK_OVERHEAD_BYTES * count
         alone = count == 1 and not client.owed_bytes
         granted = self._credits.submit_bytes(client.session)
@@ -322,6 +351,9 @@ class Clientele:
             raise OverrunError(f"{client.owed_bytes} + {cost} bytes of tasks, where {granted} are granted")
         client.owed_bytes += cost
         self._stories.queued(job, message.first, count)
+        if self._outbox.journaled:
+            sizes = message.head_sizes[:]  # the run's own column grows
+            self._outbox.record(Accepted(job.number, message.first, sizes, message.body_sizes, message.heads))
         if not self._join(job, message):
             self._begin(job, message)
 

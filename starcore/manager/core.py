@@ -41,7 +41,7 @@ from starcore.manager.delivery import Deliveries
 from starcore.manager.leases import Leases
 from starcore.manager.outbox import Drain, Outbox
 from starcore.manager.relay import Relay
-from starcore.manager.report import job_row, missing
+from starcore.manager.report import client_row, job_row, missing
 from starcore.manager.results import Results
 from starcore.manager.scheduling import Scheduler
 from starcore.manager.sessions import Link, Sessions, Timer, Timers
@@ -111,12 +111,13 @@ class ManagerCore:
         limits: Limits | None = None,
         read: Callable[[Token], Buffer] = memoryview,
         budget: Budget | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
         self._budget = budget = budget or Budget()
         limits = budget.limits(limits or Limits())
         self._epoch = epoch
         self._limits = limits
-        self._outbox = Outbox()
+        self._outbox = outbox or Outbox()
         self._timers = Timers()
         self._credits = Credits(budget, limits)
         self._sessions = Sessions(self._outbox, self._timers, limits, self._credits)
@@ -219,19 +220,7 @@ class ManagerCore:
             "epoch": self._epoch,
             "draining": self._sessions.draining,
             "workers": [self._worker_status(worker, now) for worker in islice(workers, rows_max)],
-            "clients": [
-                {
-                    "name": client.name,
-                    "address": client.address,
-                    "connected": client.link != 0,
-                    "queued": client.queued,
-                    "leased": client.leased,
-                    "unread": len(client.unread),
-                    "unread_bytes": client.unread_bytes,
-                    "used_seconds": client.used_seconds,
-                }
-                for client in islice(clients, rows_max)
-            ],
+            "clients": [client_row(client) for client in islice(clients, rows_max)],
             "jobs": [job_row(job) for job in islice(jobs, rows_max)],
             "held_bytes": self._held_bytes(),
             "memory_bytes": self._budget.memory_bytes,

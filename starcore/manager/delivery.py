@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 
 from starcore.errors import Code, OverrunError, Status
+from starcore.manager import facts
 from starcore.manager.flows import Flow
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
@@ -66,8 +67,16 @@ class Deliveries:
             else:
                 run.answers[start] = delivery
         self._unread(client, measure)
+        if self._outbox.journaled and pieces:
+            self._outbox.record(facts.of_outcome(job, delivery))
         self._send(client, delivery, window=True)
         return delivery
+
+    def restore(self, client: Client, delivery: Delivery) -> None:
+        """Take in an outcome of an earlier manager's."""
+        client.unread[delivery.outcome.sequence] = delivery
+        client.settled_bytes += delivery.bytes * delivery.settled
+        self._unread(client, delivery.bytes)
 
     def settle(self, job: Job, pieces: list[Piece], attempt: int, status: Status, text: str = "") -> None:
         """Make an OUTCOME that no worker had a part in: the tasks were cancelled, or cannot run."""
@@ -80,11 +89,12 @@ class Deliveries:
         self._stories.settled(job, indices, attempt, status, text)
         self.deliver(job, pieces, indices, attempt, bytes((status,)) * count, sizes, head * count, settled=True)
 
-    def refuse(self, job: Job, indices: Iterable[int], status: Status) -> None:
+    def refuse(self, job: Job, indices: Iterable[int], status: Status, text: str = "") -> None:
         """Make an OUTCOME of tasks that are not here at all."""
-        column = array("I", indices)
-        zeros = array("I", bytes(4 * len(column)))
-        self.deliver(job, [], column, 0, bytes((status,)) * len(column), zeros, b"", settled=True)
+        column, head = array("I", indices), text.encode()
+        count = len(column)
+        sizes = array("I", [len(head)]) * count
+        self.deliver(job, [], column, 0, bytes((status,)) * count, sizes, head * count, settled=True)
 
     def acknowledge(self, client: Client, sequence: int) -> Delivery | None:
         """The client has an outcome whole. Returns what it was; None if that is long over."""

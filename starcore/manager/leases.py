@@ -12,9 +12,11 @@ from array import array
 from dataclasses import dataclass
 
 from starcore.errors import Status
+from starcore.manager import facts
 from starcore.manager.columns import contiguous
 from starcore.manager.delivery import Deliveries
 from starcore.manager.outbox import Outbox
+from starcore.manager.records import Requeued
 from starcore.manager.relay import Relay
 from starcore.manager.scheduling import UNKNOWN_SECONDS, Scheduler
 from starcore.manager.state import (
@@ -65,15 +67,19 @@ class Leases:
         self._next = epoch << 32
         self.counters = Counters()
 
-    def begin(self, worker: Worker, span: Span, now: float) -> Leased:
-        """Lease queued tasks to a worker."""
+    def begin(self, worker: Worker, span: Span, now: float, number: int = 0) -> Leased:
+        """Lease queued tasks to a worker, under new numbers or those that it has from an earlier manager."""
         run, count = span.run, span.stop - span.start
         job = run.job
         mean = job.mean_seconds
         estimate = UNKNOWN_SECONDS if mean is None else mean
         marks = bytearray(count)
-        leased = Leased(self._next, run, span.start, span.attempt, worker, marks, count, now, estimate, span.moved)
-        self._next += count
+        first = number or self._next
+        leased = Leased(first, run, span.start, span.attempt, worker, marks, count, now, estimate, span.moved)
+        if not number:
+            self._next += count
+            if self._outbox.journaled:
+                self._outbox.record(facts.of_lease(leased))
         run.step(span.start, span.stop, Step.LEASE)
         job.leased += count
         job.client.leased += count
@@ -122,6 +128,8 @@ class Leases:
         what, *stack = plain_lines(cause)
         worker = f"worker {leased.worker.name} ({leased.worker.host})"
         task.deaths.append(f"attempt {leased.attempt}, {worker}: {plain(what, FURTHER_CHARS_MAX)}")
+        if self._outbox.journaled:
+            self._outbox.record(facts.of_trouble(run, position, task))
         if task.losses < self._limits.crash_tasks_max:
             self.requeue(run, position, position + 1, leased.attempt, cause)
             return
@@ -144,6 +152,8 @@ class Leases:
         self.counters.requeued += stop - start
         self._stories.requeued(run, start, stop, attempt, cause)
         self.unlease(run.job, stop - start)
+        if self._outbox.journaled:
+            self._outbox.record(Requeued(run.job.number, run.first + start, stop - start, attempt + 1))
         span = run.span(start, stop, attempt + 1)
         span.moved = moved
         self._scheduler.queue(span)

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from starcore.manager.state import Capability, Job, Worker
+from starcore.manager.state import Capability, Client, Job, Worker
 from starcore.messages import FunctionKind
 from starcore.texts import NAME_CHARS_MAX, plain
 
 VERSIONS_MAX = 8
 """How many Python versions one notice lists."""
+
+
+def client_row(client: Client) -> dict[str, Any]:
+    """Describe a client."""
+    return {
+        "name": client.name,
+        "address": client.address,
+        "connected": client.link != 0,
+        "queued": client.queued,
+        "leased": client.leased,
+        "unread": len(client.unread),
+        "unread_bytes": client.unread_bytes,
+        "used_seconds": client.used_seconds,
+    }
 
 
 def job_row(job: Job) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from starcore.errors import Status
+from starcore.manager import facts
 from starcore.manager.columns import contiguous
 from starcore.manager.delivery import Deliveries
 from starcore.manager.flows import Flow
 from starcore.manager.leases import Leases
 from starcore.manager.outbox import Outbox
+from starcore.manager.records import Delivered
 from starcore.manager.relay import Relay
 from starcore.manager.state import Delivery, Leased, Mark, State, Worker
 from starcore.manager.story import Stories
@@ -68,6 +70,8 @@ class Results:
             job.failed += failed
             job.done += (stop - start) - failed
             self._leases.unlease(job, stop - start)
+            if self._outbox.journaled:
+                self._outbox.record(Delivered(job.number, delivery.outcome.indices, delivery.outcome.statuses))
             leased = delivery.leased
             if leased is not None:
                 offset = start - leased.start
@@ -150,6 +154,8 @@ class Results:
             task = run.task(position)
             if task.raised < run.job.message.retries:
                 task.raised += 1
+                if self._outbox.journaled:
+                    self._outbox.record(facts.of_trouble(run, position, task))
                 self._leases.close(leased, offset, offset + 1, Mark.ENDED, seconds)
                 cause = f"raised on worker {leased.worker.name}: retry {task.raised} of {run.job.message.retries}"
                 self._leases.requeue(run, position, position + 1, leased.attempt, cause)

@@ -249,6 +249,12 @@ class Scheduler:
                     else:
                         group.pop(worker, None)
 
+    def spans(self) -> Iterator[Span]:
+        """All that waits, in no order."""
+        for lane in self._lanes.values():
+            for line in lane.lines.values():
+                yield from (entry[4] for entry in (*line.suspect, *line.plain, *line.bodied))
+
     def capable(self, capability: Capability) -> bool:
         """Whether a worker that is here could run such a job."""
         lane = self._lanes.get(capability)

@@ -17,6 +17,7 @@ from typing import Any
 
 from starcore.errors import Code, RefusedError
 from starcore.events import Peer
+from starcore.manager import facts
 from starcore.manager.budget import Credits
 from starcore.manager.outbox import Outbox
 from starcore.manager.state import Capability, Client, Limits, Worker, python_capability
@@ -25,6 +26,8 @@ from starcore.texts import NAME_CHARS_MAX, plain
 
 BEAT_MOMENTS = 20
 """Heartbeats leave at so many moments of their interval: to a thousand peers 50 in one turn of the loop."""
+RESTART_GRACE_SECONDS = 10.0
+"""How long an earlier manager's peers are waited for at least: a worker dials every 6 s at the longest."""
 SLOTS_MAX = (1 << 32) - 1
 """What a u32 of the wire says of the whole star."""
 
@@ -97,6 +100,7 @@ class Sessions:
         self.clients: dict[bytes, Client] = {}
         self.workers: dict[bytes, Worker] = {}
         self.draining = False
+        self._restored_at = float("-inf")
 
     def open(self, number: int, peer: Peer, now: float) -> None:
         """A connection stands; its peer has to greet."""
@@ -151,9 +155,21 @@ class Sessions:
                 session = self.workers[hello.session] = _worker(link, hello)
         session.address = link.peer.address
         session.fingerprint, session.certificate = link.peer.fingerprint, link.peer.name  # they may be renewed
+        if self._outbox.journaled and not resumed:
+            self._outbox.record(facts.of_session(session))
         link.owner = session
         self._watch_at(link, now + self._limits.heartbeat_seconds)
         return session, resumed
+
+    def restore(self, session: Client | Worker, now: float) -> None:
+        """Wait for a peer of an earlier manager's, a little longer than usual: it has to notice first."""
+        if isinstance(session, Client):
+            self.clients[session.session] = session
+            self._credits.open(session.session)
+        else:
+            self.workers[session.session] = session
+        self._restored_at = now
+        self.absent(session, now)
 
     def expired(self, session: Client | Worker, now: float) -> bool:
         """Whether an absent session has been waited for long enough."""
@@ -161,9 +177,10 @@ class Sessions:
             known, grace = self.clients.get(session.session) is session, self._limits.session_grace_seconds
         else:
             known, grace = self.workers.get(session.session) is session, self._limits.worker_grace_seconds
-        session.awaited = known and not session.link and now < session.left_at + grace
+        until = max(session.left_at + grace, self._restored_at + RESTART_GRACE_SECONDS)
+        session.awaited = known and not session.link and now < until
         if session.awaited:
-            self._timers.set(session.left_at + grace, Timer.GRACE, session)
+            self._timers.set(until, Timer.GRACE, session)
         return known and not session.link and not session.awaited
 
     def absent(self, session: Client | Worker, now: float) -> None:

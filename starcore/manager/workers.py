@@ -19,6 +19,7 @@ from starcore.manager.delivery import Deliveries
 from starcore.manager.flows import Flow
 from starcore.manager.leases import Leases
 from starcore.manager.outbox import Outbox
+from starcore.manager.records import WorkerOver
 from starcore.manager.relay import Relay
 from starcore.manager.results import Results
 from starcore.manager.scheduling import MOVE_SECONDS, Scheduler, head_bytes
@@ -183,6 +184,8 @@ class Workforce:
         """
         running = worker.slots if blame else 0
         lost = 0
+        if self._outbox.journaled:
+            self._outbox.record(WorkerOver(worker.session))
         cause = f"the connection to worker {worker.name} was lost" if blame else f"worker {worker.name} left"
         for leased in list(worker.leases):
             for offset in list(leased.answering):

@@ -35,12 +35,25 @@ class Token:
     view: Any
 
 
+def view_of(token: Token) -> Any:
+    """A buffer's bytes."""
+    return token.view
+
+
 class ManagerProcess(Process):
     """A manager, from its start to its end."""
 
-    def __init__(self, world: World, network: Network, truth: Truth, epoch: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        world: World,
+        network: Network,
+        truth: Truth,
+        epoch: int,
+        limits: Limits,
+        core: ManagerCore | None = None,
+    ) -> None:
         super().__init__(world, "manager")
-        self.core = ManagerCore(epoch, limits, read=lambda token: token.view)
+        self.core = core or ManagerCore(epoch, limits, read=view_of)
         self.driver = SimDriver(self, self.core, self, watch=truth.reached.manager)
         self.finished = False
         self.tokens: dict[Token, None] = {}

@@ -94,8 +94,9 @@ def _of_session(session: Any, event: str) -> Found:
 
 def _expiring(core: ManagerCore, now: float) -> Found:
     limits = core._limits
-    for when, _, timer, session in core._timers._heap:
-        if timer is Timer.GRACE and when <= now and not session.link:
+    due = (each for when, timers in core._timers._set.items() if when <= now for each in timers)
+    for timer, session in due:
+        if timer is Timer.GRACE and not session.link:
             client = type(session) is Client
             grace = limits.session_grace_seconds if client else limits.worker_grace_seconds
             if now >= session.left_at + grace:
