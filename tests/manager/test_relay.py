@@ -302,3 +302,21 @@ def test_aborted_flow_is_over_at_both_ends():
     flow = plane.flow(300)
     plane.relay.abort(flow, 10, "gone")
     assert plane.said() == [Abort(7, 1, 10, "gone"), Abort(107, 1, 10, "gone")]
+
+
+def test_link_that_is_lost_may_have_read_several_values_of_one_source():
+    """The first value's bytes make room for the second one, whose reader is gone as well."""
+    plane = Plane(link=1000)
+    values = [Flow(3000, source_stream=stream, spread=True) for stream in (7, 8)]
+    for value in values:
+        plane.flows.append(value)
+        plane.relay.expect(value, SOURCE, window=False)
+        plane.flows.append(plane.relay.read(value, SINK, 100 + value.source_stream))
+        plane.grant(0, 3000, value.source_stream)
+    assert plane.said() == [Grant(7, 1, 0, 1000)]
+    plane.relay.blocked(SINK)
+    plane.chunk(0, 1000)
+    plane.relay.close_link(SINK)
+    plane.flows[:] = values
+    plane.said()
+    assert plane.relay.held_bytes == 0
