@@ -50,7 +50,7 @@ Row = tuple[str, str] | tuple[str, str, int]
 TABLE: dict[str, dict[str, Row]] = {
     "manager.leases": {
         "a lost lease is closed, and its task not queued again": (
-            "            self.requeue(run, first, last, leased.attempt, moved=moved)",
+            "            self.requeue(run, first, last, leased.attempt, cause, moved=moved)",
             "            pass",
         ),
         "a lost lease is queued again under the same attempt": (
@@ -58,8 +58,8 @@ TABLE: dict[str, dict[str, Row]] = {
             "span = run.span(start, stop, attempt)",
         ),
         "what was given back is counted as leased still": (
-            "        self.unlease(run.job, stop - start)\n        span",
-            "        span",
+            "        self.unlease(run.job, stop - start)\n        if self._outbox",
+            "        if self._outbox",
         ),
         "a task is tried once more than its deaths allow": (
             "if task.losses < self._limits.crash_tasks_max:",
@@ -162,9 +162,8 @@ TABLE: dict[str, dict[str, Row]] = {
             1,
         ),
         "a worker is not told that its answer arrived": (
-            '                self._outbox.send(leased.worker.link, Confirm(array("Q", [leased.first + offset])))\n\n'
-            "    def recalled",
-            "                pass\n\n    def recalled",
+            "                self._outbox.send(link, Confirm(leases))",
+            "                pass",
         ),
         "a result is not confirmed": (
             "            self._outbox.send(worker.link, Confirm(leases), hurry=False)",
@@ -236,7 +235,7 @@ TABLE: dict[str, dict[str, Row]] = {
             133,
         ),
         "a forgotten job with acknowledged tasks is kept": (
-            "            self._close_if_done(client.jobs.get(delivery.outcome.job))",
+            "            self._close_if_done(client.jobs.get(number))",
             "            pass",
             114,
         ),
@@ -247,12 +246,12 @@ TABLE: dict[str, dict[str, Row]] = {
             "            pass",
         ),
         "a session that lost its link twice is not waited for again": (
-            "            self._timers.set(session.left_at + grace, Timer.GRACE, session)",
+            "            self._timers.set(until, Timer.GRACE, session)",
             "            pass",
             97,
         ),
         "a silent link is looked at once": (
-            "        self._watch_at(link, min(link.heard_at + limits.silence_seconds, self._beat_at(number)))",
+            "        self._watch_at(link, min(link.heard_at + limits.silence_seconds, beat_at))",
             "        pass",
         ),
         "heartbeats are not sent": (
@@ -498,7 +497,7 @@ TABLE: dict[str, dict[str, Row]] = {
     },
     "uplink": {
         "a silent manager is waited for": (
-            '            return f"not a byte for {welcome.silence_seconds:g} s"',
+            '            return f"not a byte for {self.silence_seconds:g} s"',
             '            return ""',
             1,
         ),
