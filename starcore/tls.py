@@ -402,5 +402,7 @@ def as_error(exc: BaseException | None, target: Target | None = None) -> StarCor
     refused = isinstance(exc, ssl.SSLError) and not isinstance(exc, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
     kind = CredentialsError if refused and "VERSION" not in str(exc) else UnreachableError
     error = kind(explain(exc, target))
+    if isinstance(exc, OSError):
+        exc.__traceback__ = None  # the sentence says it all: a stack of the event loop's inside would only bury it
     error.__cause__ = exc
     return error
