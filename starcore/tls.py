@@ -280,7 +280,8 @@ def identify(
             )
     elif (uris := _role_uris(shown)) != [ROLE_URI + _said(role)]:
         found = " and ".join(uri.removeprefix(ROLE_URI) for uri in uris) or "nobody in a star"
-        where = "where the manager should be" if role is Role.MANAGER else f"at the port for {_said(role)}s"
+        port = f"at the port for {_said(role)}s: workers and clients have one each"
+        where = "where the manager should be" if role is Role.MANAGER else port
         raise CredentialsError(f"{address} shows the certificate of a {found} ({name!r}) {where}")
     return Peer(role=role, name=name or f"{_said(role)}-{digest[:8]}", address=address, fingerprint=digest)
 

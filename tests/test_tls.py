@@ -153,7 +153,8 @@ def test_client_certificate_at_the_worker_port_is_told_by_its_role(manager, clie
     done = meet(manager, Role.WORKER, client)
     assert done.stands  # TLS alone cannot tell
     with pytest.raises(
-        CredentialsError, match=r"shows the certificate of a client \('client'\) at the port for workers"
+        CredentialsError,
+        match=r"shows the certificate of a client \('client'\) at the port for workers: .* have one each$",
     ):
         tls.identify(manager, Role.WORKER, done.manager, ADDRESS)
 
