@@ -188,10 +188,10 @@ class Ledger:
     def _commit(self, entries: list[_Entry]) -> None:
         """Bring entries to the disk, and say so."""
         anew = max((place for place, entry in enumerate(entries) if entry.anew), default=None)
+        if self._failing and (anew is None or not self._renewing):
+            return  # a segment that was asked for before the failure lacks what has come about since
         if anew is not None:  # it tells all that the ones before it do
             entries = entries[anew:]
-        elif self._failing:
-            return
         begun = time.monotonic()
         frames = [frame for entry in entries for frame in entry.frames]
         if anew is None:

@@ -200,6 +200,24 @@ def test_failing_disk_is_told_and_a_new_segment_makes_an_end_of_it(
     kept.ledger = Ledger(directory)
 
 
+def test_segment_asked_for_before_a_failure_is_no_end_of_it(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept.ledger, "_retry_seconds", 0.3)
+
+    def refuse(*arguments: Any) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ledger, "RENEW_BYTES_MIN", 100_000)
+        kept.append([tasks(index, 1, 50_000) for index in range(3)])
+        kept.hear(Renew)
+        broken.setattr(ledger.os, "write", refuse)
+        kept.append([tasks(3)])
+        kept.hear(Failed)
+    kept.append([*BEGUN, tasks(0)], anew=True)  # the core said so before it heard of the failure, and is silent since
+    assert isinstance(kept.said.get(timeout=WAIT_SECONDS), Renew)
+    kept.durable(kept.append([*BEGUN, tasks(0), tasks(3)], anew=True))
+
+
 def test_many_records_share_a_commit_and_a_lone_one_waits_for_nothing(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
