@@ -109,6 +109,9 @@ class Restorer:
         self._clientele.jobs = known.job - 1
         with contextlib.suppress(ProtocolError):  # it broke a rule then, too, and its client was told
             self._clientele.job(client, _message_of(known))
+        if known.number not in client.jobs:  # the limits were larger: its client says it again, and is told why
+            del recovery.jobs[known.job]
+            return
         self._jobs[known.job] = client.jobs[known.number]
         blob = recovery.blobs.get(known.digest)
         if blob is not None and known.kind == FunctionKind.SHIPPED:
@@ -173,7 +176,9 @@ class Restorer:
     def _unread(self, kept: KeptClient) -> None:
         client = self._sessions.clients[kept.known.session]
         for ended in kept.unread.values():
-            self._deliveries.restore(client, _delivery(self._jobs[ended.job], ended))
+            job = self._jobs.get(ended.job)
+            if job is not None:
+                self._deliveries.restore(client, _delivery(job, ended))
 
 
 def _client_of(known: ClientKnown) -> Client:
