@@ -24,6 +24,7 @@ import logging
 import os
 import re
 import secrets
+import stat
 import threading
 import time
 from collections import deque
@@ -73,7 +74,7 @@ class Ledger:
     Raises
     ------
     SetupError
-        It cannot be used, or another manager uses it.
+        It cannot be used, everybody may write to it, or another manager uses it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -284,6 +285,8 @@ def _keep(path: Path) -> Path:
 def _lock(directory: Path) -> int:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if directory.stat().st_mode & stat.S_IWOTH:  # who may put a segment there gives the workers code to run
+            raise SetupError(f"every user may write to {directory}: say 'chmod 700 {directory}', or name another one")
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise SetupError(f"the journal's directory {directory} cannot be used: {error.strerror}") from error

@@ -106,6 +106,13 @@ def test_two_managers_never_share_a_journal(kept: Kept, directory: Path) -> None
         Ledger(directory)
 
 
+def test_directory_that_everybody_may_write_to_is_refused(directory: Path) -> None:
+    directory.mkdir()
+    directory.chmod(0o1777)
+    with pytest.raises(SetupError, match="chmod 700"):
+        Ledger(directory)
+
+
 def test_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SetupError, match="file"):
