@@ -153,6 +153,8 @@ class Ledger:
             self._changed.notify()
         if self._thread is not None:
             self._thread.join(STOP_SECONDS_MAX)
+            if self._thread.is_alive():
+                return  # the disk hangs: a descriptor that was closed under a write may be somebody else's by then
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import queue
+import threading
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,6 +224,24 @@ def test_segment_asked_for_before_a_failure_is_no_end_of_it(kept: Kept, monkeypa
     kept.append([*BEGUN, tasks(0)], anew=True)  # the core said so before it heard of the failure, and is silent since
     assert isinstance(kept.said.get(timeout=WAIT_SECONDS), Renew)
     kept.durable(kept.append([*BEGUN, tasks(0), tasks(3)], anew=True))
+
+
+def test_descriptors_stay_open_under_a_write_that_hangs(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, gate = threading.Event(), threading.Event()
+
+    def hang(descriptor: int) -> None:
+        entered.set()
+        gate.wait(WAIT_SECONDS)
+
+    monkeypatch.setattr(ledger, "STOP_SECONDS_MAX", 0.01)
+    monkeypatch.setattr(ledger.os, "fdatasync", hang)
+    kept.append([tasks(0)])
+    assert entered.wait(WAIT_SECONDS)
+    kept.ledger.close()
+    assert os.fstat(kept.ledger._descriptor).st_size
+    gate.set()
+    monkeypatch.setattr(ledger, "STOP_SECONDS_MAX", WAIT_SECONDS)
+    kept.hear(Durable)
 
 
 def test_many_records_share_a_commit_and_a_lone_one_waits_for_nothing(
