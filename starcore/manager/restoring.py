@@ -115,7 +115,9 @@ class Restorer:
         self._jobs[known.job] = client.jobs[known.number]
         blob = recovery.blobs.get(known.digest)
         if blob is not None and known.kind == FunctionKind.SHIPPED:
-            self._blobs.offered(client, BlobMessage(blob.digest, 0, 0, blob.head))
+            refused = self._blobs.offered(client, BlobMessage(blob.digest, 0, 0, blob.head))
+            if refused is not None:
+                refused.refusal = ""  # its tasks are not here yet: their client is asked for it, and told the reason
 
     def _jobs_held(self, kept: KeptWorker) -> None:
         worker = self._workers[kept.known.session]
