@@ -225,13 +225,13 @@ class Session:
         """Ask the manager what is going on; the answer is a JSON object."""
         with self._lock:
             self._require_open()
-        return self._questions.status()
+            return self._questions.status()
 
     def story(self, task: str) -> Future[str]:
         """Ask what happened to a task; the answer is a JSON object."""
         with self._lock:
             self._require_open()
-        return self._questions.story(task)
+            return self._questions.story(task)
 
     def task(self, record: JobRecord, index: int) -> str:
         """What people call a task."""
