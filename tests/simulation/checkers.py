@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starcore.client.core import ClientCore
-from starcore.errors import Status
+from starcore.errors import Code, Status
 from starcore.events import ChunkReceived, Received
 from starcore.manager.core import Limits, ManagerCore
-from starcore.manager.state import SUSPECT_LOSSES, Leased, Mark
+from starcore.manager.state import SUSPECT_LOSSES, Client, Leased, Mark
 from starcore.manager.values import Values
-from starcore.messages import HEAD_BYTES_MAX, Assign, Outcome
+from starcore.messages import HEAD_BYTES_MAX, Assign, Goodbye, Outcome
 from starcore.worker.core import WorkerCore
 from starcore.worker.runs import Run
 
@@ -196,6 +196,15 @@ class Wire:
         self._bodies: dict[tuple[str, int, int, int], list[int]] = {}
         self._leases: dict[int, str] = {}
         self._attempts: dict[tuple[int, int, int, int], None] = {}
+        self.over: dict[bytes, str] = {}
+        """Sessions of clients whose GOODBYE a manager heard."""
+
+    def manager_hears(self, core: ManagerCore, event: Any) -> None:
+        """A client that says GOODBYE, and is heard, is to be forgotten."""
+        if type(event) is Received and type(event.message) is Goodbye and event.message.code == Code.NORMAL:
+            link = core._sessions.links.get(event.link)
+            if link is not None and isinstance(link.owner, Client):
+                self.over[link.owner.session] = link.owner.name
 
     def client_hears(self, name: str, event: Any) -> None:
         """I3: at most one completed RESULT a task and connection."""

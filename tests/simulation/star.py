@@ -263,6 +263,8 @@ class SimStar:
                 client.shutdown()
         world.run(world.now + 10.0)
         self._require(all(client.finished or not client.alive for client in self.clients), "a client stays")
+        ghosts = manager.core._sessions.clients.keys() & self.truth.wire.over.keys()
+        self._require(not ghosts, f"sessions that ended with a GOODBYE: {[*ghosts]}")
         for worker in self.workers:
             if worker.alive:
                 worker.drain(now=False)
