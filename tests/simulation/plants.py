@@ -50,7 +50,7 @@ Row = tuple[str, str] | tuple[str, str, int]
 TABLE: dict[str, dict[str, Row]] = {
     "manager.leases": {
         "a lost lease is closed, and its task not queued again": (
-            "            self.requeue(run, first, last, leased.attempt, moved=moved)",
+            "            self.requeue(run, first, last, leased.attempt, cause, moved=moved)",
             "            pass",
         ),
         "a lost lease is queued again under the same attempt": (
@@ -236,7 +236,7 @@ TABLE: dict[str, dict[str, Row]] = {
             133,
         ),
         "a forgotten job with acknowledged tasks is kept": (
-            "            self._close_if_done(client.jobs.get(delivery.outcome.job))",
+            "            self._close_if_done(client.jobs.get(number))",
             "            pass",
             114,
         ),
@@ -247,12 +247,12 @@ TABLE: dict[str, dict[str, Row]] = {
             "            pass",
         ),
         "a session that lost its link twice is not waited for again": (
-            "            self._timers.set(session.left_at + grace, Timer.GRACE, session)",
+            "            self._timers.set(until, Timer.GRACE, session)",
             "            pass",
             97,
         ),
         "a silent link is looked at once": (
-            "        self._watch_at(link, min(link.heard_at + limits.silence_seconds, self._beat_at(number)))",
+            "        self._watch_at(link, min(link.heard_at + limits.silence_seconds, beat_at))",
             "        pass",
         ),
         "heartbeats are not sent": (
