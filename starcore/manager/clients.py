@@ -106,6 +106,7 @@ class Clientele:
             job.bytes = len(message.function) + len(message.python) + len(message.shares) + JOB_OVERHEAD_BYTES
             if client.job_bytes + job.bytes > self._limits.job_bytes:
                 raise OverrunError(f"more than {self._limits.job_bytes} bytes of jobs")
+            self._values.pin(job, message.shares)  # first, for it may refuse: no worker ever hears of half a job
             client.job_bytes += job.bytes
             client.jobs[message.job] = job
             self._stories.begin(job)
@@ -113,7 +114,6 @@ class Clientele:
                 job.blob = self._blobs.pin(message.digest, job)
             if self._outbox.journaled:
                 self._outbox.record(facts.of_job(job))
-            self._values.pin(job, message.shares)
         self._values.ask(job)
         if job.blob is not None and not job.blob.refusal:
             self._blobs.ask(job.blob, client)
@@ -238,10 +238,9 @@ class Clientele:
             self._ask_anyone(blob)
 
     def ask_back(self, client: Client) -> None:
-        """A client does not come back soon: no worker waits for its arguments any more."""
-        for run in self.runs(client):
-            if run.flows:
-                self._workforce.ask_back(run)
+        """A client does not come back soon: no worker waits for its arguments and values any more."""
+        for job in client.jobs.values():
+            self._workforce.ask_back(job)
 
     def drop(self, client: Client) -> int:
         """A client's session is over: its jobs go, what runs is ended. Returns how many tasks had no outcome."""

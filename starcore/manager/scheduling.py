@@ -94,9 +94,9 @@ class _Line:
         for heap in heaps:
             while heap and not heap[0][4].skip():
                 heappop(heap)
-        if not connected and self.suspect and _pulls(self.suspect[0][4]):
-            heaps.remove(self.suspect)
         waiting = sorted((heap for heap in heaps if heap), key=_urgency)
+        if not connected and self.suspect and _pulls(self.suspect[0][4]):
+            waiting.remove(self.suspect)
         if connected and self.plain and self.bodied and self.plain[0][0] == self.bodied[0][0]:
             one, other = (place for place, heap in enumerate(waiting) if heap is not self.suspect)
             if (waiting[one] is self.bodied) != self.bodied_next:
@@ -462,7 +462,9 @@ class Scheduler:
         for capability in worker.capabilities:
             lane = self._lanes.get(capability)
             for client, line in lane.lines.items() if lane is not None else ():
-                if line.suspect and client not in full and any(heap is line.suspect for heap in line.heaps(True)):
+                if line.suspect and client not in full and any(
+                    heap is line.suspect for heap in line.heaps(client.link != 0)
+                ):
                     return True
         return False
 

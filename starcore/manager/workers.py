@@ -100,16 +100,21 @@ class Workforce:
             if worker.link:
                 self._outbox.send(worker.link, Retract(kill, array("Q", sorted(numbers))))
 
-    def ask_back(self, run: Run) -> None:
-        """Its client is gone: whatever waits at a worker for an argument keeps a slot from others."""
-        for leased in run.job.leased_runs:
-            flow = run.flows.get(leased.start) if leased.run is run else None
-            if flow is None or flow.end == flow.size or leased.marks[0] != Mark.HELD:
+    def ask_back(self, job: Job) -> None:
+        """Its client is gone: whatever waits at a worker for an argument, or a value, keeps a slot from others."""
+        for leased in job.leased_runs:
+            flow = leased.run.flows.get(leased.start)
+            waits = flow is not None and flow.end < flow.size
+            if not waits and all(self._values.has(leased.worker, value) for value in job.values):
                 continue
-            leased.marks[0] = Mark.ASKED
-            leased.worker.asked += 1
-            if leased.worker.link:
-                self._outbox.send(leased.worker.link, Retract(False, array("Q", [leased.first])))
+            asked = array("Q")
+            for offset, mark in enumerate(leased.marks):
+                if mark == Mark.HELD:
+                    leased.marks[offset] = Mark.ASKED
+                    asked.append(leased.first + offset)
+            leased.worker.asked += len(asked)
+            if asked and leased.worker.link:
+                self._outbox.send(leased.worker.link, Retract(False, asked))
 
     def forget(self, job: Job) -> None:
         """No task of this job will come any more."""

@@ -6,7 +6,20 @@ from array import array
 from typing import Any
 
 from starcore.errors import Code, Status
-from starcore.messages import BLOB_STREAM, Abort, Assign, Blob, Forget, Grant, Outcome, Share, Want
+from starcore.messages import (
+    BLOB_STREAM,
+    Abort,
+    Assign,
+    Blob,
+    Forget,
+    Grant,
+    Heartbeat,
+    Outcome,
+    Retract,
+    Share,
+    Submit,
+    Want,
+)
 from starcore.messages import Job as JobMessage
 
 from .star import ClientSide, JobSide, Star, WorkerSide, settle
@@ -192,3 +205,65 @@ def test_half_a_name_a_changed_value_and_values_without_end_are_refused():
     for number in range(5):
         share(greedy, stream=STREAM + number, name=bytes([number]) * 32)
     assert "bytes of values" in star.closed(greedy, Code.OVERRUN)
+
+
+def test_job_that_was_refused_for_its_values_is_known_to_nobody():
+    star = Star()
+    worker, liar = star.worker(), star.client()
+    settle(star)
+    liar.say(JobMessage(1, 1, bytes(32), "", "", shares=b"x"))  # type: ignore[arg-type]
+    star.closed(liar, Code.UNEXPECTED)
+    liar.lose()
+    liar.connect()
+    liar.say(Submit(1, 0, False, array("I", [1]), array("Q"), b"h"))
+    assert "not known" in star.closed(liar, Code.UNEXPECTED)
+    assert not star.all(JobMessage, worker)
+    star.quiet()
+
+
+def test_worker_gives_back_what_waits_for_a_value_of_a_client_that_stays_away():
+    star = Star(argument_grace_seconds=5.0)
+    client, _, (worker,) = begin(star)
+    star.all(Share, worker)
+    assign = worker.leased(count=1)
+    client.lose()
+    star.wait(4.0)
+    worker.say(Heartbeat())
+    star.wait(1.5)
+    assert worker.retracted() == [assign.lease]
+    worker.give_back([assign.lease])
+    assert star.status()["workers"][0]["leased"] == 0
+    client.connect()
+    worker.leased(count=1, attempt=2)
+
+
+def test_worker_keeps_what_has_its_value_when_the_client_stays_away():
+    star = Star(argument_grace_seconds=1.0)
+    client, _, (worker,) = begin(star)
+    stream = offered(star, worker).stream
+    worker.say(Grant(stream, 1, 0, SIZE))
+    star.take(Grant, client)
+    client.push(STREAM, 0, SIZE, token=bytearray(SIZE))
+    star.chunk(worker)
+    client.lose()
+    star.wait(1.5)
+    assert not star.all(Retract, worker)
+
+
+def test_suspect_that_needs_a_value_waits_for_its_client():
+    star = Star(argument_grace_seconds=1.0)
+    client, _, (worker,) = begin(star)
+    star.all(Share, worker)
+    for attempt in (1, 2):
+        worker.started([worker.leased(count=1, attempt=attempt).lease])
+        if attempt == 2:
+            client.lose()
+        worker.lose()
+        star.wait(1.0)
+        worker = star.worker()
+    assert not star.all(Assign, worker)
+    other = star.client()
+    other.job(python="3.11").submit(1)
+    worker.finish(worker.leased(count=1))  # the suspect keeps no worker from others
+    client.connect()
+    worker.leased(count=1, attempt=3)

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starcore.client.core import ClientCore
-from starcore.errors import Status
+from starcore.errors import Code, Status
 from starcore.events import ChunkReceived, Received
 from starcore.manager.core import Limits, ManagerCore
-from starcore.manager.state import Mark
-from starcore.messages import HEAD_BYTES_MAX, Assign, Outcome
+from starcore.manager.state import SUSPECT_LOSSES, Client, Leased, Mark
+from starcore.manager.values import Values
+from starcore.messages import HEAD_BYTES_MAX, Assign, Goodbye, Outcome
 from starcore.worker.core import WorkerCore
 from starcore.worker.runs import Run
 
@@ -195,6 +196,15 @@ class Wire:
         self._bodies: dict[tuple[str, int, int, int], list[int]] = {}
         self._leases: dict[int, str] = {}
         self._attempts: dict[tuple[int, int, int, int], None] = {}
+        self.over: dict[bytes, str] = {}
+        """Sessions of clients whose GOODBYE a manager heard."""
+
+    def manager_hears(self, core: ManagerCore, event: Any) -> None:
+        """A client that says GOODBYE, and is heard, is to be forgotten."""
+        if type(event) is Received and type(event.message) is Goodbye and event.message.code == Code.NORMAL:
+            link = core._sessions.links.get(event.link)
+            if link is not None and isinstance(link.owner, Client):
+                self.over[link.owner.session] = link.owner.name
 
     def client_hears(self, name: str, event: Any) -> None:
         """I3: at most one completed RESULT a task and connection."""
@@ -249,14 +259,29 @@ def require_within_budget(core: ManagerCore, limits: Limits) -> None:
 
 
 def require_no_vigil(core: ManagerCore, limits: Limits, now: float) -> None:
-    """I10: no worker keeps a place for an argument whose client has been away for long."""
+    """I10: no worker keeps a place for an argument or a value whose client has been away for long."""
     for worker in core._sessions.workers.values():
         for leased in worker.leases:
             flow, client = leased.run.flows.get(leased.start), leased.run.job.client
-            waits = flow is not None and flow.end < flow.size and leased.marks[0] == Mark.HELD
+            lacks = not all(Values.has(worker, value) for value in leased.run.job.values)
+            waits = (lacks or (flow is not None and flow.end < flow.size)) and Mark.HELD in leased.marks
             since = max(client.left_at, leased.at) + limits.argument_grace_seconds + VIGIL_SLACK_SECONDS
             if waits and not client.link and now > since:
-                raise Violation(f"I10: worker {worker.name} waits for an argument of {client.name}, who is away")
+                raise Violation(f"I10: worker {worker.name} waits for bytes of {client.name}, who is away")
+
+
+def require_suspects_alone(core: ManagerCore) -> None:
+    """A task with two losses runs with nothing else unfinished at its worker."""
+    for worker in core._sessions.workers.values():
+        for leased in worker.leases:
+            suspects = [at for at in leased.live() if _losses(leased, at) >= SUSPECT_LOSSES]
+            if suspects and (worker.unfinished > 1 or not worker.alone):
+                raise Violation(f"a suspect, lease {leased.first + suspects[0]}, is not alone at {worker.name}")
+
+
+def _losses(leased: Leased, offset: int) -> int:
+    task = leased.run.tasks.get(leased.start + offset)
+    return task.losses if task is not None else 0
 
 
 def require_drained(manager: ManagerCore, limits: Limits, tokens: int) -> None:

@@ -54,12 +54,17 @@ class ManagerProcess(Process):
     ) -> None:
         super().__init__(world, "manager")
         self.core = core or ManagerCore(epoch, limits, read=view_of)
-        self.driver = SimDriver(self, self.core, self, watch=truth.reached.manager)
+        self.driver = SimDriver(self, self.core, self, watch=self._watch)
         self.finished = False
         self.tokens: dict[Token, None] = {}
         """Buffers that hold a chunk: from its arrival until the core drops it."""
         self._network = network
+        self._truth = truth
         network.listener = self.driver
+
+    def _watch(self, core: ManagerCore, event: Any, now: float) -> None:
+        self._truth.wire.manager_hears(core, event)
+        self._truth.reached.manager(core, event, now)
 
     def perform(self, action: Any) -> None:
         """Carry out what only the manager's core asks for."""

@@ -302,6 +302,11 @@ TABLE: dict[str, dict[str, Row]] = {
         ),
     },
     "manager.scheduling": {
+        "a suspect runs beside others": (
+            "            if not worker.unfinished:\n                worker.reserved, worker.alone = False, True",
+            "            if worker.link:\n                worker.reserved = False",
+            3,
+        ),
         "cancelled tasks stay counted in line": (
             "        self._count(lane, line, job, -tasks)\n        line.sweep()",
             "        line.sweep()",

@@ -21,6 +21,7 @@ from .checkers import (
     require_idle_client,
     require_idle_worker,
     require_no_vigil,
+    require_suspects_alone,
     require_within_budget,
 )
 from .faults import Faults
@@ -200,6 +201,7 @@ class SimStar:
         """The checks that are not worth making at every step."""
         if self.manager is not None and self.manager.alive:
             require_within_budget(self.manager.core, self._limits)
+            require_suspects_alone(self.manager.core)
             if not self.manager.frozen:
                 require_no_vigil(self.manager.core, self._limits, self.manager.clock)
         if not self._calm:
@@ -261,6 +263,8 @@ class SimStar:
                 client.shutdown()
         world.run(world.now + 10.0)
         self._require(all(client.finished or not client.alive for client in self.clients), "a client stays")
+        ghosts = manager.core._sessions.clients.keys() & self.truth.wire.over.keys()
+        self._require(not ghosts, f"sessions that ended with a GOODBYE: {[*ghosts]}")
         for worker in self.workers:
             if worker.alive:
                 worker.drain(now=False)
