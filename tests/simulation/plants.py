@@ -254,16 +254,16 @@ TABLE: dict[str, dict[str, Row]] = {
             "        self._watch_at(link, min(link.heard_at + limits.silence_seconds, beat_at))",
             "        pass",
         ),
+        "what came is not taken for a sign of life": (
+            "        link.heard_at = now\n        return True",
+            "        return True",
+        ),
         "heartbeats are not sent": (
             "            self._outbox.send(number, Heartbeat())",
             "            self._outbox.spoken_at[number] = now",
         ),
     },
     "manager.core": {
-        "what came is not taken for a sign of life": (
-            "        link.heard_at = now\n        try:\n            if link.owner",
-            "        try:\n            if link.owner",
-        ),
         "a worker whose link is lost is given more work": (
             "            self._scheduler.leave(session, returning=True)\n",
             "",

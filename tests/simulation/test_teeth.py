@@ -18,7 +18,10 @@ CAUGHT_SHARE_MIN = 0.95
 HUNT_SECONDS_MAX = 900
 """Most die within some seeds; the whole takes a minute where the machine has two cores to itself."""
 
-ESCAPES: dict[str, str] = {}
+ESCAPES = {
+    "a worker that was away is not told which jobs are over": "it finds out itself: the manager names all the others",
+    "what was lost of a submit is not taken when it is said again": "no seed loses a part of a SUBMIT that it sees again",
+}
 """Bugs that live through a thousand seeds, each with the reason; they count against the share that is caught."""
 
 
