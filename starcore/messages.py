@@ -46,7 +46,7 @@ SHARES_MAX = 128
 """Shared values that one job may need: their names fill a column of octets."""
 TEXT_BYTES_MAX = 1 << 16
 STATUS_BYTES_MAX = 512 << 10
-"""A STATUS_REPLY's text, the one that may be long."""
+"""The text of a STATUS_REPLY or an INVENTORY, the ones that may be long."""
 JOB_MAX = (1 << 31) - 1
 """A job's number is the upper half of its streams' names, below the bit of `BLOB_STREAM`."""
 BLOB_STREAM = 1 << 63
@@ -66,6 +66,14 @@ class FunctionKind(IntEnum):
 
     SHIPPED = 0
     REGISTERED = 1
+
+
+class Deed(IntEnum):
+    """What INQUIRE wants done with stored jobs before it is told of them."""
+
+    LIST = 0
+    CANCEL = 1
+    FORGET = 2
 
 
 def share_names(shares: Buffer) -> tuple[bytes, ...]:
@@ -258,6 +266,36 @@ class StatusRequest:
     """Ask what is going on in the star."""
 
 
+@dataclass(slots=True)
+class Detach:
+    """The tasks of this job, so many and of so many bytes, are to be stored under a name: they outlive this session."""
+
+    job: int
+    name: str
+    tasks: int
+    size: int
+    keep_seconds: float
+    note: Buffer = b""
+
+
+@dataclass(slots=True)
+class Attach:
+    """Tell the outcomes of the stored job of this name as those of `job`; `take`: what is acknowledged may go."""
+
+    job: int
+    name: str
+    take: bool = False
+
+
+@dataclass(slots=True)
+class Inquire:
+    """Do this with the stored job of this name, and say how it stands; or, without a name, how all do."""
+
+    question: int
+    deed: int
+    name: str = ""
+
+
 # -- manager to client ---------------------------------------------------------------------------------------
 
 
@@ -303,6 +341,26 @@ class Slots:
 class StatusReply:
     """The star's state as a JSON object."""
 
+    text: str
+
+
+@dataclass(slots=True)
+class Stored:
+    """What became of DETACH or ATTACH: refused (`code`), begun, or all is stored (`whole`). Said again later."""
+
+    job: int
+    code: int
+    reason: str
+    whole: bool
+    tasks: int
+    note: Buffer = b""
+
+
+@dataclass(slots=True)
+class Inventory:
+    """How stored jobs of the asking certificate stand: a JSON array."""
+
+    question: int
     text: str
 
 
@@ -374,8 +432,8 @@ class Draining:
 
 Message: TypeAlias = (
     Hello | Welcome | Goodbye | Heartbeat | Grant | Abort | Blob | Share | Want | Job | Forget
-    | Submit | Cancel | Ack | StatusRequest
-    | Outcome | Running | Notice | Slots | StatusReply
+    | Submit | Cancel | Ack | StatusRequest | Detach | Attach | Inquire
+    | Outcome | Running | Notice | Slots | StatusReply | Stored | Inventory
     | Assign | Retract | Confirm
     | Result | Retracted | Started | Draining
 )  # fmt: skip

@@ -95,10 +95,7 @@ class Clientele:
             )
             job = Job(self._jobs, client, theirs, message.job, _capability(message), None)
             job.bytes = len(message.function) + len(message.python) + len(message.shares) + JOB_OVERHEAD_BYTES
-            if client.job_bytes + job.bytes > self._limits.job_bytes:
-                raise OverrunError(f"more than {self._limits.job_bytes} bytes of jobs")
-            client.job_bytes += job.bytes
-            client.jobs[message.job] = job
+            self._enlist(job)
             if message.kind == FunctionKind.SHIPPED:
                 job.blob = self._blobs.pin(message.digest, job)
             self._values.pin(job, message.shares)
@@ -122,7 +119,7 @@ class Clientele:
         value = self._values.offered(client, message)
         for job in value.jobs if value is not None else ():
             if job.ready:
-                self._queue_waiting(job)
+                self.queue_waiting(job)
 
     def blob_grown(self, client: Client, stream: int) -> None:
         """A piece of a blob came."""
@@ -148,14 +145,14 @@ class Clientele:
             raise UnexpectedError(f"task {stop - 1} is beyond {INDEX_MAX - 1}")
         known = job.overlapping(message.first, stop)
         if not known:
-            self._take(job, message)
+            self.take(job, message, client.link)
             return
         if not message.again:
             raise UnexpectedError(f"tasks {message.first} to {stop - 1} of job {message.job} were submitted before")
-        for gap in _gaps(message, known):
-            self._take(job, gap)
+        for gap in gaps(message, known):
+            self.take(job, gap, client.link)
         for run in known:
-            self._reattach(run, message.first, stop)
+            self.reattach(run, message.first, stop, client.link)
 
     def cancel(self, client: Client, message: Cancel) -> None:
         """The caller wants no outcome of these tasks."""
@@ -171,7 +168,7 @@ class Clientele:
             for run in job.overlapping(first, stop):
                 unknown.extend(range(at, run.first))
                 at = max(at, min(run.stop, stop))
-                pieces += self._cancel(run, max(first, run.first) - run.first, at - run.first, message.kill)
+                pieces += self.cancel_run(run, max(first, run.first) - run.first, at - run.first, message.kill)
             unknown.extend(range(at, stop))
         if pieces:
             self._deliveries.settle(job, pieces, 0, Status.CANCELLED)
@@ -184,7 +181,7 @@ class Clientele:
             delivery = self._deliveries.acknowledge(client, sequence)
             if delivery is None:
                 continue
-            if delivery.flow is not None:
+            if delivery.flow is not None and delivery.pieces:
                 self._results.acknowledged(delivery)
             self._close_if_done(client.jobs.get(delivery.outcome.job))
 
@@ -199,6 +196,35 @@ class Clientele:
             self.acknowledge(client, Ack(array("Q", [run.answers[position].outcome.sequence])))
         elif position in run.flows:
             self._fail(run, position, Status.UNRUNNABLE, f"the client took its argument back: {reason}")
+
+    # -- for the store ---------------------------------------------------------------------------------------
+
+    def register(self, client: Client, number: int) -> Job:
+        """Make a job of a client's that has no tasks of its own: it tells the outcomes of a stored one."""
+        self._jobs += 1
+        message = JobMessage(self._jobs, FunctionKind.REGISTERED, b"", "")
+        job = Job(self._jobs, client, message, number, _capability(message), None)
+        self._enlist(job)
+        return job
+
+    def adopt(self, job: Job, source: Job) -> None:
+        """Take in a stored job, whose function is that of the job that brings it."""
+        job.bytes = source.bytes
+        self._enlist(job)
+        if source.blob is not None:
+            job.blob = self._blobs.pin(source.blob.digest, job)
+
+    def end(self, job: Job) -> None:
+        """A stored job is over: what runs is ended, and no outcome of it is kept."""
+        client = job.client
+        for run in list(job.runs):
+            pieces = list(self.cancel_run(run, 0, run.count, True)) if run.unfinished else []
+            if pieces:
+                self._deliveries.settle(job, pieces, 0, Status.CANCELLED)
+        kept = [each for each, delivery in client.unread.items() if delivery.outcome.job == job.client_number]
+        for sequence in kept:
+            self._deliveries.acknowledge(client, sequence)
+        self.forget(client, job.client_number)
 
     # -- clients come and go ---------------------------------------------------------------------------------
 
@@ -301,8 +327,8 @@ class Clientele:
 
     # -- private ---------------------------------------------------------------------------------------------
 
-    def _take(self, job: Job, message: Submit) -> None:
-        """Take a run in."""
+    def take(self, job: Job, message: Submit, link: int) -> None:
+        """Take a run in, whose bodies come over this link."""
         client, count = job.client, len(message.head_sizes)
         if not count:
             return
@@ -310,12 +336,12 @@ class Clientele:
             raise UnexpectedError(f"tasks of job {message.job}, which was over")
         cost = len(message.heads) + TASK_OVERHEAD_BYTES * count
         alone = count == 1 and not client.owed_bytes
-        if client.owed_bytes + cost > self._limits.submit_bytes and not alone:
+        if client.link and client.owed_bytes + cost > self._limits.submit_bytes and not alone:  # else the store counts
             granted = self._limits.submit_bytes
             raise OverrunError(f"{client.owed_bytes} + {cost} bytes of tasks, where {granted} are granted")
         client.owed_bytes += cost
         if not self._join(job, message):
-            self._begin(job, message)
+            self._begin(job, message, link)
 
     def _join(self, job: Job, message: Submit) -> bool:
         """Add tasks that wait behind others to the run before them. Whether they could be.
@@ -338,7 +364,7 @@ class Clientele:
             self._scheduler.queue(span)
         return True
 
-    def _begin(self, job: Job, message: Submit) -> None:
+    def _begin(self, job: Job, message: Submit, link: int) -> None:
         client, count = job.client, len(message.head_sizes)
         self._runs += 1
         client.newest = self._runs
@@ -349,7 +375,7 @@ class Clientele:
         for position, size in enumerate(bodies):
             if size:
                 flow = run.flows[position] = Flow(size, source_stream=message.job << 32 | (run.first + position))
-                self._relay.expect(flow, client.link, window=not message.again)
+                self._relay.expect(flow, link, window=not message.again)
         if job.blob is not None and job.blob.refusal:
             self._refuse_run(run, job.blob.refusal)
             return
@@ -362,14 +388,13 @@ class Clientele:
         else:
             job.waiting.append(span)
 
-    def _reattach(self, run: Run, first: int, stop: int) -> None:
+    def reattach(self, run: Run, first: int, stop: int, link: int) -> None:
         """The client is ready to send these tasks' bodies once more."""
-        client = run.job.client
         for position, flow in run.flows.items():
-            if first <= run.first + position < stop and not flow.source:
-                self._relay.expect(flow, client.link, window=False)
+            if first <= run.first + position < stop and not flow.source and flow.lender is None:
+                self._relay.expect(flow, link, window=False)
 
-    def _cancel(self, run: Run, low: int, high: int, kill: bool) -> Iterator[Piece]:
+    def cancel_run(self, run: Run, low: int, high: int, kill: bool) -> Iterator[Piece]:
         """Cancel what is not over; yields the pieces."""
         job = run.job
         leased: list[int] = []
@@ -442,9 +467,9 @@ class Clientele:
                 for span in waiting:
                     self._refuse_run(span.run, blob.refusal)
             elif job.ready:
-                self._queue_waiting(job)
+                self.queue_waiting(job)
 
-    def _queue_waiting(self, job: Job) -> None:
+    def queue_waiting(self, job: Job) -> None:
         """All that its tasks need is here, or known."""
         waiting, job.waiting = job.waiting, []
         for span in waiting:
@@ -454,6 +479,15 @@ class Clientele:
         for position in range(run.count):
             if run.states[position] == State.QUEUED:
                 self._end(run, position, Status.UNRUNNABLE, reason)
+
+    def _enlist(self, job: Job) -> None:
+        """Put a job into its client's table, whose texts are bounded; a stored one's client has no link."""
+        client = job.client
+        job.bytes = job.bytes or JOB_OVERHEAD_BYTES
+        if client.link and client.job_bytes + job.bytes > self._limits.job_bytes:
+            raise OverrunError(f"more than {self._limits.job_bytes} bytes of jobs")
+        client.job_bytes += job.bytes
+        client.jobs[job.client_number] = job
 
     def _ask_anyone(self, blob: Blob) -> None:
         for job in blob.jobs:
@@ -480,7 +514,7 @@ def _capability(message: JobMessage) -> Capability:
     return python_capability(message.python)
 
 
-def _gaps(message: Submit, known: list[Run]) -> Iterator[Submit]:
+def gaps(message: Submit, known: list[Run]) -> Iterator[Submit]:
     """Cut out of a run what is known already."""
     sizes, bodies, heads = message.head_sizes, message.body_sizes, memoryview(message.heads)
     stop = message.first + len(sizes)
@@ -508,4 +542,5 @@ def _check_leases(job: Job) -> None:
 
 
 def _orphaned(delivery: Delivery, job: Job) -> bool:
-    return delivery.flow is not None and delivery.leased is None and delivery.pieces[0][0].job is job
+    pieces = delivery.pieces
+    return delivery.flow is not None and delivery.leased is None and bool(pieces) and pieces[0][0].job is job

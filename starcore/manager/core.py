@@ -38,12 +38,15 @@ from starcore.manager.blobs import Blobs
 from starcore.manager.clients import Clientele
 from starcore.manager.delivery import Deliveries
 from starcore.manager.leases import Leases
-from starcore.manager.outbox import Drain, Outbox
+from starcore.manager.outbox import Drain, Outbox, SpoolFailed
 from starcore.manager.relay import Relay
+from starcore.manager.report import job_status, missing, worker_status
 from starcore.manager.results import Results
 from starcore.manager.scheduling import Scheduler
 from starcore.manager.sessions import Link, Sessions, Timer, Timers
-from starcore.manager.state import Capability, Client, Job, Limits, Worker
+from starcore.manager.state import Client, Job, Limits, Worker
+from starcore.manager.store import Store
+from starcore.manager.stored import StoreLimits
 from starcore.manager.values import Values
 from starcore.manager.workers import Workforce
 from starcore.messages import (
@@ -52,16 +55,18 @@ from starcore.messages import (
     STATUS_BYTES_MAX,
     Abort,
     Ack,
+    Attach,
     Blob,
     Buffer,
     Cancel,
+    Detach,
     Draining,
     Forget,
-    FunctionKind,
     Goodbye,
     Grant,
     Heartbeat,
     Hello,
+    Inquire,
     Notice,
     Result,
     Retracted,
@@ -77,10 +82,8 @@ from starcore.messages import (
 from starcore.messages import (
     Job as JobMessage,
 )
-from starcore.texts import NAME_CHARS_MAX, plain
+from starcore.texts import plain
 
-VERSIONS_MAX = 8
-"""How many Python versions one notice lists."""
 STATUS_ROWS_MAX = 2000
 """Of each of a status's tables; fewer, where the whole is longer than STATUS_BYTES_MAX."""
 
@@ -98,9 +101,17 @@ class ManagerCore:
         Every bound, with its unit in its name.
     read : callable(token), optional
         Gives a token's bytes, to hold a blob against its digest; nothing else here looks at any.
+    store : StoreLimits, optional
+        The bounds of stored jobs.
     """
 
-    def __init__(self, epoch: int, limits: Limits | None = None, read: Callable[[Token], Buffer] = memoryview) -> None:
+    def __init__(
+        self,
+        epoch: int,
+        limits: Limits | None = None,
+        read: Callable[[Token], Buffer] = memoryview,
+        store: StoreLimits | None = None,
+    ) -> None:
         limits = limits or Limits()
         self._epoch = epoch
         self._limits = limits
@@ -136,6 +147,16 @@ class ManagerCore:
             self._workforce,
             limits,
         )
+        self._store = Store(
+            self._outbox,
+            self._timers,
+            self._relay,
+            self._scheduler,
+            self._deliveries,
+            self._results,
+            self._clientele,
+            store or StoreLimits(),
+        )
         self._slots_timer = False
         self._slots_said = (0, 0)
         self._status_said = (0.0, "")
@@ -164,12 +185,14 @@ class ManagerCore:
             self._leave(event.link, event.reason, now)
         elif kind is Tick:
             self._tick(now)
-        elif kind is Drain:
-            self._drain(now)
+        elif kind in (Drain, SpoolFailed):
+            self._obey(event, now)
         else:
             raise TypeError(f"the manager's core does not know {kind.__name__}")
+        self._store.settle()
         self._workforce.dispatch(now)
         while self._clientele.outgrown():
+            self._store.settle()
             self._workforce.dispatch(now)
         if self._drain_until is not None:
             self._finish(now)
@@ -186,11 +209,14 @@ class ManagerCore:
         """Describe the star, for `starcore status`; its tables have at most so many rows."""
         clients, counters = self._sessions.clients.values(), self._leases.counters
         workers = self._sessions.workers.values()
-        jobs = (job for client in clients for job in client.jobs.values())
+        jobs = (job for client in self._everyone() for job in client.jobs.values())
         return {
             "epoch": self._epoch,
             "draining": self._sessions.draining,
-            "workers": [self._worker_status(worker, now) for worker in islice(workers, rows_max)],
+            "workers": [
+                worker_status(worker, self._sessions.links.get(worker.link), now)
+                for worker in islice(workers, rows_max)
+            ],
             "clients": [
                 {
                     "name": client.name,
@@ -204,7 +230,7 @@ class ManagerCore:
                 }
                 for client in islice(clients, rows_max)
             ],
-            "jobs": [_job_status(job) for job in islice(jobs, rows_max)],
+            "jobs": [job_status(job) for job in islice(jobs, rows_max)],
             "held_bytes": self._held_bytes(),
             "idle_blob_bytes": self._blobs.idle_bytes,
             "stale": counters.stale,
@@ -215,12 +241,13 @@ class ManagerCore:
 
     def check(self) -> None:
         """Assert every invariant."""
-        clients, workers = self._sessions.clients.values(), self._sessions.workers.values()
+        clients, workers = self._everyone(), self._sessions.workers.values()
         self._sessions.check()
+        self._store.check()
         self._blobs.check()
         self._values.check()
         self._scheduler.check()
-        flows = [*self._blobs.flows(), *self._values.flows()]
+        flows = [*self._blobs.flows(), *self._values.flows(), *self._store.flows()]
         for client in clients:
             self._clientele.check(client)
             self._deliveries.check(client)
@@ -268,7 +295,9 @@ class ManagerCore:
             link.heard_at = now
         try:
             flow = self._relay.chunk(event)
-            if flow is not None and flow.kept and link is not None and isinstance(link.owner, Client):
+            if flow is not None and flow.owner is not None:
+                self._store.grown(flow)
+            elif flow is not None and flow.kept and link is not None and isinstance(link.owner, Client):
                 self._clientele.blob_grown(link.owner, event.stream)
         except ProtocolError as fault:
             self._close(event.link, fault.code, str(fault), now)
@@ -287,6 +316,8 @@ class ManagerCore:
                     self._clientele.ask_back(subject)
             elif timer is Timer.NOTICE:
                 self._notice(subject)
+            elif timer is Timer.STORED:
+                self._store.expire(subject, now)
             elif timer is Timer.SLOTS:
                 self._say_slots()
 
@@ -379,6 +410,7 @@ class ManagerCore:
         level = "warning" if blame else "info"
         if isinstance(session, Client):
             del self._sessions.clients[session.session]
+            self._store.left(session)
             unfinished = self._clientele.drop(session)
             if unfinished:
                 self._outbox.log(level, f"client {session.name} {reason}: {unfinished} tasks dropped")
@@ -405,8 +437,18 @@ class ManagerCore:
     # -- messages --------------------------------------------------------------------------------------------
 
     def _submit(self, client: Client, message: Submit) -> None:
+        source = client.jobs.get(message.job) if self._store.sources else None
+        if source is not None and source in self._store.sources:
+            self._store.submit(client, source, message)
+            return
         self._clientele.submit(client, message)
         self._watch_job(client.jobs[message.job], self._outbox.now)
+
+    def _forget(self, client: Client, message: Forget) -> None:
+        job = client.jobs.get(message.job)
+        if job is not None:
+            self._store.forgotten(job)
+            self._clientele.forget(client, message.job)
 
     def _client_abort(self, client: Client, message: Abort) -> None:
         if message.stream & BLOB_STREAM:
@@ -479,11 +521,17 @@ class ManagerCore:
         if job.noticed or not job.queued or self._scheduler.capable(job.capability) or not client.link:
             return
         job.noticed = True
-        text = _missing(job.capability, list(self._sessions.workers.values()))
+        text = missing(job.capability, list(self._sessions.workers.values()))
         self._outbox.log("warning", f"job {job.number} of client {client.name} waits: {text}")
         self._outbox.send(client.link, Notice(job.client_number, text))
 
-    # -- the end ---------------------------------------------------------------------------------------------
+    # -- the shell's orders, and the end --------------------------------------------------------------------------
+
+    def _obey(self, event: Drain | SpoolFailed, now: float) -> None:
+        if isinstance(event, Drain):
+            self._drain(now)
+        else:
+            self._store.spool_failed(event.reason)
 
     def _drain(self, now: float) -> None:
         if self._drain_until is None:
@@ -509,66 +557,28 @@ class ManagerCore:
     def _held_bytes(self) -> int:
         """All bytes of payloads that are here, but for the functions that are kept in case they come again."""
         held = self._relay.held_bytes + self._blobs.held_bytes - self._blobs.idle_bytes + self._values.held_bytes
-        for client in self._sessions.clients.values():
+        for client in self._everyone():
             held += sum(len(delivery.outcome.heads) for delivery in client.unread.values())
             held += sum(len(run.heads) for run in self._clientele.runs(client))
         return held
 
-    def _worker_status(self, worker: Worker, now: float) -> dict[str, Any]:
-        link = self._sessions.links.get(worker.link)
-        return {
-            "name": worker.name,
-            "host": worker.host,
-            "address": worker.address,
-            "python": worker.python,
-            "connected": worker.link != 0,
-            "draining": worker.draining,
-            "slots": worker.slots,
-            "running": worker.running,
-            "leased": worker.unfinished,
-            "arena_bytes": worker.arena_bytes,
-            "arena_used_bytes": worker.arena_used_bytes,
-            "heard_seconds_ago": round(now - (link.heard_at if link is not None else worker.left_at), 3),
-        }
-
-
-def _job_status(job: Job) -> dict[str, Any]:
-    return {
-        "job": job.number,
-        "client": job.client.name,
-        "function": plain(job.message.function, NAME_CHARS_MAX),
-        "queued": job.queued,
-        "leased": job.leased,
-        "done": job.done,
-        "failed": job.failed,
-        "cancelled": job.cancelled,
-        "mean_seconds": job.mean_seconds,
-    }
-
-
-def _missing(capability: Capability, workers: list[Worker]) -> str:
-    """Say in one sentence why nobody takes a job."""
-    kind, name = capability[0], plain(capability[1], NAME_CHARS_MAX)
-    if not workers:
-        return "no worker is connected"
-    if kind == FunctionKind.SHIPPED:
-        versions = sorted({worker.python or "?" for worker in workers})
-        there = ", ".join(versions[:VERSIONS_MAX])
-        return f"it was made with Python {name}, and no connected worker runs such code (they have Python {there})"
-    if not name:
-        return "no connected worker has a registered function"
-    return f"no connected worker has the registered function {name}"
+    def _everyone(self) -> list[Client]:
+        """Clients, and who keeps stored jobs for them."""
+        return [*self._sessions.clients.values(), *self._store.keepers.values()]
 
 
 _FROM_CLIENT: dict[type, Callable[[ManagerCore, Client, Any], None]] = {
     Abort: ManagerCore._client_abort,
     Ack: lambda core, client, message: core._clientele.acknowledge(client, message),
+    Attach: lambda core, client, message: core._store.attach(client, message),
     Blob: lambda core, client, message: core._clientele.blob(client, message),
     Cancel: lambda core, client, message: core._clientele.cancel(client, message),
-    Forget: lambda core, client, message: core._clientele.forget(client, message.job),
+    Detach: lambda core, client, message: core._store.detach(client, message),
+    Forget: ManagerCore._forget,
     Goodbye: ManagerCore._goodbye,
     Grant: ManagerCore._grant,
     Heartbeat: ManagerCore._heartbeat,
+    Inquire: lambda core, client, message: core._store.inquire(client, message),
     JobMessage: lambda core, client, message: core._clientele.job(client, message),
     Share: lambda core, client, message: core._clientele.share(client, message),
     StatusRequest: ManagerCore._status,

@@ -35,6 +35,7 @@ class Timer(Enum):
     GRACE = auto()
     ARGUMENTS = auto()
     NOTICE = auto()
+    STORED = auto()
     SLOTS = auto()
     DRAIN = auto()
 

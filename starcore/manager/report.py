@@ -1,0 +1,60 @@
+"""What `starcore status` says of workers and jobs, and why nobody takes a job. Pure; nothing is decided here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starcore.manager.sessions import Link
+from starcore.manager.state import Capability, Job, Worker
+from starcore.messages import FunctionKind
+from starcore.texts import NAME_CHARS_MAX, plain
+
+VERSIONS_MAX = 8
+"""How many Python versions one notice lists."""
+
+
+def worker_status(worker: Worker, link: Link | None, now: float) -> dict[str, Any]:
+    """Describe a worker; `link` is its connection, where it has one."""
+    return {
+        "name": worker.name,
+        "host": worker.host,
+        "address": worker.address,
+        "python": worker.python,
+        "connected": worker.link != 0,
+        "draining": worker.draining,
+        "slots": worker.slots,
+        "running": worker.running,
+        "leased": worker.unfinished,
+        "arena_bytes": worker.arena_bytes,
+        "arena_used_bytes": worker.arena_used_bytes,
+        "heard_seconds_ago": round(now - (link.heard_at if link is not None else worker.left_at), 3),
+    }
+
+
+def job_status(job: Job) -> dict[str, Any]:
+    """Describe a job."""
+    return {
+        "job": job.number,
+        "client": job.client.name,
+        "function": plain(job.message.function, NAME_CHARS_MAX),
+        "queued": job.queued,
+        "leased": job.leased,
+        "done": job.done,
+        "failed": job.failed,
+        "cancelled": job.cancelled,
+        "mean_seconds": job.mean_seconds,
+    }
+
+
+def missing(capability: Capability, workers: list[Worker]) -> str:
+    """Say in one sentence why nobody takes a job."""
+    kind, name = capability[0], plain(capability[1], NAME_CHARS_MAX)
+    if not workers:
+        return "no worker is connected"
+    if kind == FunctionKind.SHIPPED:
+        versions = sorted({worker.python or "?" for worker in workers})
+        there = ", ".join(versions[:VERSIONS_MAX])
+        return f"it was made with Python {name}, and no connected worker runs such code (they have Python {there})"
+    if not name:
+        return "no connected worker has a registered function"
+    return f"no connected worker has the registered function {name}"
