@@ -39,13 +39,14 @@ def render(status: dict[str, Any]) -> str:
         f"{_count(len(workers), 'worker')}, {_count(slots, 'slot')}, {_count(running, 'task')} on workers, "
         f"{_count(len(clients), 'client')}"
     ]
-    lines += _table("WORKER", workers, ("name", "address", "python", "slots", "running"))
-    lines += _table("CLIENT", clients, ("name", "address", "queued", "leased"))
-    lines += _table("JOB", jobs, ("function", "client", "queued", "leased", "done", "failed", "mean_seconds"))
+    lines += table("WORKER", workers, ("name", "address", "python", "slots", "running"))
+    lines += table("CLIENT", clients, ("name", "address", "queued", "leased"))
+    lines += table("JOB", jobs, ("function", "client", "queued", "leased", "done", "failed", "mean_seconds"))
     return "\n".join(lines)
 
 
-def _table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> list[str]:
+def table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> list[str]:
+    """Return rows as an empty line and a table; its first column has this title. Nothing where there are none."""
     if not rows:
         return []
     names = [column for column in columns if any(column in row for row in rows)]

@@ -34,7 +34,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"state", "scheduling", "relay", "core", "arrays", "arena"}),
     frozenset({"session", "server", "supervisor", "slot"}),
     frozenset({"api", "wing.__main__"}),
-    frozenset({"local", "status"}),
+    frozenset({"local", "status", "jobs"}),
     frozenset({"__init__", "__main__", "certs", "default"}),
 )
 WINGS = ("client", "manager", "worker")

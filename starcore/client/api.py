@@ -7,7 +7,6 @@ before anything is sent.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -16,26 +15,24 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from starcore import settings
 from starcore.client import arrays
 from starcore.client.arguments import check_iterable, further_arguments, integer, number, positive, seconds_above_zero
 from starcore.client.blocks import AutoFuture
+from starcore.client.dialing import find_target
 from starcore.client.futures import BlockFuture, TaskFuture
+from starcore.client.jobs import Keeping
 from starcore.client.maps import Batches, Columns, Inputs
 from starcore.client.progress import load_tqdm, watch_blocks, watch_results, watch_rows
 from starcore.client.puts import advise
 from starcore.client.session import CONNECT_SECONDS, JobRecord, Session
-from starcore.errors import ArgumentValueError, SessionLostError, UnconfiguredError
-from starcore.messages import FunctionKind, Job, Role
+from starcore.errors import ArgumentValueError, SessionLostError
+from starcore.messages import FunctionKind, Job
 from starcore.pickling import Packed, Shipped, pack_array_call, pack_call, pack_calls, pack_value, ship, small_call
 from starcore.references import Ref, names_of
-
-if TYPE_CHECKING:
-    from starcore.tls import Target
 
 RETRIES_MAX = (1 << 32) - 1
 PRIORITY_MAX = (1 << 31) - 1
@@ -48,7 +45,7 @@ _REGISTERED = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 _NO_DIGEST = bytes(32)
 
 
-class Calls(Executor):
+class Calls(Keeping, Executor):
     """What a client and its views with options have in common: every way to make a call."""
 
     _client: Client
@@ -100,6 +97,8 @@ class Calls(Executor):
         chunksize: int | str = "auto",
         buffersize: int | None = None,
         progress: bool = False,
+        detach: bool = False,
+        name: str | None = None,
     ) -> Iterator[Any]:
         """Run `fn` on the items of the iterables, taken together; yield the results in order.
 
@@ -124,6 +123,8 @@ class Calls(Executor):
             at once, and their results wait here for whoever takes them.
         progress : bool, default False
             Draw a bar of the results yielded, with tqdm.
+        detach, name : bool, str, optional
+            Return a `DetachedJob`, which outlives this process; see `detached`.
 
         Returns
         -------
@@ -139,6 +140,9 @@ class Calls(Executor):
         """
         if chunksize != "auto":
             chunksize = positive("chunksize", chunksize)
+        if detach or name is not None:
+            view = self._detach(name, timeout=timeout, buffersize=buffersize, progress=progress)
+            return cast("Iterator[Any]", view.map(fn, *iterables, chunksize=None if chunksize == "auto" else chunksize))
         if any(self._options[:2]):
             chunksize = 1
         if buffersize is not None:
@@ -181,6 +185,8 @@ class Calls(Executor):
         out: Array | None = None,
         copy: bool = False,
         progress: bool = False,
+        detach: bool = False,
+        name: str | None = None,
     ) -> Future[Any]:
         """Run ``fn(array, *args, **kwargs)`` on a worker, or on blocks of the array on all workers.
 
@@ -206,6 +212,8 @@ class Calls(Executor):
             Take a snapshot of the array now.
         progress : bool, default False
             Draw a bar of the blocks done, or with "auto" of the rows, with tqdm; needs `chunks`.
+        detach, name : bool, str, optional
+            Return a `DetachedJob`, which outlives this process, when the manager has all of it; see `detached`.
 
         Returns
         -------
@@ -238,6 +246,9 @@ class Calls(Executor):
         keep every stage busy, and at most 4 a slot and 16 more. An array of up to 64 KiB is one block. The log of
         "starcore.client" says at level INFO what was measured and chosen.
         """
+        if detach or name is not None:
+            view = self._detach(name, out=out is not None, progress=progress)
+            return cast("Future[Any]", view.submit_array(fn, array, args=args, kwargs=kwargs, chunks=chunks, axis=axis))
         key, shipped = self._name(fn)
         if isinstance(array, Ref):
             if chunks is not None or copy or progress:
@@ -427,12 +438,19 @@ class Calls(Executor):
         known = session.known(key)
         if known is not None:
             return known
+        return session.job(key, *self._make_job(shipped, shares))
+
+    def _make_job(self, shipped: Shipped | str, shares: bytes = b"") -> tuple[Job, bytes]:
         if isinstance(shipped, str):
-            job, blob = Job(0, FunctionKind.REGISTERED, _NO_DIGEST, shipped, "", *self._options, shares), b""
-        else:
-            job = Job(0, FunctionKind.SHIPPED, shipped.digest, shipped.name, shipped.python, *self._options, shares)
-            blob = shipped.blob
-        return session.job(key, job, blob)
+            return Job(0, FunctionKind.REGISTERED, _NO_DIGEST, shipped, "", *self._options, shares), b""
+        job = Job(0, FunctionKind.SHIPPED, shipped.digest, shipped.name, shipped.python, *self._options, shares)
+        return job, shipped.blob
+
+    def _job_of(self, fn: Function) -> tuple[Job, bytes]:
+        _, shipped = self._name(fn)
+        if not isinstance(shipped, str) and shipped.refs:
+            raise ArgumentValueError("a put value lives with its client: give the value itself to a detached call")
+        return self._make_job(shipped)
 
     def _send_into(self, out: Array | None, key: Any, shipped: Shipped | str, packed: Packed) -> Future[Any]:
         """Send a call whose answer goes to `out`, if that is given."""
@@ -511,7 +529,7 @@ class Client(Calls):
         self._shut = False
         self._session: Session | None = None
         self._growing: weakref.WeakSet[AutoFuture] = weakref.WeakSet()
-        self._target = _target(address, join)
+        self._target = find_target(address, join)
         self._live()
         _clients.add(self)
 
@@ -565,21 +583,6 @@ def _send(session: Session, record: JobRecord, packed: Packed, out: Array | None
         future.answer_into(out)
     session.submit(record, packed.head, future, packed if packed.body_bytes else None)
     return future
-
-
-def _target(address: str | None, join: str | os.PathLike[str] | None) -> Target:
-    try:
-        return settings.dialer(Role.CLIENT, join=join, address=address)
-    except UnconfiguredError:
-        if address is not None or join is not None:
-            raise
-    with _start_local_star() as star_client:
-        return star_client._target
-
-
-def _start_local_star() -> Client:
-    # The roof of the house stands above this room, and is only looked for where nothing else is configured.
-    return cast("Client", importlib.import_module("starcore.local").start_default())
 
 
 # -- forks ---------------------------------------------------------------------------------------------------

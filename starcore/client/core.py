@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from starcore.client.answers import Answers
+from starcore.client.attachments import Attachments
 from starcore.client.blobs import Blobs
 from starcore.client.orders import (
     Ask,
@@ -31,9 +32,12 @@ from starcore.client.orders import (
     Connect,
     Connected,
     Forgotten,
+    GiveUp,
     MarkRunning,
     Outbox,
     Put,
+    Question,
+    Read,
     Refused,
     Release,
     Released,
@@ -70,12 +74,15 @@ from starcore.messages import (
     Grant,
     Heartbeat,
     Hello,
+    Inventory,
+    Job,
     Notice,
     Outcome,
     Running,
     Slots,
     StatusReply,
     StatusRequest,
+    Stored,
     Want,
     Welcome,
     share_names,
@@ -127,6 +134,7 @@ class ClientCore:
         self._ledger = Ledger()
         self._answers = Answers(self._ledger, self._outbox)
         self._blobs = Blobs(self._outbox)
+        self._attachments = Attachments(self._ledger, self._answers, self._outbox)
         self._sending = Sending()
         self._idle: dict[int, None] = {}
         self._asking = False
@@ -170,7 +178,9 @@ class ClientCore:
             [name for entry in jobs.values() for name in share_names(entry.job.shares)],
         )
         assert self._uplink.up or not len(self._sending)
-        assert set(self._idle) == {number for number, entry in jobs.items() if not entry.left}
+        self._attachments.check()
+        resting = {number for number, entry in jobs.items() if not entry.left and number not in self._attachments}
+        assert set(self._idle) == resting
         assert len(self._idle) <= self._jobs_idle_max
 
     # -- calls of the user's ---------------------------------------------------------------------------------
@@ -185,7 +195,27 @@ class ClientCore:
             self._blobs.use(job.digest, event.blob)
         for name in share_names(job.shares):
             self._blobs.need(name)
-        self._rest(job.job)
+        if event.detach is None:
+            self._rest(job.job)
+            return
+        self._attachments.open(job.job, event.detach)
+        if self._uplink.up:
+            self._tell(self._ledger.jobs[job.job])
+
+    def _read(self, event: Read) -> None:
+        number, name = event.attach.job, event.attach.name
+        self._ledger.begin(Job(number, FunctionKind.REGISTERED, bytes(32), name))
+        self._ledger.jobs[number].attached = True
+        self._attachments.open(number, event.attach)
+        if self._uplink.up:
+            self._tell(self._ledger.jobs[number])
+
+    def _give_up(self, event: GiveUp) -> None:
+        if event.job in self._attachments:
+            self._end_attachment(event.job)
+
+    def _question(self, event: Question) -> None:
+        self._attachments.ask(event, self._uplink.up)
 
     def _put(self, event: Put) -> None:
         self._blobs.hold(event.name, event.source)
@@ -243,6 +273,8 @@ class ClientCore:
             self._finish()
         else:
             self._ending = True
+            for number in self._attachments.reading():
+                self._end_attachment(number)
 
     def _finish_if_done(self) -> None:
         """Leave when nothing is outstanding; a client that is cut off just then dials on for a moment, to say so."""
@@ -295,7 +327,8 @@ class ClientCore:
         self._blocked = False
 
     def _backoff_max(self) -> float:
-        return BACKOFF_MAX_SECONDS if self._ledger.outstanding or self._asking or self._ending else BACKOFF_IDLE_SECONDS
+        busy = self._ledger.outstanding or self._asking or self._ending or self._attachments.asking
+        return BACKOFF_MAX_SECONDS if busy else BACKOFF_IDLE_SECONDS
 
     def _tick(self, event: Tick) -> None:
         now, welcome, ack_at = self._outbox.now, self._uplink.welcome, self._answers.ack_at
@@ -335,6 +368,9 @@ class ClientCore:
         self._outbox.ask(Connected(resumed, message.workers, message.slots))
         self._ledger.submit_bytes = message.submit_bytes
         self._ledger.rewind(resumed)
+        for number in [] if resumed else self._attachments.lost():
+            self._attachments.give_up(number, "the session was lost before the job was known to be stored")
+            self._end_attachment(number)
         for number, entry in list(self._ledger.jobs.items()):
             if number not in self._ledger.jobs:
                 continue  # forgotten a moment ago, to make room
@@ -343,9 +379,12 @@ class ClientCore:
                 if indices:
                     self._tell(entry)
                     self._say_cancel(number, kill, indices)
+            if number in self._attachments:
+                self._tell(entry)
             self._rest_if_idle(entry)
         if self._asking:
             self._outbox.send(StatusRequest())
+        self._attachments.ask_again()
         self._submit()
         self._pump()
 
@@ -382,10 +421,12 @@ class ClientCore:
         if entry.told:
             return
         entry.told = True
-        self._blobs.tell(entry.job.digest)
-        for name in share_names(entry.job.shares):
-            self._blobs.tell(name)
-        self._outbox.send(entry.job)
+        if not entry.attached:
+            self._blobs.tell(entry.job.digest)
+            for name in share_names(entry.job.shares):
+                self._blobs.tell(name)
+            self._outbox.send(entry.job)
+        self._attachments.tell(entry.job.job)
 
     def _pump(self) -> None:
         """At most one chunk; Writable asks for the next."""
@@ -469,11 +510,18 @@ class ClientCore:
     def _heartbeat(self, message: Heartbeat) -> None:
         pass
 
+    def _stored(self, message: Stored) -> None:
+        if self._attachments.told(message):
+            self._end_attachment(message.job)
+
+    def _inventory(self, message: Inventory) -> None:
+        self._attachments.answered(message)
+
     # -- jobs without tasks ----------------------------------------------------------------------------------
 
     def _rest_if_idle(self, entry: JobEntry) -> None:
         number = entry.job.job
-        if entry.left or number in self._idle or number not in self._ledger.jobs:
+        if entry.left or number in self._idle or number not in self._ledger.jobs or number in self._attachments:
             return
         self._rest(number)
         if not all(map(self._blobs.held, share_names(entry.job.shares))):
@@ -484,6 +532,12 @@ class ClientCore:
         self._idle[number] = None
         while len(self._idle) > self._jobs_idle_max:
             self._strike(next(iter(self._idle)))
+
+    def _end_attachment(self, number: int) -> None:
+        """A stored job is brought, or read no more: its number is not used again."""
+        self._attachments.end(self._ledger.jobs[number], self._sending)
+        self._idle[number] = None
+        self._strike(number)
 
     def _strike(self, number: int) -> None:
         """Forget a job that rests."""
@@ -505,6 +559,9 @@ class ClientCore:
         CancelCall: _cancel_call,
         Put: _put,
         Release: _release,
+        Read: _read,
+        GiveUp: _give_up,
+        Question: _question,
         Ask: _ask,
         Shutdown: _shutdown,
         Opened: _opened,
@@ -527,4 +584,6 @@ class ClientCore:
         Notice: _notice,
         Slots: _slots,
         StatusReply: _status,
+        Stored: _stored,
+        Inventory: _inventory,
     }

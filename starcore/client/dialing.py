@@ -14,13 +14,14 @@ import secrets
 import socket
 import ssl
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 
-from starcore import __version__, tls
+from starcore import __version__, settings, tls
 from starcore.client.core import FIRST_WINDOW_BYTES, RESULT_BYTES
 from starcore.driver import Driver
-from starcore.errors import CredentialsError, StarCoreError, UnreachableError
+from starcore.errors import CredentialsError, StarCoreError, UnconfiguredError, UnreachableError
 from starcore.events import Lost, Peer
 from starcore.messages import PROTOCOL_VERSION, Hello, Role
 
@@ -148,3 +149,15 @@ def _as_error(reason: str, target: tls.Target) -> StarCoreError:
     if "SSL" in reason and "EOF" not in reason:
         return tls.as_error(ssl.SSLError(1, reason), target)
     return UnreachableError(f"the manager at {target.address} closed the connection before it said WELCOME: {reason}")
+
+
+def find_target(address: str | None, join: str | os.PathLike[str] | None) -> tls.Target:
+    """Say where to dial, as whom; where nothing is configured, start a local star and dial that. Raises SetupError."""
+    try:
+        return settings.dialer(Role.CLIENT, join=join, address=address)
+    except UnconfiguredError:
+        if address is not None or join is not None:
+            raise
+    # The roof of the house stands above this room, and is only looked for where nothing else is configured.
+    with importlib.import_module("starcore.local").start_default() as star_client:
+        return cast("tls.Target", star_client._target)

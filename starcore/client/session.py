@@ -27,7 +27,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import accumulate
 from typing import Any, ClassVar, NoReturn
@@ -38,6 +38,7 @@ from starcore.client.core import ClientCore
 from starcore.client.dialing import Dialer, hello, new_loop
 from starcore.client.futures import NOT_SMALL, TaskFuture, succeed_all
 from starcore.client.puts import Puts
+from starcore.client.stored import StoredJobs
 from starcore.driver import Driver
 from starcore.errors import Code, CredentialsError, RefusedError, SessionLostError, StarCoreError, UnreachableError
 from starcore.errors import Status as TaskStatus
@@ -114,7 +115,7 @@ class Session:
         self.slots = 0
         self.workers = 0
         self.closed = False
-        self._trust = trust_results
+        self.trust = trust_results
         self._lock = threading.RLock()  # the garbage collector may run a destructor that cancels, anywhere
         self._jobs: dict[Any, JobRecord] = {}
         self._records: dict[int, JobRecord] = {}
@@ -124,6 +125,7 @@ class Session:
         self._awake = False
         self._bodies: dict[int, Packed] = {}
         self.puts = Puts(self._tell, self._soon)
+        self.stored: StoredJobs = StoredJobs(self, self._tell)
         self._incoming: dict[int, _Incoming] = {}
         self._questions: list[Future[str]] = []
         self._trouble: StarCoreError | None = None
@@ -151,6 +153,13 @@ class Session:
                 record = JobRecord(job.job, key, job, blob)
                 self._register(record)
         return record
+
+    @contextlib.contextmanager
+    def standing(self) -> Iterator[None]:
+        """Keep the session from ending meanwhile. Raises SessionLostError where it has."""
+        with self._lock:
+            self._require_open()
+            yield
 
     def known(self, key: Any) -> JobRecord | None:
         """The record of this function with these options, if there is one."""
@@ -431,7 +440,7 @@ class Session:
             if status != TaskStatus.OK:
                 future.fail(unpack_failure(TaskStatus(status), head))
             else:
-                future.succeed(future.unpack(head, self._trust))
+                future.succeed(future.unpack(head, self.trust))
         except Exception as error:
             future.fail(error)
 
@@ -441,7 +450,7 @@ class Session:
         if future is None or not future.land():
             return  # cancelled a moment ago: the core is about to hear of it
         try:
-            place = future.place(action.head, action.body_bytes, self._trust)
+            place = future.place(action.head, action.body_bytes, self.trust)
             self._incoming[stream] = _Incoming(action.attempt, place)
         except Exception as error:
             self._incoming[stream] = _Incoming(action.attempt, None, error)
@@ -519,6 +528,7 @@ class Session:
             future.fail(error)
         for question in questions:
             question.set_exception(error)
+        self.stored.end_all(error)
         self._bodies.clear()
         self._incoming.clear()
 
@@ -536,6 +546,8 @@ class Session:
         orders.Forgotten: _forgotten,
         orders.Resized: _resized,
         orders.Told: _told,
+        orders.StoredTold: lambda session, action: session.stored.told(action),
+        orders.Listed: lambda session, action: session.stored.listed(action),
         orders.Say: _say,
         Log: _log_line,
     }

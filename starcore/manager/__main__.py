@@ -16,7 +16,9 @@ from starcore.certificates import CLIENT_PORT, WORKER_PORT, Star
 from starcore.errors import SetupError, StarCoreError
 from starcore.manager.core import Limits
 from starcore.manager.server import Ports, ServerOptions, adopt, listen, run
-from starcore.options import Parser, listening_port, seconds, wait_at_gate
+from starcore.manager.spool import Spool
+from starcore.manager.stored import StoreLimits
+from starcore.options import Parser, listening_port, seconds, size, wait_at_gate
 
 SHARDS_MAX = 64
 
@@ -26,6 +28,7 @@ examples:
   python -m starcore.manager --port 8443 --client-port 8444        no rights needed
   python -m starcore.manager --host ::1 --json-logs                one address only; one JSON object a line
   python -m starcore.manager --shards 8                            connections spread over eight processes
+  python -m starcore.manager --spool /var/spool/starcore           detached jobs may be larger than memory
   python -m starcore.certs init --host star.example.org            the address that join files carry, if not found
 
 At its first start it makes the star's own CA and two join files. SIGTERM (or Ctrl-C) drains: running tasks are
@@ -82,6 +85,23 @@ def _parser() -> Parser:
         metavar="N",
         help="processes that hold the connections, for a machine of many cores; 1: no process but this "
         "(default: %(default)s)",
+    )
+    store = StoreLimits()
+    add(
+        "--stored-memory",
+        type=size,
+        default=store.memory_bytes,
+        metavar="SIZE",
+        help="what detached jobs may take of memory, arguments and results, as 4G (default: 1G)",
+    )
+    add("--spool", type=Path, metavar="DIR", help="a directory for what they take beyond that (default: none)")
+    add("--spool-size", type=size, default=0, metavar="SIZE", help="at most so much (default: half of what is free)")
+    add(
+        "--keep-seconds",
+        type=seconds,
+        default=store.keep_seconds,
+        metavar="S",
+        help="a detached job goes so long after its last change, if nobody fetches it (default: %(default)s, a week)",
     )
     add("--log-level", choices=logs.LEVELS, default="info", help="default: %(default)s")
     add("--json-logs", action="store_true", help="one JSON object a line")
@@ -155,9 +175,13 @@ def _serve(options: argparse.Namespace) -> None:
         session_grace_seconds=options.session_grace_seconds,
         drain_seconds=options.drain_seconds,
     )
+    spool = Spool(options.spool) if options.spool is not None else None
+    room = 0 if spool is None else options.spool_size or spool.free_bytes()
     server_options = ServerOptions(
         ports=ports,
         limits=limits,
+        store=StoreLimits(options.stored_memory, room, options.keep_seconds),
+        spool=spool,
         lifeline=options.lifeline,
         on_listening=listening,
         on_orphaned=orphaned,

@@ -30,9 +30,12 @@ from starcore import logs, tls
 from starcore.connection import Identify
 from starcore.driver import Driver
 from starcore.errors import AddressError, Code
-from starcore.events import Action, Finished, Log
+from starcore.events import Action, Finished, Log, Spill, Spooled
 from starcore.manager import listeners, resources
 from starcore.manager.core import Drain, Limits, ManagerCore
+from starcore.manager.outbox import SpoolFailed
+from starcore.manager.spool import Spool
+from starcore.manager.stored import StoreLimits
 from starcore.manager.switch import Switch
 from starcore.messages import Buffer, Role
 
@@ -93,6 +96,9 @@ class ServerOptions:
 
     ports: Ports
     limits: Limits = field(default_factory=Limits)
+    store: StoreLimits = field(default_factory=StoreLimits)
+    spool: Spool | None = None
+    """Where stored jobs go that memory has no room for; the store's limits say how much."""
     lifeline: int | None = None
     on_listening: Callable[[], None] | None = None
     on_orphaned: Callable[[], None] | None = None
@@ -152,7 +158,7 @@ class Server:
         self._loop = loop
         self._pool = BufferPool()
         self._finished = asyncio.Event()
-        core = ManagerCore(secrets.randbits(31), options.limits, self._read)
+        core = ManagerCore(secrets.randbits(31), options.limits, self._read, options.store)
         self._driver = Driver(core, loop, self, _log)
         self._stops = 0
         self._accepted = 0
@@ -170,6 +176,8 @@ class Server:
             _log.log(logging.getLevelName(action.level.upper()), "%s", action.text)
         elif type(action) is Finished:
             self._finished.set()
+        elif type(action) is Spill:
+            self._spill(action)
         else:
             raise TypeError(f"the manager's shell does not know {type(action).__name__}")
 
@@ -183,10 +191,24 @@ class Server:
 
     def release(self, token: Any) -> None:
         """Take a chunk's buffer back."""
-        if self._switch is not None:
+        if type(token) is Spooled:
+            assert self._options.spool is not None
+            token = self._options.spool.drop(token)
+        if self._switch is not None and token is not None:
             self._switch.give(token)
         elif token is not None:
             self._pool.give(token)
+
+    def _spill(self, action: Spill) -> None:
+        spool, piece = self._options.spool, self._read(action.token)[: action.spooled.length]
+        assert spool is not None, "the core spills only where there is room for it"
+        try:
+            spool.write(action.spooled, piece)
+        except OSError as error:
+            spool.hold(action.spooled, action.token, piece)
+            self._driver.feed(SpoolFailed(str(error)))
+        else:
+            self.release(action.token)
 
     def _read(self, token: Any) -> Buffer:
         return memoryview(token) if self._switch is None else self._switch.read(token)
@@ -206,6 +228,8 @@ class Server:
         finally:
             if self._switch is not None:
                 await self._switch.close()
+            if self._options.spool is not None:
+                self._options.spool.close()
         _log.info("stopped")
 
     async def _listen(self) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 from starcore import logs, settings
 from starcore.errors import StarCoreError
 from starcore.messages import Role
-from starcore.options import Parser, port, wait_at_gate
-from starcore.worker.arena import parse_bytes
+from starcore.options import Parser, port, size, wait_at_gate
 from starcore.worker.supervisor import WorkerOptions, run_worker
 
 SLOTS_MAX = 1024
@@ -55,7 +54,7 @@ def _parser() -> Parser:
     )
     add("--only-registered", action="store_true", help="take no code from clients, only the functions named here")
     add("--initializer", default="", metavar="MODULE:NAME", help="called once in each slot before its first task")
-    add("--arena", type=_size, default=0, metavar="SIZE", help="memory for arrays, as 4G (default: a quarter of all)")
+    add("--arena", type=size, default=0, metavar="SIZE", help="memory for arrays, as 4G (default: a quarter of all)")
     add("--no-reconnect", action="store_true", help="leave with exit code 5 when there is no manager")
     add("--log-level", choices=logs.LEVELS, default="info", help="default: %(default)s")
     add("--json-logs", action="store_true", help="one JSON object a line")
@@ -114,13 +113,6 @@ def _slots(text: str) -> int:
     if not (text.isdecimal() and 0 < int(text) <= SLOTS_MAX):
         raise argparse.ArgumentTypeError(f"{text!r} slots: 1 to {SLOTS_MAX} are possible")
     return int(text)
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_bytes(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -287,26 +287,3 @@ def available_bytes() -> int:
 def default_arena_bytes() -> int:
     """Return a quarter of the memory that this process may use."""
     return max(64 << 20, memory_limit_bytes() // 4)
-
-
-def parse_bytes(text: str) -> int:
-    """Return the bytes of "800M", "4G", "1.5GiB", "65536".
-
-    Raises
-    ------
-    ValueError
-        It says no size.
-
-    >>> parse_bytes("64M"), parse_bytes("1.5GiB"), parse_bytes("4096")
-    (67108864, 1610612736, 4096)
-    """
-    units = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-    number = text.strip().upper().removesuffix("IB").removesuffix("B")
-    unit = number[-1:] if number[-1:] in units else ""
-    try:
-        size = int(float(number.removesuffix(unit)) * (1 << units[unit]))
-    except (ValueError, OverflowError):
-        size = -1
-    if size <= 0:
-        raise ValueError(f"{text!r} is no size: write 800M, 4G or a number of bytes")
-    return size

@@ -15,7 +15,6 @@ from starcore.worker.arena import (
     default_arena_bytes,
     memory_file,
     memory_limit_bytes,
-    parse_bytes,
 )
 
 MIB = 1 << 20
@@ -121,19 +120,3 @@ def test_the_cgroup_limits_of_all_parents_count(tmp_path: Path) -> None:
 def test_the_default_is_a_quarter_of_the_memory() -> None:
     assert default_arena_bytes() == max(64 * MIB, memory_limit_bytes() // 4)
     assert memory_limit_bytes() > 0
-
-
-@pytest.mark.parametrize("text", ["", "0", "-1M", "many", "4X", "infG"])
-def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no size"):
-        parse_bytes(text)
-
-
-def test_sizes_are_read_as_people_write_them() -> None:
-    assert [parse_bytes(text) for text in ("800M", "4G", "1.5GiB", "10kb", "7")] == [
-        800 * MIB,
-        4096 * MIB,
-        1536 * MIB,
-        10240,
-        7,
-    ]
