@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 
-from starcore.errors import OverrunError, Status, UnexpectedError
+from starcore.errors import OverrunError, ProtocolError, Status, UnexpectedError
 from starcore.manager.blobs import Blobs
 from starcore.manager.delivery import Deliveries, Piece
 from starcore.manager.flows import FIRST_ATTEMPT, Flow
@@ -96,9 +96,13 @@ class Clientele:
             job = Job(self._jobs, client, theirs, message.job, _capability(message), None)
             job.bytes = len(message.function) + len(message.python) + len(message.shares) + JOB_OVERHEAD_BYTES
             self._enlist(job)
+            try:
+                self._values.pin(job, message.shares)
+            except ProtocolError:
+                self.forget(client, message.job)  # its client may come back, and find none that was refused
+                raise
             if message.kind == FunctionKind.SHIPPED:
                 job.blob = self._blobs.pin(message.digest, job)
-            self._values.pin(job, message.shares)
         self._values.ask(job)
         if job.blob is not None and not job.blob.refusal:
             self._blobs.ask(job.blob, client)

@@ -181,7 +181,7 @@ class Store:
         stored = self.sources.pop(job, None)
         if stored is not None:
             stored.source = None
-            if not stored.whole:
+            if not (stored.whole or stored.over):
                 self._discard(stored, "its client gave it up")
         reading = self._readings.pop(job, None)
         if reading is not None:

@@ -20,6 +20,7 @@ from starcore.messages import (
     Confirm,
     Deed,
     Detach,
+    Forget,
     FunctionKind,
     Grant,
     Inquire,
@@ -367,6 +368,7 @@ def test_client_that_gives_a_job_up_leaves_nothing():
     assert "forgotten" in job.refused(Code.GONE)
     job.job.submit(1)
     assert rows(client) == []
+    client.say(Forget(job.job.number))
     star.quiet()
 
 

@@ -192,3 +192,17 @@ def test_half_a_name_a_changed_value_and_values_without_end_are_refused():
     for number in range(5):
         share(greedy, stream=STREAM + number, name=bytes([number]) * 32)
     assert "bytes of values" in star.closed(greedy, Code.OVERRUN)
+
+
+def test_job_that_was_refused_is_not_there_when_its_client_comes_back():
+    star = Star()
+    worker, client = star.worker(), star.client()
+    settle(star)
+    job = client.job(blob=False, shares=NAME + b"half")
+    star.closed(client, Code.UNEXPECTED)
+    star.actions.clear()
+    client.connect()
+    job.submit(1)
+    assert "not known" in star.closed(client, Code.UNEXPECTED)
+    assert star.all(Assign, worker) == []
+    star.quiet()
