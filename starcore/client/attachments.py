@@ -25,6 +25,8 @@ class Attachments:
         self._openings: dict[int, Detach | Attach] = {}
         self._begun: set[int] = set()
         """Detached jobs of which the manager has heard."""
+        self._expected: set[int] = set()
+        """Jobs that are read, and whose tasks are known."""
         self._questions: dict[int, Inquire] = {}
 
     def __contains__(self, number: int) -> bool:
@@ -79,7 +81,8 @@ class Attachments:
         number, opening = message.job, self._openings.get(message.job)
         if opening is None:
             return False
-        if type(opening) is Attach and not message.code and not self._ledger.jobs[number].runs:
+        if type(opening) is Attach and not message.code and number not in self._expected:
+            self._expected.add(number)
             self._ledger.expect(number, message.tasks)
         self._outbox.ask(
             StoredTold(number, message.code, message.reason, message.whole, message.tasks, bytes(message.note))
@@ -95,6 +98,7 @@ class Attachments:
         number = entry.job.job
         del self._openings[number]
         self._begun.discard(number)
+        self._expected.discard(number)
         released = []
         for run in list(entry.runs):
             for at in range(len(run.states)):
@@ -112,7 +116,7 @@ class Attachments:
     def check(self) -> None:
         """Assert the invariants."""
         assert self._openings.keys() <= self._ledger.jobs.keys()
-        assert self._begun <= self._openings.keys()
+        assert self._begun | self._expected <= self._openings.keys()
         for number in self._openings:
             assert self._ledger.jobs[number].attached == self.reads(number)
         assert all(number == message.question for number, message in self._questions.items())

@@ -206,7 +206,7 @@ class Clientele:
     def register(self, client: Client, number: int) -> Job:
         """Make a job of a client's that has no tasks of its own: it tells the outcomes of a stored one."""
         self._jobs += 1
-        message = JobMessage(self._jobs, FunctionKind.REGISTERED, b"", "")
+        message = JobMessage(self._jobs, FunctionKind.REGISTERED, bytes(32), "")
         job = Job(self._jobs, client, message, number, _capability(message), None)
         self._enlist(job)
         return job

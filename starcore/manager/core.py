@@ -317,7 +317,7 @@ class ManagerCore:
             elif timer is Timer.NOTICE:
                 self._notice(subject)
             elif timer is Timer.STORED:
-                self._store.expire(subject, now)
+                self._store.expire(now)
             elif timer is Timer.SLOTS:
                 self._say_slots()
 
@@ -437,9 +437,8 @@ class ManagerCore:
     # -- messages --------------------------------------------------------------------------------------------
 
     def _submit(self, client: Client, message: Submit) -> None:
-        source = client.jobs.get(message.job) if self._store.sources else None
-        if source is not None and source in self._store.sources:
-            self._store.submit(client, source, message)
+        if self._store.claimed and (job := client.jobs.get(message.job)) in self._store.claimed:
+            self._store.submit(client, job, message)
             return
         self._clientele.submit(client, message)
         self._watch_job(client.jobs[message.job], self._outbox.now)

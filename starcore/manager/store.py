@@ -78,7 +78,9 @@ class Store:
         self._limits = limits
         self.keepers: dict[str, Keeper] = {}
         """By the fingerprint of the certificate."""
-        self.sources: dict[Job, StoredJob] = {}
+        self.claimed: dict[Job, None] = {}
+        """Clients' jobs that have no tasks of their own: they bring a stored one, or read one."""
+        self._sources: dict[Job, StoredJob] = {}
         """Jobs of clients whose tasks are to be stored, until their client forgets them."""
         self._readings: dict[Job, Reading] = {}
         self._told: dict[Delivery, tuple[Reading, Delivery]] = {}
@@ -87,6 +89,8 @@ class Store:
         self._arriving: dict[StoredJob, None] = {}
         self._stopped: set[Keeper] = set()
         self._bodies = 0
+        self._sweeping = False
+        """A timer is set to look for jobs that were kept for too long: one, however many there are."""
         self._roomier = False
         """Since a waiting job was last looked at, something has gone or come."""
         self.bytes = 0
@@ -99,9 +103,9 @@ class Store:
         source = client.jobs.get(message.job)
         if source is None:
             raise UnexpectedError(f"job {message.job} is to be stored, and is not known")
-        stored = self.sources.get(source)
+        stored = self._sources.get(source)
         if stored is None:
-            if source.runs:
+            if source.runs or source in self._readings:
                 raise UnexpectedError(f"job {message.job} is to be stored, and has tasks already")
             reason = self._refusal(client, source, message)
             if reason:
@@ -116,7 +120,9 @@ class Store:
     def submit(self, client: Client, source: Job, message: Submit) -> None:
         """Tasks of a job that is to be stored."""
         self._deliveries.require_read(client)
-        stored = self.sources[source]
+        stored = self._sources.get(source)
+        if stored is None:
+            raise UnexpectedError(f"tasks of job {message.job}, which reads a stored one")
         if stored.over:
             return
         count = len(message.head_sizes)
@@ -144,6 +150,7 @@ class Store:
                 self._clientele.forget(client, message.job)
                 return
             self._readings[job] = stored.readings[job] = Reading(job, stored, message.take)
+            self.claimed[job] = None
             self._changed(stored)
             self._tell_gone(job, stored.gone)
         elif job not in self._readings:
@@ -178,7 +185,8 @@ class Store:
 
     def forgotten(self, job: Job) -> None:
         """A client wants to hear no more of a job of its own."""
-        stored = self.sources.pop(job, None)
+        self.claimed.pop(job, None)
+        stored = self._sources.pop(job, None)
         if stored is not None:
             stored.source = None
             if not (stored.whole or stored.over):
@@ -190,20 +198,18 @@ class Store:
 
     def left(self, client: Client) -> None:
         """A client's session is over."""
-        for job in [job for job in (*self.sources, *self._readings) if job.client is client]:
+        for job in [job for job in self.claimed if job.client is client]:
             self.forgotten(job)
 
-    def expire(self, stored: StoredJob, now: float) -> None:
-        """A stored job may have been kept for long enough."""
-        due = stored.changed_at + stored.keep_seconds
-        if stored.over:
-            return
-        if now < due:
-            self._timers.set(due, Timer.STORED, stored)
-            return
-        kept = f"{stored.keep_seconds:g} s"
-        self._outbox.log("info", f"stored job {stored.name} of {stored.client.name} goes: kept for {kept}")
-        self._discard(stored, f"the stored job {stored.name!r} was kept for {kept}, and went")
+    def expire(self, now: float) -> None:
+        """See which jobs have been kept for long enough; look again in a while, as long as there are any."""
+        self._sweeping = False
+        for stored in [stored for keeper in self.keepers.values() for stored in keeper.names.values()]:
+            if now >= stored.changed_at + stored.keep_seconds:
+                kept = f"{stored.keep_seconds:g} s"
+                self._outbox.log("info", f"stored job {stored.name} of {stored.client.name} goes: kept for {kept}")
+                self._discard(stored, f"the stored job {stored.name!r} was kept for {kept}, and went")
+        self._sweep_later()
 
     # -- bytes -----------------------------------------------------------------------------------------------
 
@@ -260,6 +266,7 @@ class Store:
             assert not stored.whole or stored.argument_bytes == open_bytes, stored.name
             kept = sum(answer_weight(delivery, stored.bodies.get(delivery)) for delivery in stored.told)
             assert stored.answer_bytes == kept, stored.name
+        assert self.claimed.keys() == self._sources.keys() | self._readings.keys()
         for job, reading in self._readings.items():
             assert reading.stored.readings[job] is reading and not reading.stored.over
             assert job.client.jobs[job.client_number] is job
@@ -312,11 +319,17 @@ class Store:
         )
         self._clientele.adopt(stored, source)
         keeper.names[stored.name] = stored
-        self.sources[source] = stored
+        self._sources[source] = stored
+        self.claimed[source] = None
         self._waiting[stored] = None
         self._roomier = True
-        self._timers.set(now + kept, Timer.STORED, stored)
+        self._sweep_later()
         return stored
+
+    def _sweep_later(self) -> None:
+        if self.keepers and not self._sweeping:
+            self._sweeping = True
+            self._timers.set(self._outbox.now + self._limits.sweep_seconds, Timer.STORED)
 
     def _admit(self) -> None:
         """Let jobs in, those of the certificate that has least here first; a large one is not overtaken for ever."""
@@ -510,6 +523,7 @@ class Store:
         self._drop_copies(lambda reading, _: reading.stored is stored)
         for job in stored.readings:
             del self._readings[job]
+            self.claimed.pop(job, None)
             self._say(job, Code.GONE, reason)
             self._clientele.forget(job.client, job.client_number)
         self._weigh(stored, arguments=-stored.argument_bytes, answers=-stored.answer_bytes)

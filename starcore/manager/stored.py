@@ -19,6 +19,7 @@ from starcore.manager.state import TASK_OVERHEAD_BYTES, Client, Delivery, Job, R
 from starcore.messages import Buffer, Column
 from starcore.texts import NAME_CHARS_MAX, plain
 
+SWEEP_SECONDS_MAX = 60.0
 UNBOUNDED_BYTES = 1 << 62
 """A keeper's unread answers are counted by the store, with the arguments; not by the credit of a client."""
 
@@ -36,6 +37,11 @@ class StoreLimits:
     identity_jobs_max: int = 256
     """Stored jobs of one certificate."""
     name_chars_max: int = 100
+
+    @property
+    def sweep_seconds(self) -> float:
+        """How often it is looked for jobs that were kept for too long."""
+        return min(SWEEP_SECONDS_MAX, self.keep_seconds / 10)
 
     @property
     def bytes(self) -> int:

@@ -182,6 +182,21 @@ def test_reading_begins_anew_where_the_manager_has_lost_the_session() -> None:
     assert client.take(orders.Resolve).indices == array("I", [1])
 
 
+def test_what_was_read_whole_is_not_read_again_where_the_manager_has_lost_the_session() -> None:
+    client = reading()
+    client.say(client.outcome(0, 1, job=5))
+    client.take(orders.Resolve)
+    client.lose()
+    client.join(resumed=False)
+    client.expect(ATTACH)
+    client.say(Stored(5, 0, "", True, 2, b"note"))
+    client.take(orders.StoredTold)
+    client.say(client.outcome(0, 1, job=5, sequence=7))
+    assert client.core.outstanding == 0
+    assert client.acks() == [7]
+    client.quiet()
+
+
 def test_job_that_goes_ends_its_reading_in_the_middle_of_an_answer() -> None:
     client = reading()
     client.say(client.outcome(0, job=5, bodies=[5]))

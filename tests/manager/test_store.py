@@ -29,6 +29,7 @@ from starcore.messages import (
     Retract,
     Share,
     Stored,
+    Submit,
     Want,
 )
 
@@ -525,6 +526,20 @@ def test_job_with_tasks_of_its_own_attaches_to_nothing():
     star.closed(client, Code.UNEXPECTED)
 
 
+@pytest.mark.parametrize("say", ["submit", "detach"])
+def test_job_that_reads_a_stored_one_has_no_tasks_of_its_own(say):
+    star = Star()
+    star.worker()
+    client = owner(star)
+    detached(client)
+    number = attach(client)
+    if say == "submit":
+        client.say(Submit(number, 0, False, array("I", [1]), array("Q"), b"a"))
+    else:
+        client.say(Detach(number, "other", 1, SIZE, 0.0))
+    star.closed(client, Code.UNEXPECTED)
+
+
 # -- bytes -------------------------------------------------------------------------------------------------------
 
 
@@ -693,6 +708,16 @@ def test_job_goes_when_it_was_kept_for_long_enough():
     star.wait(100.0)
     assert rows(client) == []
     assert any("kept for 100 s" in line for line in star.logs)
+
+
+def test_jobs_that_come_and_go_leave_no_timers():
+    star = Star()
+    client = owner(star)
+    for _ in range(50):
+        detached(client)
+        rows(client, Deed.FORGET, "scan-7")
+        star.all(Stored, client)
+    assert len(star.core._timers._heap) < 10
 
 
 def test_registered_function_is_stored_as_well():
