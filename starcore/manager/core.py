@@ -527,10 +527,10 @@ class ManagerCore:
     # -- the shell's orders, and the end --------------------------------------------------------------------------
 
     def _obey(self, event: Drain | SpoolFailed, now: float) -> None:
-        if isinstance(event, Drain):
-            self._drain(now)
-        else:
-            self._store.spool_failed(event.reason)
+        if isinstance(event, SpoolFailed):
+            return self._store.spool_failed(event.reason)
+        self._store.warn()
+        self._drain(now)
 
     def _drain(self, now: float) -> None:
         if self._drain_until is None:

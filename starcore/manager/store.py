@@ -53,6 +53,9 @@ from starcore.manager.stored import (
 from starcore.messages import BATCH_TASKS_MAX, Attach, Column, Deed, Detach, Inquire, Inventory, Stored, Submit
 from starcore.texts import plain
 
+NAMES_SAID_MAX = 10
+"""Of the jobs that end with the manager."""
+
 
 class Store:
     """Every stored job."""
@@ -233,6 +236,13 @@ class Store:
         if self._limits.spool_bytes:
             self._outbox.log("error", f"the spool takes no more, and memory is all that is left: {reason}")
             self._limits = replace(self._limits, spool_bytes=0)
+
+    def warn(self) -> None:
+        """Say what a manager that is about to leave takes along."""
+        names = [name for keeper in self.keepers.values() for name in keeper.names]
+        if names:
+            some = ", ".join(names[:NAMES_SAID_MAX]) + (", ..." if len(names) > NAMES_SAID_MAX else "")
+            self._outbox.log("warning", f"stored jobs that end with this manager: {len(names)} ({some})")
 
     def settle(self) -> None:
         """End a turn: take what was told, see what has become whole, let in, let go, and tell on."""

@@ -11,7 +11,7 @@ import pytest
 from manager.star import ClientSide, Star, WorkerSide, settle
 from starcore.errors import Code, Status
 from starcore.events import SendChunk, Spill, Spooled
-from starcore.manager.outbox import SpoolFailed
+from starcore.manager.outbox import Drain, SpoolFailed
 from starcore.manager.stored import StoreLimits
 from starcore.messages import (
     Ack,
@@ -708,6 +708,16 @@ def test_job_goes_when_it_was_kept_for_long_enough():
     star.wait(100.0)
     assert rows(client) == []
     assert any("kept for 100 s" in line for line in star.logs)
+
+
+def test_manager_that_leaves_says_what_it_takes_along():
+    star = Star()
+    star.feed(Drain())
+    assert not [line for line in star.logs if "stored jobs" in line]
+    star = Star()
+    detached(owner(star))
+    star.feed(Drain())
+    assert "stored jobs that end with this manager: 1 (scan-7)" in star.logs
 
 
 def test_jobs_that_come_and_go_leave_no_timers():

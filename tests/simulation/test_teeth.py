@@ -158,3 +158,5 @@ def test_planted_bug_is_caught(plant: Plant, monkeypatch: pytest.MonkeyPatch) ->
         except AssertionError:
             return
     pytest.fail(f"{plant.__name__} lived through {SEEDS} seeds")
+
+
