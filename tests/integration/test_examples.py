@@ -31,6 +31,9 @@ ON_THE_EMBEDDED_STAR = {
         ["6 x 96 x 96 pixels", "tasks         6", "equal to the last bit", "pictures/both.png"],
     ),
     "monte_carlo.py": (["--tasks", "12", "--rays", "20000"], ["standard errors away", "the very same hits"]),
+    "parameter_scan.py": (["--points", "4"], ["16 outbreaks", "day of the peak", "Lambert's W"]),
+}
+ON_A_STAR_OF_THEIR_OWN = {
     "detach_and_return.py": (
         ["--numbers", "3000"],
         [
@@ -41,9 +44,6 @@ ON_THE_EMBEDDED_STAR = {
             "equal to the serial run",
         ],
     ),
-    "parameter_scan.py": (["--points", "4"], ["16 outbreaks", "day of the peak", "Lambert's W"]),
-}
-ON_A_STAR_OF_THEIR_OWN = {
     "fixed_function_worker.py": (
         ["--frames", "6", "--pixels", "200"],
         ["calibrate, one frame", "6 frames", "came back"],
