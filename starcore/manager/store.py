@@ -246,13 +246,14 @@ class Store:
 
     def settle(self) -> None:
         """End a turn: take what was told, see what has become whole, let in, let go, and tell on."""
-        while self._deliveries.kept:
-            kept, self._deliveries.kept = self._deliveries.kept, []
-            for delivery in kept:
-                self._answered(delivery)
-        read, self._deliveries.read = self._deliveries.read, []
         if not self.keepers:
+            self._deliveries.kept.clear()
+            self._deliveries.read.clear()
             return
+        kept, self._deliveries.kept = self._deliveries.kept, []
+        for delivery in kept:
+            self._answered(delivery)
+        read, self._deliveries.read = self._deliveries.read, []
         for delivery in read:
             self._read(delivery)
         for stored in list(self._arriving):
