@@ -4,6 +4,8 @@
 #   make test          lint, types, every test
 #   make bench         the star, the limit and the rivals side by side, as one table
 #   make bench-quick   the same with small inputs, in at most two minutes
+#   make soak          a hundred million simulated steps; Ctrl-C, and it goes on where it stopped
+#   make chaos         real processes, killed, frozen and cut off: an hour, or CHAOS_SECONDS
 #   make clean         remove the environment and everything built
 #
 # PYTHON names the interpreter that .venv is made of:  make test PYTHON=python3.12
@@ -11,6 +13,9 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+SOAK_ARGS ?=
+CHAOS_SECONDS ?= 3600
+CHAOS_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,10 +24,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml setup.py starcore/_framing.pyx starcore/_memory.pxi starcore/_records.pxi starcore/_scalars.pxi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-quick clean
+.PHONY: help demo test lint soak chaos bench bench-quick clean
 
 help:
-	@sed -n '3,7s/^#   //p' Makefile
+	@sed -n '3,9s/^#   //p' Makefile
 
 demo: $(VENV)/demo.stamp
 	@echo "==> the demo: an image stack through an embedded star"
@@ -40,11 +45,17 @@ lint: $(VENV)/test.stamp
 	@echo "==> mypy --strict"
 	@$(BIN)/mypy --strict
 
+chaos: $(VENV)/test.stamp
+	@$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) $(CHAOS_ARGS)
+
 bench: $(VENV)/bench.stamp $(VENV)/rivals.tried
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 bench-quick: $(VENV)/bench.stamp $(VENV)/rivals.tried
 	@$(BIN)/python -m benchmarks --quick $(BENCH_ARGS)
+
+soak: $(VENV)/test.stamp
+	@$(BIN)/python -m tests.simulation.soak $(SOAK_ARGS)
 
 # One stamp an extra: `make demo` does not wait for the test tools, and a second run installs nothing.
 $(VENV)/%.stamp: $(VENV)/made.stamp $(SOURCES)

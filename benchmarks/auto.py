@@ -36,7 +36,7 @@ BITS_PER_SECOND = 200e6
 COLUMNS = 128
 MIB = 2**20
 POKE_SECONDS = 0.02
-MEMORY_SHARE = 8
+MEMORY_SHARE = 5
 """The array takes so small a part of the memory that is free: it is here twice, and at the worker for a while."""
 
 

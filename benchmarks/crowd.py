@@ -282,6 +282,10 @@ class Crowd:
 class FragileStar(LocalStar):
     """A local star whose manager can be killed and started again on the same ports, as after a crash."""
 
+    def __init__(self, workers: int = 2, slots: int = 1, **options: Any) -> None:
+        self._manager_options = list(options.get("manager_options", ()))
+        super().__init__(workers, slots, **options)
+
     def kill_manager(self) -> None:
         """Kill -9."""
         self._manager.kill()
@@ -292,6 +296,7 @@ class FragileStar(LocalStar):
         reading, writing = os.pipe()
         command = [sys.executable, "-m", "starcore.manager", "--star", str(self.directory), "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--client-port", str(self.client_port), "--log-level", self._log_level]
+        command += self._manager_options
         command += ["--ephemeral", "--lifeline", str(self._lifeline), "--ready-fd", str(writing)]
         with open(reading, "rb") as ready:
             try:

@@ -100,6 +100,7 @@ TARGETS: tuple[Target, ...] = (
     at_most("peers", "manager CPU for heartbeats", 5, f"{_PEERS}: heartbeats at most 5 % of a core"),
     at_most("peers", "workers back after a restart", 10, f"{_PEERS}: all back within 10 s of a manager's restart"),
     at_most("peers", "cost of a task, 1,000 workers to 10", 1.3, f"{_PEERS}: scheduling within 1.3 of that with 10"),
+    at_most("journal", "dispatching again, 100,000 open", 3, "a killed manager dispatches again within 3 s"),
     at_least("shards", "busiest manager process, CPU of 1 to 2", 1.6, "two manager processes: its CPU falls by 1.6"),
     at_most("start", "import starcore", 60, f"{_START}: at most 60 ms"),
     at_most("start", "start to the first result", 0.7, f"{_START}: under 0.7 s to the first result"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 BLOCK_ITEMS = 1 << 17
+NAP_SECONDS = 0.01
 
 
 def plus_one(array: Array) -> Array:
@@ -20,6 +22,12 @@ def plus_one(array: Array) -> Array:
 
 def nothing(value: Any) -> Any:
     """Cost as little as a task can."""
+    return value
+
+
+def nap(value: Any) -> Any:
+    """Take a while, and cost as little as that can."""
+    time.sleep(NAP_SECONDS)
     return value
 
 

@@ -14,6 +14,8 @@ COMMANDS = {
     "certs": ("starcore.certs", "make the star's CA and join files: python -m starcore.certs"),
     "jobs": ("starcore.jobs", "list, cancel, fetch and forget detached jobs"),
     "status": ("starcore.status", "show the workers, slots and queues of a star"),
+    "story": ("starcore.story", "tell what happened to a task, and why"),
+    "drain": ("starcore.drain", "let workers finish what they run, and leave"),
 }
 
 
@@ -28,6 +30,7 @@ def usage() -> str:
         "  starcore certs issue worker node7",
         "  starcore worker --join node7.join",
         "  starcore status --json",
+        "  starcore drain node7",
         "",
         "'starcore COMMAND --help' tells the options of each.",
     ]

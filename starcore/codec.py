@@ -11,7 +11,7 @@ Not here: which message may come when. That is the business of the cores.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from starcore._framing import RecordCodec
 from starcore.errors import Status, UnknownMessageError
@@ -32,7 +32,10 @@ from starcore.messages import (
     Cancel,
     Confirm,
     Detach,
+    Drain,
     Draining,
+    DrainReply,
+    DrainRequest,
     Forget,
     FunctionKind,
     Goodbye,
@@ -56,6 +59,8 @@ from starcore.messages import (
     StatusReply,
     StatusRequest,
     Stored,
+    StoryReply,
+    StoryRequest,
     Submit,
     Want,
     Welcome,
@@ -197,6 +202,8 @@ TABLE: tuple[Row, ...] = (
     (34, Notice, (("job", "job"), ("text", "text")), None),
     (35, Slots, (("workers", "u32"), ("slots", "u32")), None),
     (36, StatusReply, (("text", "long text"),), None),
+    (55, StoryRequest, (("question", "u32"), ("task", "text")), None),
+    (56, StoryReply, (("question", "u32"), ("text", "long text")), None),
     (
         40,
         Detach,
@@ -222,6 +229,9 @@ TABLE: tuple[Row, ...] = (
     ),
     (49, Retract, (("kill", "flag"), ("leases", "u64[]")), None),
     (50, Confirm, (("leases", "u64[]"),), None),
+    (51, DrainRequest, (("pattern", "text"),), None),
+    (52, DrainReply, (("workers", "texts"),), None),
+    (53, Drain, (("reason", "text"),), None),
     (
         64,
         Result,
@@ -293,4 +303,5 @@ def decode(kind: int, meta: Buffer, payload: Buffer) -> Message:
     read = _DECODE.get(kind)
     if read is None:
         raise UnknownMessageError(f"no message has the kind {kind}")
-    return cast("Message", read(meta, payload))
+    message: Message = read(meta, payload)
+    return message

@@ -40,6 +40,9 @@ COMPANY_SECONDS = 0.05
 """How long a message without hurry waits for others; after 10 ms a loop of lone calls still paid for one in ten."""
 CLOSING_SECONDS = 2.0
 """How long a closed link may take to send its last bytes."""
+KEEPALIVE_PROBES = 3
+"""So many unanswered ones, and the kernel calls a silent link dead."""
+_INT_MAX = (1 << 31) - 1
 
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
 
@@ -90,6 +93,7 @@ class Connection(asyncio.BufferedProtocol):
         identify: Identify,
         loop: asyncio.AbstractEventLoop,
         scratch: Region | None = None,
+        unread_bytes_max: int = UNREAD_BYTES_MAX,
     ) -> None:
         self.link = link
         self.blocked = False
@@ -99,6 +103,7 @@ class Connection(asyncio.BufferedProtocol):
         self._owner = owner
         self._identify = identify
         self._loop = loop
+        self._unread_bytes_max = unread_bytes_max
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader(self._deliver, self._destination, self._arrived, scratch=scratch)
         self._queue: list[bytes] = []
@@ -166,6 +171,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         if type(message) is Welcome:
             self._reader.greeted()
+            self.watch(message.silence_seconds)
         self._queue.append(codec.encode(message))
         if hurry and not self._flush_due:
             self._flush_due = True
@@ -187,8 +193,8 @@ class Connection(asyncio.BufferedProtocol):
             view = memoryview(joined)
             for start in range(0, len(joined), WRITE_PIECE_BYTES):
                 self._transport.write(view[start : start + WRITE_PIECE_BYTES])
-        if self.blocked and not self._closed and self._transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
-            self._owner.fault(self, OverrunError(f"more than {UNREAD_BYTES_MAX} bytes wait for it to read"))
+        if self.blocked and not self._closed and self._transport.get_write_buffer_size() > self._unread_bytes_max:
+            self._owner.fault(self, OverrunError(f"more than {self._unread_bytes_max} bytes wait for it to read"))
 
     def send_chunk(self, stream: int, attempt: int, offset: int, view: Buffer) -> None:
         """Write a chunk, behind every message queued so far."""
@@ -227,6 +233,28 @@ class Connection(asyncio.BufferedProtocol):
         sock = self._transport.get_extra_info("socket") if self._transport else None
         return None if sock is None else cast("int", sock.fileno())
 
+    def watch(self, silence_seconds: float) -> None:
+        """Let the kernel give up a dead link as soon as the cores do: what is not acknowledged, and what is silent.
+
+        The cores notice by themselves, but only while their process runs: a client whose interpreter is busy, or a
+        process that is stopped, leaves it to its kernel.
+        """
+        sock = self._transport.get_extra_info("socket") if self._transport else None
+        if sock is None:
+            return
+        interval = max(1, round(silence_seconds / (KEEPALIVE_PROBES + 1)))
+        for name, value in (
+            ("TCP_USER_TIMEOUT", max(1, round(1000 * silence_seconds))),
+            ("TCP_KEEPIDLE", interval),
+            ("TCP_KEEPALIVE", interval),  # what macOS calls the same
+            ("TCP_KEEPINTVL", interval),
+            ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ):
+            option = getattr(socket, name, None)
+            if option is not None:
+                with contextlib.suppress(OSError):  # no TCP, or longer than the kernel counts
+                    sock.setsockopt(socket.IPPROTO_TCP, option, min(value, _INT_MAX))
+
     # -- private ---------------------------------------------------------------------------------------------
 
     def _deliver(self, kind: int, meta: memoryview, payload: memoryview) -> None:
@@ -235,6 +263,7 @@ class Connection(asyncio.BufferedProtocol):
         message = codec.decode(kind, meta, payload)
         if type(message) is Welcome:
             self._reader.greeted()
+            self.watch(message.silence_seconds)
         self._owner.received(self.link, message)
 
     def _destination(self, stream: int, attempt: int, offset: int, length: int) -> Buffer | None:

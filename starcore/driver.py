@@ -22,7 +22,7 @@ from collections import deque
 from typing import Any, Protocol
 
 from starcore._framing import Region
-from starcore.connection import Connection, Identify
+from starcore.connection import UNREAD_BYTES_MAX, Connection, Identify
 from starcore.errors import Code, CredentialsError, ProtocolError
 from starcore.events import (
     Action,
@@ -105,13 +105,23 @@ class Driver:
         The impure part of the role.
     logger : logging.Logger
         Where faults of peers, and our own, are told.
+    unread_bytes_max : int, optional
+        What may wait for a peer that asks and asks, and does not read.
     """
 
-    def __init__(self, core: Core, loop: asyncio.AbstractEventLoop, shell: Shell, logger: logging.Logger) -> None:
+    def __init__(
+        self,
+        core: Core,
+        loop: asyncio.AbstractEventLoop,
+        shell: Shell,
+        logger: logging.Logger,
+        unread_bytes_max: int = UNREAD_BYTES_MAX,
+    ) -> None:
         self._core = core
         self._loop = loop
         self._shell = shell
         self._log = logger
+        self._unread_bytes_max = unread_bytes_max
         self._links: dict[int, Line] = {}
         self._leaving: weakref.WeakSet[Line] = weakref.WeakSet()
         self._numbers = itertools.count(1)
@@ -137,7 +147,7 @@ class Driver:
 
     def connection(self, identify: Identify) -> Connection:
         """Make the protocol of a new connection; `identify` says who the peer is, or raises."""
-        return Connection(self.number(), self, identify, self._loop, self._scratch)
+        return Connection(self.number(), self, identify, self._loop, self._scratch, self._unread_bytes_max)
 
     def number(self) -> int:
         """Number a link; whose link is younger has the larger number."""
@@ -145,16 +155,22 @@ class Driver:
 
     def feed(self, event: Event) -> None:
         """Put an event in line, and turn the core until the line is empty."""
-        self._events.append(event)
         if self._turning:
+            self._events.append(event)
             return
         self._turning = True
         try:
+            self._turn(event)
             while self._events:
                 self._turn(self._events.popleft())
         finally:
             self._turning = False
-        self._end_soon()
+        if not self._ending:
+            self._end_soon()
+
+    def hold(self) -> None:
+        """Announce several events, and `end_turn` right after them: the loop need not come back for it."""
+        self._ending = True
 
     def close_all(self, code: int = Code.NORMAL, reason: str = "") -> None:
         """Close every link with a GOODBYE; the core hears nothing of it."""
@@ -203,7 +219,8 @@ class Driver:
     def queued(self, connection: Connection) -> None:
         """Have what a link has to say leave at the end of this turn."""
         self._unsent.append(connection)
-        self._end_soon()
+        if not self._ending and not self._turning:  # else somebody ends this turn anyway
+            self._end_soon()
 
     def writable(self, link: int, writable: bool) -> None:
         """Pass the state of the write buffer on."""
@@ -257,7 +274,7 @@ class Driver:
                 connection.send_chunk(stream, attempt, offset, view)
             else:
                 connection.send_token(stream, attempt, offset, length, action.token, action.start)
-            # One chunk a turn of the loop: the transport writes to the socket, and finds out that it is full,
+            # More only in the next turn of the loop: the transport writes to the socket, and finds out that it is full,
             # only at the end of the turn.
             if not connection.blocked and link not in self._pumps:
                 self._pumps.add(link)
@@ -290,9 +307,8 @@ class Driver:
             self._drop_link(connection.link, code, reason)
 
     def _end_soon(self) -> None:
-        if not self._ending:
-            self._ending = True
-            self._loop.call_soon(self.end_turn)
+        self._ending = True
+        self._loop.call_soon(self.end_turn)
 
     def end_turn(self) -> None:
         """Finish one turn of the loop, however many events it had.

@@ -24,6 +24,7 @@
         ├── TaskError            the function raised a class that is not loaded here
         ├── CrashError           the task killed its slot, with the signal's name
         ├── TaskTimeoutError     it ran longer than its `timeout` (also TimeoutError)
+        ├── TaskMemoryError      it took more memory than a slot of that worker may have (also MemoryError)
         ├── LoadError            the function or its arguments cannot be loaded on the worker
         ├── ResultError          the result cannot be pickled
         ├── UnrunnableError      no worker can ever take it
@@ -67,6 +68,7 @@ class Status(IntEnum):
     UNLOADABLE = 5
     UNSENDABLE = 6
     UNRUNNABLE = 7
+    MEMORY = 8
 
 
 class StarCoreError(Exception):
@@ -210,6 +212,12 @@ class TaskTimeoutError(TaskFailure, TimeoutError):
     status = Status.TIMEOUT
 
 
+class TaskMemoryError(TaskFailure, MemoryError):
+    """The task took more memory than `--slot-memory` of its worker allows, and its slot was ended."""
+
+    status = Status.MEMORY
+
+
 class LoadError(TaskFailure):
     """The function or its arguments could not be loaded on the worker."""
 
@@ -244,6 +252,7 @@ class RemoteTraceback(Exception):  # noqa: N818 - it is a text for humans, never
 
 
 FAILURES: dict[Status, type[TaskFailure]] = {
-    cls.status: cls for cls in (CrashError, TaskTimeoutError, LoadError, ResultError, UnrunnableError)
+    cls.status: cls
+    for cls in (CrashError, TaskTimeoutError, TaskMemoryError, LoadError, ResultError, UnrunnableError)
 }
 """The failures that are raised with a plain text; RAISED and CANCELLED have rules of their own."""

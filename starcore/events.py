@@ -77,7 +77,7 @@ class Blocked:
 
 @dataclass(slots=True)
 class Writable:
-    """The link can take a chunk; answered with at most one SendChunk for it, and said again after that."""
+    """The link takes chunks; answered with at most CHUNK_BYTES_MAX in SendChunks, and said again after those."""
 
     link: int
 

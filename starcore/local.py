@@ -270,8 +270,13 @@ def start_default() -> Client:
                 f"{slots} slot{'s' if slots > 1 else ''} was started; it ends with this process\n"
             )
             _default = LocalStar(workers=1, slots=slots)
-            atexit.register(_default.close)
+            atexit.register(_close_at_exit, _default)
         return _default.client(wait=False)
+
+
+def _close_at_exit(star: LocalStar) -> None:
+    with contextlib.suppress(KeyboardInterrupt):  # said twice: the lifeline ends with this process anyway
+        star.close()
 
 
 def _gated(gate: int | None) -> list[str]:

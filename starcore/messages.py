@@ -35,8 +35,9 @@ FRAME_PAYLOAD_BYTES_MAX = 1 << 20
 GREETING_BYTES_MAX = 1 << 16
 """All that a frame may measure before the peer's HELLO was accepted."""
 CHUNK_BYTES_MAX = 1 << 20
-HEAD_BYTES_MAX = 64 << 10
-"""Also the border: a payload that fits travels inside its message, a larger one is pulled."""
+HEAD_BYTES_MAX = 128 << 10
+"""Also the border: a payload that fits travels inside its message, a larger one is pulled. An array of 64 KiB fits with
+all that describes it; beyond this the copies would cost more than a stream does."""
 BATCH_TASKS_MAX = 4096
 BATCH_BYTES_MAX = 256 << 10
 BODY_BYTES_MAX = 1 << 46
@@ -46,7 +47,7 @@ SHARES_MAX = 128
 """Shared values that one job may need: their names fill a column of octets."""
 TEXT_BYTES_MAX = 1 << 16
 STATUS_BYTES_MAX = 512 << 10
-"""The text of a STATUS_REPLY or an INVENTORY, the ones that may be long."""
+"""The text of a STATUS_REPLY, a STORY_REPLY or an INVENTORY; no other may be long."""
 JOB_MAX = (1 << 31) - 1
 """A job's number is the upper half of its streams' names, below the bit of `BLOB_STREAM`."""
 BLOB_STREAM = 1 << 63
@@ -296,6 +297,21 @@ class Inquire:
     name: str = ""
 
 
+@dataclass(slots=True)
+class StoryRequest:
+    """Ask what happened to one task, by its name; `question` comes back with the answer."""
+
+    question: int
+    task: str
+
+
+@dataclass(slots=True)
+class DrainRequest:
+    """Let the workers whose name or host is this, or matches this pattern, finish what they run and leave."""
+
+    pattern: str
+
+
 # -- manager to client ---------------------------------------------------------------------------------------
 
 
@@ -364,6 +380,21 @@ class Inventory:
     text: str
 
 
+@dataclass(slots=True)
+class StoryReply:
+    """A task's story as a JSON object, or the error that there is none."""
+
+    question: int
+    text: str
+
+
+@dataclass(slots=True)
+class DrainReply:
+    """The workers that were told to leave, by their names."""
+
+    workers: list[str] = field(default_factory=list)
+
+
 # -- manager to worker ---------------------------------------------------------------------------------------
 
 
@@ -393,6 +424,13 @@ class Confirm:
     """These answers are in safe hands: the worker may free them."""
 
     leases: Column = field(default_factory=_u64)
+
+
+@dataclass(slots=True)
+class Drain:
+    """Take nothing more, finish what runs, and leave."""
+
+    reason: str = ""
 
 
 # -- worker to manager ---------------------------------------------------------------------------------------
@@ -432,9 +470,9 @@ class Draining:
 
 Message: TypeAlias = (
     Hello | Welcome | Goodbye | Heartbeat | Grant | Abort | Blob | Share | Want | Job | Forget
-    | Submit | Cancel | Ack | StatusRequest | Detach | Attach | Inquire
-    | Outcome | Running | Notice | Slots | StatusReply | Stored | Inventory
-    | Assign | Retract | Confirm
+    | Submit | Cancel | Ack | StatusRequest | StoryRequest | DrainRequest | Detach | Attach | Inquire
+    | Outcome | Running | Notice | Slots | StatusReply | StoryReply | DrainReply | Stored | Inventory
+    | Assign | Retract | Confirm | Drain
     | Result | Retracted | Started | Draining
 )  # fmt: skip
 """All but CHUNK, whose bytes bypass the records."""

@@ -10,6 +10,8 @@ import math
 import os
 from typing import NoReturn
 
+from starcore.capacity import parse_bytes
+
 PORT_MAX = (1 << 16) - 1
 SECONDS_MAX = 1e9
 
@@ -62,29 +64,6 @@ def seconds(text: str) -> float:
     if not 0 < value <= SECONDS_MAX:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time: give seconds above 0")
     return value
-
-
-def parse_bytes(text: str) -> int:
-    """Return the bytes of "800M", "4G", "1.5GiB", "65536".
-
-    Raises
-    ------
-    ValueError
-        It says no size.
-
-    >>> parse_bytes("64M"), parse_bytes("1.5GiB"), parse_bytes("4096")
-    (67108864, 1610612736, 4096)
-    """
-    units = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-    number = text.strip().upper().removesuffix("IB").removesuffix("B")
-    unit = number[-1:] if number[-1:] in units else ""
-    try:
-        size = int(float(number.removesuffix(unit)) * (1 << units[unit]))
-    except (ValueError, OverflowError):
-        size = -1
-    if size <= 0:
-        raise ValueError(f"{text!r} is no size: write 800M, 4G or a number of bytes")
-    return size
 
 
 def size(text: str) -> int:

@@ -128,6 +128,13 @@ def _not_private(directory: Path) -> str:
     return "can be entered by other users" if stat.S_IMODE(status.st_mode) & 0o077 else ""
 
 
+def journal_dir(flag: Path | None, *, ephemeral: bool = False) -> Path | None:
+    """Return where the manager's journal is, None for none; a star of a moment takes none from the environment."""
+    if flag is None and not ephemeral and (own := os.environ.get("STARCORE_JOURNAL")):
+        return Path(own).expanduser()
+    return flag
+
+
 def usable_cores() -> int:
     """Return how many cores this process may use: those of its affinity, and no more than its cgroup's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -39,10 +39,19 @@ def render(status: dict[str, Any]) -> str:
         f"{_count(len(workers), 'worker')}, {_count(slots, 'slot')}, {_count(running, 'task')} on workers, "
         f"{_count(len(clients), 'client')}"
     ]
+    if "memory_bytes" in status:
+        lines += [f"manager: {status['memory_used_bytes'] >> 20} of {status['memory_bytes'] >> 20} MiB"]
     lines += table("WORKER", workers, ("name", "address", "python", "slots", "running"))
     lines += table("CLIENT", clients, ("name", "address", "queued", "leased"))
     lines += table("JOB", jobs, ("function", "client", "queued", "leased", "done", "failed", "mean_seconds"))
-    return "\n".join(lines)
+    return "\n".join(lines + _journal(status.get("journal")))
+
+
+def _journal(journal: dict[str, Any] | None) -> list[str]:
+    if journal is None:
+        return []
+    told = f"journal: {journal['bytes']} bytes, {journal['records']} records, last fsync {journal['fsync_ms']:.3g} ms"
+    return ["", told, *([journal["failure"]] if journal["failure"] else [])]
 
 
 def table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> list[str]:

@@ -26,12 +26,13 @@ sender (ABORT, OUTCOME, ACK, CONFIRM), and a sender that closes one of its own a
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
 from starcore.errors import OverrunError
 from starcore.messages import CHUNK_BYTES_MAX, Grant
-from starcore.pace import Pace
+from starcore.pace import CHUNK_BYTES_MIN, Pace
 
 TURNS = 4
 """One chunk in so many goes to the body that has waited longest."""
@@ -144,13 +145,20 @@ class Sending:
         self._enqueue(grant.stream)
         return True
 
-    def chunk(self, now: float) -> tuple[int, int, int, int] | None:
-        """The link takes a chunk at the time `now` (s): account and return one that suits its pace, or None."""
+    def among(self, now: float) -> None:
+        """A message that somebody waits for leaves at the time `now` (s) among the chunks, if there are any."""
+        if self._streams:
+            self._pace.among(now)
+
+    def chunks(self, now: float) -> Iterator[tuple[int, int, int, int]]:
+        """The link takes more at the time `now` (s): account and yield chunks that suit its pace together."""
         self._pace.end(now)
-        piece = self.next(self._pace.chunk_bytes)
-        if piece is not None:
-            self._pace.begin(piece[3], now)
-        return piece
+        most = room = self._pace.chunk_bytes
+        while room >= CHUNK_BYTES_MIN and (piece := self.next(room)) is not None:
+            room -= piece[3]
+            yield piece
+        if room < most:
+            self._pace.begin(most - room, now)
 
     def next(self, limit: int = CHUNK_BYTES_MAX) -> tuple[int, int, int, int] | None:
         """Account and return one chunk to send: (stream, attempt, offset, length), or None."""
@@ -178,15 +186,18 @@ class Sending:
 
     def check(self) -> None:
         """Assert the invariants."""
+        if not (self._streams or self._ready or self._shortest):
+            assert self._pool >= 0
+            return
         assert self._ready.keys() <= self._streams.keys()
         for stream, state in self._streams.items():
             assert 0 <= state.position <= state.size, state
             assert max(state.limit, state.unasked) <= state.size, state
             assert stream in self._ready or state.position >= state.bound, state
         assert self._pool >= 0
+        assert len(self._shortest) <= 2 * len(self._ready) + STALE_MAX
         current = {stream for _, _, stream in filter(self._is_current, self._shortest)}
         assert current == self._ready.keys()
-        assert len(self._shortest) <= 2 * len(self._ready) + STALE_MAX
 
     def _enqueue(self, stream: int) -> None:
         state = self._streams[stream]

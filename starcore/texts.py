@@ -10,6 +10,12 @@ NAME_CHARS_MAX = 100
 """Of a peer's name, host or version, or of a function's name, wherever people read it."""
 LINE_CHARS_MAX = 1000
 """Of a line in a log, or of a reason that a peer gives."""
+TASK_SESSION_DIGITS = 8
+"""Of the session's number in a task's name."""
+LINES_MAX = 40
+"""Of a report of several lines."""
+FURTHER_CHARS_MAX = 256
+"""Of each of its lines but the first: whatever the letters, all of them are no more than 48 KiB."""
 
 
 def plain(text: str, chars_max: int = LINE_CHARS_MAX) -> str:
@@ -22,3 +28,24 @@ def plain(text: str, chars_max: int = LINE_CHARS_MAX) -> str:
     if not cut.isprintable():
         cut = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in cut)
     return cut if len(cut) <= chars_max else cut[: chars_max - 1] + "…"
+
+
+def task_name(session: bytes, job: int, index: int) -> str:
+    """Return what people call a task; `job` is the number that its client gave the job.
+
+    A task of a stored job belongs to no session, and `job` is the manager's number.
+
+    >>> task_name(bytes(range(16)), 1, 0), task_name(b"", 17, 0)
+    ('00010203/1/0', '17/0')
+    """
+    return f"{session.hex()[:TASK_SESSION_DIGITS]}/{job}/{index}" if session else f"{job}/{index}"
+
+
+def plain_lines(text: str, lines_max: int = LINES_MAX) -> list[str]:
+    r"""Return the first lines of a text, each made fit as by `plain`.
+
+    >>> plain_lines("a\tb\nc")
+    ['a\\tb', 'c']
+    """
+    first, *rest = text.split("\n", lines_max)
+    return [plain(first), *(plain(line, FURTHER_CHARS_MAX) for line in rest[: lines_max - 1])]

@@ -15,6 +15,7 @@ diallers from coming back in step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -26,6 +27,8 @@ from starcore.messages import Goodbye, Heartbeat, Hello, Message, Welcome
 BACKOFF_SECONDS_MIN = 0.1
 BACKOFF_DOUBLINGS_MAX = 10
 HEARTBEAT_SECONDS_MIN = 0.01
+PATIENCE_BEATS = 2.5
+"""Whatever a role's own patience: one heartbeat may be late."""
 
 
 class LinkState(Enum):
@@ -76,6 +79,8 @@ class Uplink:
         A wait is stretched by a factor between these two.
     hopeless : mapping of int to int
         The codes of a GOODBYE that no patience heals, and what each means to the role: `Loss.verdict`.
+    patience_seconds : float, optional
+        A shorter silence than the manager's that ends a link, where several of its heartbeats fit into that.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class Uplink:
         backoff_max: Callable[[], float],
         spread: tuple[float, float],
         hopeless: Mapping[int, int],
+        patience_seconds: float = math.inf,
     ) -> None:
         self.state = LinkState.AWAY
         self.link = 0
@@ -98,6 +104,9 @@ class Uplink:
         self._backoff_max = backoff_max
         self._spread = spread
         self._hopeless = hopeless
+        self._patience_seconds = patience_seconds
+        self.silence_seconds = 0.0
+        """How long the manager may be silent, by its last WELCOME."""
         self._newest = 0
         self._epoch: int | None = None
         self._heard = 0.0
@@ -109,6 +118,11 @@ class Uplink:
     def up(self) -> bool:
         """Whether messages may be sent."""
         return self.state is LinkState.UP
+
+    @property
+    def standing(self) -> bool:
+        """Whether there is a link that is not about to end."""
+        return self.state in (LinkState.GREETING, LinkState.UP)
 
     # -- to the manager --------------------------------------------------------------------------------------
 
@@ -152,7 +166,7 @@ class Uplink:
 
     def close(self, code: Code, reason: str) -> list[Action]:
         """Close the link; Lost follows."""
-        if self.state not in (LinkState.GREETING, LinkState.UP):
+        if not self.standing:
             return []
         self.state = LinkState.CLOSING
         return [Close(self.link, code, reason)]
@@ -188,6 +202,7 @@ class Uplink:
             raise UnexpectedError(f"a heartbeat every {beat:g} s, and {silence:g} s of silence")
         resumed = welcome.resumed and self._epoch in (None, welcome.epoch)
         self._epoch = welcome.epoch
+        self.silence_seconds = min(silence, max(self._patience_seconds, PATIENCE_BEATS * beat))
         self.state, self.welcome, self.ever_up = LinkState.UP, welcome, True
         self.failures = 0
         return resumed
@@ -229,9 +244,8 @@ class Uplink:
         """Why the link is given up, where the manager has been silent for too long."""
         if self.state is LinkState.GREETING and now >= self._heard + self._greeting_seconds:
             return f"no WELCOME within {self._greeting_seconds:g} s"
-        welcome = self.welcome
-        if self.state is LinkState.UP and welcome is not None and now >= self._heard + welcome.silence_seconds:
-            return f"not a byte for {welcome.silence_seconds:g} s"
+        if self.state is LinkState.UP and now >= self._heard + self.silence_seconds:
+            return f"not a byte for {self.silence_seconds:g} s"
         return ""
 
     def tick(self, now: float) -> list[Action]:
@@ -249,7 +263,7 @@ class Uplink:
             return self._heard + self._greeting_seconds
         if self.state is not LinkState.UP or self.welcome is None:
             return None
-        return min(self._heard + self.welcome.silence_seconds, self._spoke + self.welcome.heartbeat_seconds)
+        return min(self._heard + self.silence_seconds, self._spoke + self.welcome.heartbeat_seconds)
 
     def check(self) -> None:
         """Assert every invariant."""

@@ -90,8 +90,8 @@ COLUMNS = {
     "u64[]": ("Q", (1 << 64) - 1),
     "seconds[]": ("d", math.inf),
     "u8[]": ("B", 255),
-    "status[]": ("B", 7),
-    "head bytes[]": ("I", 64 << 10),
+    "status[]": ("B", 8),
+    "head bytes[]": ("I", 128 << 10),
     "body bytes[]": ("Q", 1 << 46),
 }
 
@@ -172,7 +172,7 @@ def _agree(fields: tuple[tuple[str, str], ...], values: dict[str, Any], payload:
     if payload is None:
         require(sent == b"")
     if "digest" in types and payload is not None:
-        require(len(sent) <= 64 << 10)
+        require(len(sent) <= 128 << 10)
     if types.get("head_sizes") != "head bytes[]":
         return
     rows = len(values["head_sizes"])

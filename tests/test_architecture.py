@@ -25,6 +25,7 @@ FILE_LINES_MAX = 600
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"messages", "errors", "texts"}),
     frozenset({"events", "pace", "streams", "tls", "certificates", "settings", "logs", "options", "_framing"})
+    | frozenset({"capacity"})
     | frozenset({"pickling", "payloads", "layouts", "plain", "functions", "failures", "references"}),
     frozenset({"codec", "uplink"}),
     frozenset({"connection"}),
@@ -34,7 +35,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"state", "scheduling", "relay", "core", "arrays", "arena"}),
     frozenset({"session", "server", "supervisor", "slot"}),
     frozenset({"api", "wing.__main__"}),
-    frozenset({"local", "status", "jobs"}),
+    frozenset({"local", "status", "story", "jobs", "drain"}),
     frozenset({"__init__", "__main__", "certs", "default"}),
 )
 WINGS = ("client", "manager", "worker")

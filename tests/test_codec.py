@@ -233,7 +233,7 @@ AT_THE_BOUND = [
     Ack(u64(*range(BATCH_TASKS_MAX))),
     submit(array("I", bytes(4 * BATCH_TASKS_MAX))),
     submit(u32(HEAD_BYTES_MAX), heads=bytes(HEAD_BYTES_MAX)),
-    submit(u32(*[HEAD_BYTES_MAX] * 16), heads=bytes(FRAME_PAYLOAD_BYTES_MAX)),
+    submit(u32(*[HEAD_BYTES_MAX] * 8), heads=bytes(FRAME_PAYLOAD_BYTES_MAX)),
     submit(bodies=u64(BODY_BYTES_MAX)),
     submit(u32(0, 0), first=(1 << 32) - 2),
     Assign((1 << 63) - 1, 1, 0, 1, u32(0)),

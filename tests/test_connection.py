@@ -290,6 +290,25 @@ def test_addresses_are_written_as_people_write_them(peername: Any, text: str) ->
     assert desk.connection.address == text
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it")
+@pytest.mark.parametrize("welcome", [WELCOME, Welcome(version=1, epoch=1, resumed=False, silence_seconds=0.5)])
+def test_the_kernel_gives_a_dead_link_up_when_the_cores_would(desk: Desk, welcome: Welcome) -> None:
+    sock = desk.transport.sock
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+    desk.connection.send(welcome)
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000 * welcome.silence_seconds
+    names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    idle, interval, probes = (sock.getsockopt(socket.IPPROTO_TCP, name) for name in names)
+    assert idle + probes * interval == max(4, welcome.silence_seconds)
+
+
+def test_a_silence_that_no_kernel_counts_is_left_to_the_cores(desk: Desk) -> None:
+    desk.connection.watch(1e9)
+    desk.connection.abort()
+    desk.connection.connection_lost(None)
+    desk.connection.watch(8.0)
+
+
 def test_the_socket_is_tuned_for_small_frames_and_early_heartbeats(desk: Desk) -> None:
     assert desk.transport.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert desk.transport.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)

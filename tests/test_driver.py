@@ -20,6 +20,7 @@ from starcore.events import (
     ChunkReceived,
     Close,
     Event,
+    Finished,
     Lost,
     Opened,
     Received,
@@ -286,6 +287,18 @@ def test_a_fault_of_our_own_costs_one_link_and_is_logged(run: Any, caplog: pytes
     assert "ZeroDivisionError" in caplog.text
 
 
+def test_after_a_fault_of_our_own_an_asked_for_shutdown_still_passes(run: Any) -> None:
+    async def test(here: End, there: End) -> None:
+        here.core.answers[Received] = lambda e: [e.link // 0]
+        await say(here, there, HELLO)
+        await there.until(lambda: there.core.seen(Received))
+        here.core.answers[Tick] = lambda e: [Finished()]
+        here.driver.feed(Tick())
+        assert here.shell.performed == [Finished()]
+
+    run(test)
+
+
 def test_an_action_that_fails_takes_no_other_one_along(run: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def test(here: End, there: End) -> None:
         link = (await here.until(lambda: here.core.seen(Opened))) or here.core.seen(Opened)[0].link
@@ -355,6 +368,28 @@ def test_a_turn_can_be_ended_by_who_knows_that_nothing_more_comes_in_it(run: Any
         here.driver.end_turn()
         await there.until(lambda: len(there.core.seen(Received)) == before + 1)
         assert len(here.core.seen(Tick)) == 1, "the turn was over"
+
+    run(test)
+
+
+def test_what_is_sent_in_a_held_turn_leaves_when_that_is_ended_and_the_loop_has_nothing_to_come_back_for(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(here: End, there: End) -> None:
+        await greet(here, there)
+        link, before = here.core.seen(Opened)[0].link, len(there.core.seen(Received))
+        here.core.answers[Blocked] = lambda e: [Send(link, Notice(e.link, "in a row"))]
+        coming_back: list[Any] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(Driver, "_end_soon", coming_back.append)
+            here.driver.hold()
+            here.driver.feed(Blocked(1))
+            here.driver.feed(Blocked(2))
+            here.driver.end_turn()
+        assert not coming_back
+        await there.until(lambda: len(there.core.seen(Received)) == before + 2)
+        here.driver.feed(Blocked(3))
+        await there.until(lambda: len(there.core.seen(Received)) == before + 3)
 
     run(test)
 

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from starcore.messages import CHUNK_BYTES_MAX
-from starcore.pace import CHUNK_BYTES_FIRST, CHUNK_BYTES_MIN, QUICK_SECONDS, SLOW_SECONDS, Pace
+from starcore.pace import (
+    AMONG_SECONDS,
+    CHUNK_BYTES_AMONG,
+    CHUNK_BYTES_FIRST,
+    CHUNK_BYTES_MIN,
+    QUICK_SECONDS,
+    SLOW_SECONDS,
+    Pace,
+)
 
 
 def carry(pace: Pace, seconds: float, length: int | None = None) -> int:
@@ -53,3 +61,25 @@ def test_size_recovers_when_the_link_does():
     for _ in range(10):
         carry(pace, 0.001)
     assert pace.chunk_bytes == CHUNK_BYTES_MAX
+
+
+def test_chunks_of_a_quick_link_are_small_while_small_tasks_pass_among_them():
+    pace = Pace()
+    for _ in range(10):
+        carry(pace, 0.0)
+    pace.among(100.0)
+    assert [carry(pace, 0.0) for _ in range(10)] == [CHUNK_BYTES_AMONG] * 10
+
+
+def test_chunks_grow_again_when_no_small_task_has_come_for_a_while():
+    pace = Pace()
+    pace.among(100.0 - AMONG_SECONDS)
+    assert carry(pace, 0.0) == 2 * CHUNK_BYTES_AMONG
+
+
+def test_chunks_of_a_slow_link_stay_smaller_still_among_small_tasks():
+    pace = Pace()
+    for _ in range(10):
+        carry(pace, 1.0)
+    pace.among(100.0)
+    assert carry(pace, 1.0) == CHUNK_BYTES_MIN

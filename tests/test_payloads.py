@@ -24,7 +24,7 @@ def body_of(packed: Packed) -> bytearray:
     [
         *((0, [], BARE), (HEAD_BYTES_MAX - 2, [], BARE), (HEAD_BYTES_MAX - 1, [], SPILLED)),
         *((10, [1, 0, 65], INLINE), (10, [HEAD_BYTES_MAX - 28], INLINE), (10, [HEAD_BYTES_MAX - 27], BODY)),
-        *((HEAD_BYTES_MAX - 21, [8, 8], SPILLED), (HEAD_BYTES_MAX - 22, [99], BODY), (0, [8] * 10_000, SPILLED)),
+        *((HEAD_BYTES_MAX - 21, [8, 8], SPILLED), (HEAD_BYTES_MAX - 22, [99], BODY), (0, [8] * 20_000, SPILLED)),
     ],
 )
 def test_a_payload_goes_where_it_fits_and_comes_back(text_bytes: int, segment_bytes: list[int], place: int) -> None:
@@ -40,9 +40,9 @@ def test_a_payload_goes_where_it_fits_and_comes_back(text_bytes: int, segment_by
 
 
 def test_segments_of_a_body_are_aligned_and_borrowed() -> None:
-    arrays = [np.full(size, 7, np.uint8) for size in (70_000, 1, 100)]
+    arrays = [np.full(size, 7, np.uint8) for size in (140_000, 1, 100)]
     packed = seal(5, b"", [memoryview(array) for array in arrays])
-    assert packed.body_bytes == 70_016 + ALIGNMENT + 100
+    assert packed.body_bytes == 140_032 + ALIGNMENT + 100
     arrays[0][5] = 9
     assert bytes(packed.read(4, 3)) == b"\7\11\7"
     assert np.shares_memory(np.frombuffer(packed.read(0, 100), np.uint8), arrays[0])

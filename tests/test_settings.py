@@ -470,3 +470,12 @@ def test_pinned_manager_asks_its_neighbours_for_the_six_files():
     run_manager(None)
     with pytest.raises(UnconfiguredError, match="uses the STARCOMPUTE_"):
         settings.dialer(Role.CLIENT)
+
+
+def test_journal_is_where_the_flag_says_or_else_the_variable(monkeypatch, tmp_path):
+    monkeypatch.delenv("STARCORE_JOURNAL", raising=False)
+    assert settings.journal_dir(None) is None
+    monkeypatch.setenv("STARCORE_JOURNAL", str(tmp_path))
+    assert settings.journal_dir(None) == tmp_path
+    assert settings.journal_dir(tmp_path / "own") == tmp_path / "own"
+    assert settings.journal_dir(None, ephemeral=True) is None

@@ -30,10 +30,23 @@ def test_text_has_a_summary_and_a_table_for_whatever_there_is() -> None:
     ]
 
 
+def test_journal_is_told_where_there_is_one_and_why_it_fails() -> None:
+    journal = {"bytes": 9000, "records": 12, "fsync_ms": 0.5, "waiting": 0, "failure": ""}
+    last = "journal: 9000 bytes, 12 records, last fsync 0.5 ms"
+    assert status.render({"journal": journal}).splitlines()[-1] == last
+    text = status.render({"journal": {**journal, "failure": "the manager's journal cannot be written: no space"}})
+    assert text.splitlines()[-2:] == [last, "the manager's journal cannot be written: no space"]
+
+
 def test_empty_star_is_one_line() -> None:
     assert status.render({"workers": [], "clients": [], "jobs": []}) == (
         "0 workers, 0 slots, 0 tasks on workers, 0 clients"
     )
+
+
+def test_budget_of_the_manager_stands_below_the_summary() -> None:
+    text = status.render({"workers": [], "memory_used_bytes": 70 << 20, "memory_bytes": 6 << 30})
+    assert text.splitlines()[1] == "manager: 70 of 6144 MiB"
 
 
 def test_column_that_a_manager_does_not_tell_is_left_out_and_a_missing_value_is_a_dash() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from starcore.errors import OverrunError
 from starcore.messages import CHUNK_BYTES_MAX, Grant
-from starcore.pace import CHUNK_BYTES_FIRST
+from starcore.pace import CHUNK_BYTES_AMONG, CHUNK_BYTES_FIRST, CHUNK_BYTES_MIN
 from starcore.streams import TURNS, Receiving, Sending
 
 
@@ -90,9 +90,32 @@ def test_chunks_grow_while_the_link_takes_them_at_once_and_shrink_when_it_does_n
     sending = Sending()
     sending.open(1, 0, 1 << 30)
     sending.grant(Grant(1, 0, 0, 1 << 30))
-    lengths = [piece[3] for now in (0.0, 0.001, 0.002, 0.003, 0.2, 0.4) if (piece := sending.chunk(now))]
+    lengths = [piece[3] for now in (0.0, 0.001, 0.002, 0.003, 0.2, 0.4) for piece in sending.chunks(now)]
     first = CHUNK_BYTES_FIRST
     assert lengths == [first, 2 * first, 4 * first, 4 * first, 2 * first, first]
+
+
+def test_chunks_are_small_while_small_tasks_pass_among_them():
+    sending = Sending()
+    sending.among(0.0)  # among nothing
+    sending.open(1, 0, 1 << 30)
+    sending.grant(Grant(1, 0, 0, 1 << 30))
+    assert max(piece[3] for now in (0.0, 0.001, 0.002) for piece in sending.chunks(now)) > CHUNK_BYTES_AMONG
+    sending.among(0.003)
+    assert {piece[3] for now in (0.003, 0.004, 0.005) for piece in sending.chunks(now)} == {CHUNK_BYTES_AMONG}
+
+
+def test_small_bodies_leave_several_at_a_time_and_grow_the_pace_together():
+    small = CHUNK_BYTES_FIRST // 4
+    sending = all_granted([small] * 14)
+    counts = [len(list(sending.chunks(now))) for now in (0.0, 0.001, 0.002)]
+    assert counts == [4, 8, 2]
+    sending.check()
+
+
+def test_what_is_left_of_a_pace_is_not_filled_with_a_scrap():
+    sending = all_granted([CHUNK_BYTES_FIRST - CHUNK_BYTES_MIN + 1] * 2)
+    assert len(list(sending.chunks(0.0))) == 1
 
 
 def test_chunk_is_never_larger_than_a_frame_allows():

@@ -51,6 +51,27 @@ def test_nobody_is_welcome_before_welcome() -> None:
     assert way.lost(Lost(1, close.reason)) == Loss(LinkState.CLOSING, False, close.reason)
 
 
+@pytest.mark.parametrize(
+    ("own", "beat", "silence", "borne"), [(5.0, 2.0, 8.0, 5.0), (5.0, 2.0, 3.0, 3.0), (5.0, 4.0, 16.0, 10.0)]
+)
+def test_own_patience_shortens_a_silence_into_which_heartbeats_fit(
+    own: float, beat: float, silence: float, borne: float
+) -> None:
+    way = Way(
+        bytes(16),
+        greeting_seconds=GREETING_SECONDS,
+        backoff_max=lambda: 1.0,
+        spread=(1.0, 1.0),
+        hopeless=HOPELESS,
+        patience_seconds=own,
+    )
+    way.dial(10.0)
+    way.opened(1, HELLO, 10.0)
+    way.welcomed(Welcome(PROTOCOL_VERSION, 1, False, heartbeat_seconds=beat, silence_seconds=silence))
+    assert not way.overdue(10.0 + borne - 0.01)
+    assert way.overdue(10.0 + borne) == f"not a byte for {borne:g} s"
+
+
 def test_the_managers_heartbeat_is_answered_where_ours_is_due_before_its_next_one() -> None:
     way = up()
     assert way.answer(10.9) == []

@@ -7,23 +7,25 @@ before anything is sent.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
-from typing import Any, TypeAlias, cast
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 
 from starcore.client import arrays
 from starcore.client.arguments import check_iterable, further_arguments, integer, number, positive, seconds_above_zero
 from starcore.client.blocks import AutoFuture
-from starcore.client.dialing import find_target
+from starcore.client.dialing import find
+from starcore.client.endings import wait_for_end
 from starcore.client.futures import BlockFuture, TaskFuture
+from starcore.client.inquiries import Inquiries
 from starcore.client.jobs import Keeping
 from starcore.client.maps import Batches, Columns, Inputs
 from starcore.client.progress import load_tqdm, watch_blocks, watch_results, watch_rows
@@ -36,7 +38,6 @@ from starcore.references import Ref, names_of
 
 RETRIES_MAX = (1 << 32) - 1
 PRIORITY_MAX = (1 << 31) - 1
-STATUS_SECONDS = 10.0
 
 Function: TypeAlias = Callable[..., Any] | str
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -45,7 +46,7 @@ _REGISTERED = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 _NO_DIGEST = bytes(32)
 
 
-class Calls(Keeping, Executor):
+class Calls(Keeping, Inquiries):
     """What a client and its views with options have in common: every way to make a call."""
 
     _client: Client
@@ -195,7 +196,7 @@ class Calls(Keeping, Executor):
         fn : callable or str
             As for `submit`. It gets an array of its own, which it may write to.
         array : numpy.ndarray
-            Any shape and any dtype but object; any layout, memmaps too. One larger than 64 KiB is borrowed, not
+            Any shape and any dtype but object; any layout, memmaps too. One larger than 128 KiB is borrowed, not
             copied: leave it unchanged until the future is done, or say `copy`.
         args, kwargs : sequence, mapping, optional
             Further arguments of `fn`.
@@ -354,26 +355,6 @@ class Calls(Keeping, Executor):
 
     # -- about calls -----------------------------------------------------------------------------------------
 
-    def cancel(self, future: Future[Any]) -> bool:
-        """Cancel a call, also one that runs: its slot is told, and replaced where it does not listen.
-
-        Returns
-        -------
-        bool
-            False where the call is done, or its answer is already arriving.
-        """
-        return future.kill() if isinstance(future, (TaskFuture, BlockFuture)) else future.cancel()
-
-    def status(self) -> dict[str, Any]:
-        """Return what is going on in the star: workers, slots, queues.
-
-        Raises
-        ------
-        TimeoutError
-            There was no answer for 10 s.
-        """
-        return cast("dict[str, Any]", json.loads(self._client._live().ask().result(STATUS_SECONDS)))
-
     def options(self, *, retries: int | None = None, timeout: float | None = None, priority: int | None = None) -> View:
         """Return a view of this client whose calls have these options; the others stay as they are here.
 
@@ -401,20 +382,14 @@ class Calls(Keeping, Executor):
             ),
         )
 
-    @property
-    def slots(self) -> int:
-        """How many slots the star has now."""
-        return self._client._live().slots
-
-    @property
-    def _max_workers(self) -> int:
-        # What dask, joblib and scipy ask an executor for; a star may be empty for a while, and 0 divides badly.
-        return max(1, self.slots)
-
-    @property
-    def address(self) -> str:
-        """The manager's address."""
-        return self._client._target.address
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False]:
+        """Leave when the calls are done; one left by Ctrl-C cancels them."""
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._client._interrupt()
+        self.shutdown(wait=True)
+        return False
 
     # -- private ---------------------------------------------------------------------------------------------
 
@@ -480,6 +455,10 @@ class Client(Calls):
     breaks is made again for ever; futures just wait. Callbacks of futures run in the session's own thread: keep
     them short.
 
+    A Ctrl-C while it waits (in a future's `result` or `exception`, in `wait` or `as_completed`, in the iterator of
+    `map`, in `run`, in `shutdown`, or when it leaves a ``with`` block) cancels all of its calls that are not done, also
+    those that run, and is then raised as ever; a second one leaves at once. Elsewhere it does nothing to the calls.
+
     Parameters
     ----------
     address : str, optional
@@ -529,7 +508,7 @@ class Client(Calls):
         self._shut = False
         self._session: Session | None = None
         self._growing: weakref.WeakSet[AutoFuture] = weakref.WeakSet()
-        self._target = find_target(address, join)
+        self._target, self._resolve = find(address, join)
         self._live()
         _clients.add(self)
 
@@ -555,7 +534,12 @@ class Client(Calls):
             for future in session.pending():
                 (future.parent or future).cancel()
         if wait:
-            session.join()
+            wait_for_end(session)
+
+    def _interrupt(self) -> None:
+        """A ``with`` block is left by Ctrl-C."""
+        if self._session is not None:
+            self._session.interrupt()
 
     def _live(self) -> Session:
         """The session, opened anew after a fork."""
@@ -567,7 +551,11 @@ class Client(Calls):
                 raise SessionLostError("the client was shut down")
             if self._session is None:
                 self._session = Session(
-                    self._target, trust_results=self._trust, connect_seconds=self._connect_seconds, loop=self._loop
+                    self._target,
+                    resolve=self._resolve,
+                    trust_results=self._trust,
+                    connect_seconds=self._connect_seconds,
+                    loop=self._loop,
                 )
             return self._session
 

@@ -44,6 +44,12 @@ class Sends(Protocol):
     def abandon(self, record: Any, index: int, *, kill: bool) -> None:
         """Nobody waits for this task any more."""
 
+    def interrupt(self) -> None:
+        """Nobody waits for any task any more."""
+
+    def task(self, record: Any, index: int) -> str:
+        """What people call this task."""
+
 
 class _Place(Enum):
     """How far a block has come."""
@@ -98,7 +104,8 @@ class AutoFuture(BlockFuture):
         self.rows: int = array.shape[axis]
         self._pieces: list[slice] = []
         super().__init__([], Joiner(self._pieces, axis, out=out, trust=trust, length=self.rows))
-        self._session, self._record = session, record
+        self._session: Sends = session
+        self._record = record
         self._cut: Callable[[slice], Packed] | None = lambda piece: pack(arrays.block(array, piece, axis))
         self._bytes = array.nbytes
         self._row_bytes: int = max(1, array.nbytes // max(1, self.rows))

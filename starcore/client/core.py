@@ -22,10 +22,12 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from starcore.client.answers import Answers
+from starcore.client.asking import Asking
 from starcore.client.attachments import Attachments
 from starcore.client.blobs import Blobs
 from starcore.client.orders import (
     Ask,
+    AskStory,
     Begin,
     Call,
     CancelCall,
@@ -43,8 +45,8 @@ from starcore.client.orders import (
     Released,
     Resized,
     Say,
+    Shaken,
     Shutdown,
-    Told,
 )
 from starcore.client.state import CANCELLING, DONE, JobEntry, Ledger, submit_of
 from starcore.errors import Code, UnexpectedError
@@ -81,8 +83,8 @@ from starcore.messages import (
     Running,
     Slots,
     StatusReply,
-    StatusRequest,
     Stored,
+    StoryReply,
     Want,
     Welcome,
     share_names,
@@ -98,10 +100,17 @@ RESULT_BYTES = 256 << 20
 """Unacknowledged answers that this client lets the manager keep for it."""
 JOBS_IDLE_MAX = 256
 """Functions that the star remembers for this client while none of their tasks is outstanding."""
+FORGETS_REPEATED_MAX = 1024
+"""How many FORGETs are said again on a new link: the last ones may have been lost with the old one."""
 BACKOFF_MAX_SECONDS = 1.0
 BACKOFF_IDLE_SECONDS = 5.0
 BACKOFF_SPREAD = (0.5, 1.0)
 GREETING_SECONDS = 10.0
+PATIENCE_SECONDS = 5.0
+"""
+A silence that a client ends itself, though its manager would bear a longer one. TCP doubles the time after which it
+tries again; of a link that was down for some seconds it would not find out within two that it is back.
+"""
 HOPELESS: dict[int, int] = {code: code for code in (Code.VERSION, Code.ROLE, Code.SUPERSEDED)}
 """Refusals that no second attempt will change; the user is told which."""
 
@@ -129,6 +138,7 @@ class ClientCore:
             backoff_max=self._backoff_max,
             spread=BACKOFF_SPREAD,
             hopeless=HOPELESS,
+            patience_seconds=PATIENCE_SECONDS,
         )
         self._outbox = Outbox(self._uplink)
         self._ledger = Ledger()
@@ -137,7 +147,9 @@ class ClientCore:
         self._attachments = Attachments(self._ledger, self._answers, self._outbox)
         self._sending = Sending()
         self._idle: dict[int, None] = {}
-        self._asking = False
+        self._forgotten: list[int] = []
+        """Jobs that were struck lately, or while there was no link."""
+        self._asking = Asking(self._outbox)
         self._ending = False
         self._farewell_until: float | None = None
         self._blocked = False
@@ -214,12 +226,6 @@ class ClientCore:
         if event.job in self._attachments:
             self._end_attachment(event.job)
 
-    def _question(self, event: Question) -> None:
-        self._attachments.ask(event, self._uplink.up)
-
-    def _put(self, event: Put) -> None:
-        self._blobs.hold(event.name, event.source)
-
     def _release(self, event: Release) -> None:
         for number in list(self._idle):
             if event.name in share_names(self._ledger.jobs[number].job.shares):
@@ -229,13 +235,14 @@ class ClientCore:
     def _call(self, event: Call) -> None:
         if self._over:
             return
+        idle = not self._ledger.outstanding
         self._idle.pop(event.job, None)
         self._ledger.call(event.job, event.first, event.heads, event.body_sizes)
         if self._uplink.up:
             self._submit()
             self._pump()
         else:
-            self._ask_for(self._uplink.hasten(self._outbox.now, BACKOFF_MAX_SECONDS))
+            self._ask_for(self._uplink.hasten(self._outbox.now, 0.0 if idle else BACKOFF_MAX_SECONDS))
 
     def _cancel_call(self, event: CancelCall) -> None:
         entry = self._ledger.jobs.get(event.job)
@@ -260,11 +267,6 @@ class ClientCore:
         if told and self._uplink.up:
             self._say_cancel(event.job, event.kill, told)
         self._rest_if_idle(entry)
-
-    def _ask(self, event: Ask) -> None:
-        self._asking = True
-        if self._uplink.up:
-            self._outbox.send(StatusRequest())
 
     def _shutdown(self, event: Shutdown) -> None:
         if self._over:
@@ -319,6 +321,15 @@ class ClientCore:
             self._outbox.ask(Log(level, f"the connection to the manager is lost: {why}"))
         self._outbox.ask(self._uplink.again(self._outbox.now, why))
 
+    def _shaken(self, event: Shaken) -> None:
+        """Dial anew, and at once."""
+        if self._uplink.standing:
+            self._outbox.ask(Log("info", f"{event.reason}: dialling anew"))
+            self._ask_for(self._uplink.close(Code.SILENT, event.reason))
+            self._forsake()
+        else:
+            self._ask_for(self._uplink.hasten(self._outbox.now, 0.0))
+
     def _forsake(self) -> None:
         """Let go of all that belongs to one connection only."""
         self._answers.leave_link()
@@ -327,14 +338,14 @@ class ClientCore:
         self._blocked = False
 
     def _backoff_max(self) -> float:
-        busy = self._ledger.outstanding or self._asking or self._ending or self._attachments.asking
+        busy = self._ledger.outstanding or self._asking or self._attachments.asking or self._ending
         return BACKOFF_MAX_SECONDS if busy else BACKOFF_IDLE_SECONDS
 
     def _tick(self, event: Tick) -> None:
         now, welcome, ack_at = self._outbox.now, self._uplink.welcome, self._answers.ack_at
         overdue = self._uplink.overdue(now)
         if overdue and welcome is not None:
-            text = f"the manager was silent for {welcome.silence_seconds:g} s: dialling anew"
+            text = f"the manager was silent for {self._uplink.silence_seconds:g} s: dialling anew"
             self._outbox.ask(Log("warning", text))
         elif self._uplink.up and ack_at is not None and now >= ack_at:
             self._answers.flush()
@@ -368,6 +379,7 @@ class ClientCore:
         self._outbox.ask(Connected(resumed, message.workers, message.slots))
         self._ledger.submit_bytes = message.submit_bytes
         self._ledger.rewind(resumed)
+        self._forget_again(resumed)
         for number in [] if resumed else self._attachments.lost():
             self._attachments.give_up(number, "the session was lost before the job was known to be stored")
             self._end_attachment(number)
@@ -382,11 +394,17 @@ class ClientCore:
             if number in self._attachments:
                 self._tell(entry)
             self._rest_if_idle(entry)
-        if self._asking:
-            self._outbox.send(StatusRequest())
+        self._asking.again()
         self._attachments.ask_again()
         self._submit()
         self._pump()
+
+    def _forget_again(self, resumed: bool) -> None:
+        """Say which jobs are over: the manager that knows them may not have heard of it."""
+        if not resumed:
+            self._forgotten.clear()
+        for number in self._forgotten:
+            self._outbox.send(Forget(number))
 
     def _goodbye(self, message: Goodbye) -> None:
         if self._uplink.goodbye(message) is None:
@@ -405,6 +423,8 @@ class ClientCore:
             message = submit_of(run, start, stop)
             self._outbox.send(message)
             spoke = True
+            if not message.body_sizes:
+                self._sending.among(self._outbox.now)
             stream = message.job << 32 | message.first
             for at, size in enumerate(message.body_sizes):
                 if size:
@@ -429,16 +449,13 @@ class ClientCore:
         self._attachments.tell(entry.job.job)
 
     def _pump(self) -> None:
-        """At most one chunk; Writable asks for the next."""
+        """As many chunks as the link takes at a time; Writable asks for the next."""
         if self._blocked or not self._uplink.up:
             return
-        chunk = self._sending.chunk(self._outbox.now)
-        if chunk is None:
-            return
-        stream, attempt, offset, length = chunk
-        token = self._blobs.piece(stream, offset, length) if stream & BLOB_STREAM else None
-        self._uplink.spoke(self._outbox.now)
-        self._outbox.ask(SendChunk(self._uplink.link, stream, attempt, offset, length, token))
+        for stream, attempt, offset, length in self._sending.chunks(self._outbox.now):
+            token = self._blobs.piece(stream, offset, length) if stream & BLOB_STREAM else None
+            self._uplink.spoke(self._outbox.now)
+            self._outbox.ask(SendChunk(self._uplink.link, stream, attempt, offset, length, token))
 
     def _writable(self, event: Writable) -> None:
         if event.link == self._uplink.link:
@@ -500,22 +517,9 @@ class ClientCore:
             entry.noticed = True
             self._outbox.ask(Say(plain(f"{entry.job.function or 'a call'} waits: {message.text}")))
 
-    def _slots(self, message: Slots) -> None:
-        self._outbox.ask(Resized(message.workers, message.slots))
-
-    def _status(self, message: StatusReply) -> None:
-        self._asking = False
-        self._outbox.ask(Told(message.text))
-
-    def _heartbeat(self, message: Heartbeat) -> None:
-        pass
-
     def _stored(self, message: Stored) -> None:
         if self._attachments.told(message):
             self._end_attachment(message.job)
-
-    def _inventory(self, message: Inventory) -> None:
-        self._attachments.answered(message)
 
     # -- jobs without tasks ----------------------------------------------------------------------------------
 
@@ -544,9 +548,11 @@ class ClientCore:
         del self._idle[number]
         entry = self._ledger.forget(number)
         self._outbox.ask(Forgotten(number))
-        if entry.told and self._uplink.up:
+        self._forgotten.append(number)
+        if self._uplink.up:  # also of one that only an earlier link was told of
             self._answers.flush()
             self._outbox.send(Forget(number))
+            del self._forgotten[:-FORGETS_REPEATED_MAX]
         if entry.job.kind == FunctionKind.SHIPPED:
             self._blobs.drop(entry.job.digest)
         for name in share_names(entry.job.shares):
@@ -554,15 +560,17 @@ class ClientCore:
 
     _EVENTS: ClassVar[dict[type, Callable[[ClientCore, Any], None]]] = {
         Connect: _connect,
+        Shaken: _shaken,
         Begin: _begin,
         Call: _call,
         CancelCall: _cancel_call,
-        Put: _put,
+        Put: lambda core, event: core._blobs.hold(event.name, event.source),
         Release: _release,
         Read: _read,
         GiveUp: _give_up,
-        Question: _question,
-        Ask: _ask,
+        Question: lambda core, event: core._attachments.ask(event, core._uplink.up),
+        Ask: lambda core, event: core._asking.status(core._uplink.up),
+        AskStory: lambda core, event: core._asking.story(event, core._uplink.up),
         Shutdown: _shutdown,
         Opened: _opened,
         Received: _received,
@@ -575,15 +583,16 @@ class ClientCore:
     _MESSAGES: ClassVar[dict[type, Callable[[ClientCore, Any], None]]] = {
         Welcome: _welcome,
         Goodbye: _goodbye,
-        Heartbeat: _heartbeat,
+        Heartbeat: lambda core, message: None,
         Grant: _grant,
         Abort: _abort,
         Want: _want,
         Outcome: _outcome,
         Running: _running,
         Notice: _notice,
-        Slots: _slots,
-        StatusReply: _status,
+        Slots: lambda core, message: core._outbox.ask(Resized(message.workers, message.slots)),
+        StatusReply: lambda core, message: core._asking.status_told(message),
         Stored: _stored,
-        Inventory: _inventory,
+        Inventory: lambda core, message: core._attachments.answered(message),
+        StoryReply: lambda core, message: core._asking.story_told(message),
     }

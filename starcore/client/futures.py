@@ -5,7 +5,9 @@ task takes to run, and give the garbage collector most of its work. Few futures 
 result is asked for it is there. So they are made when somebody waits, and not before::
 
     nobody waits yet       the state changes under `_making`, the one lock that all futures share
-    `_condition` was made  the state changes under it, as in the standard library
+    `result()` waits       the same, and a *bell* is rung, a lock of the waiting thread's own
+    `_condition` was made  the state changes under it, as in the standard library; bells were rung, for whoever slept
+                           by one to go on waiting by the condition
 
 `_making` guards the step from the one to the other as well. It is held for moments and no other lock is taken
 under it, so it can be taken under any; and again by the same thread, since the garbage collector may run anybody's
@@ -16,6 +18,9 @@ Who may end a future is decided under these locks, so a cancel in one thread and
 win. An answer whose bytes are on their way into memory (*landing*) is past cancelling: memory that was
 handed to the wire cannot be taken back in the middle of a chunk, and once a future is done nothing may write to
 its `out` any more.
+
+A Ctrl-C in a wait for a future ends its session's outstanding calls (see `endings.py`). The standard library's
+`wait` and `as_completed` sleep on an event of their own, which is exchanged for one that tells the session.
 """
 
 from __future__ import annotations
@@ -39,6 +44,37 @@ NOT_SMALL: Any = object()
 _making = threading.RLock()
 
 
+class _Watched(threading.Event):
+    """What `wait` and `as_completed` sleep on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sessions: dict[Any, None] = {}
+
+    def wait(self, timeout: float | None = None) -> bool:
+        try:
+            return super().wait(timeout)
+        except KeyboardInterrupt:
+            for session in self.sessions:
+                session.interrupt()
+            raise
+
+
+class _Waiters(list[Any]):
+    """Who waits for a future by `wait` or `as_completed`."""
+
+    def __init__(self, session: Abandons | None) -> None:
+        super().__init__()
+        self._session = session
+
+    def append(self, waiter: Any) -> None:
+        if self._session is not None and isinstance(getattr(waiter, "event", None), threading.Event):
+            if not isinstance(waiter.event, _Watched):
+                waiter.event = _Watched()  # nobody sleeps yet: all futures are locked
+            waiter.event.sessions[self._session] = None
+        super().append(waiter)
+
+
 class StarFuture(Future[Any]):
     """What task and block futures share: each ends once, whoever comes first."""
 
@@ -49,7 +85,9 @@ class StarFuture(Future[Any]):
     _waiters: Any = ()
     _done_callbacks: Any = ()
     _made: threading.Condition | None = None
+    _bells: tuple[Any, ...] = ()
     _landing = False
+    _session: Any = None
 
     def __init__(self) -> None:
         pass
@@ -61,20 +99,31 @@ class StarFuture(Future[Any]):
             with _making:
                 condition = self._made
                 if condition is None:
-                    self._waiters = []
+                    self._waiters = _Waiters(self._session)
                     self._done_callbacks = self._done_callbacks or []
                     self._made = condition = threading.Condition()
+                    self._ring()
         return condition
 
     def result(self, timeout: float | None = None) -> Any:
         """Return the result, or raise the call's exception; see `concurrent.futures.Future.result`."""
-        if self._state == FINISHED and self._exception is None:
-            return self._result
-        return super().result(timeout)
+        try:
+            if timeout is None and self._made is None and self._state in _OPEN:
+                self._sleep()
+            if self._state == FINISHED and self._exception is None:
+                return self._result
+            return super().result(timeout)
+        except KeyboardInterrupt:
+            self._interrupt()
+            raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the call raised, or None; see `concurrent.futures.Future.exception`."""
-        return self._exception if self._state == FINISHED else super().exception(timeout)
+        try:
+            return self._exception if self._state == FINISHED else super().exception(timeout)
+        except KeyboardInterrupt:
+            self._interrupt()
+            raise
 
     def done(self) -> bool:
         """Return True if the call ended or was cancelled."""
@@ -108,8 +157,10 @@ class StarFuture(Future[Any]):
     def _end(self, state: str, value: Any, error: BaseException | None, among: frozenset[str] = _OPEN) -> bool:
         with _making:
             condition = self._made
-            if condition is None and not self._turn(state, value, error, among):
-                return False
+            if condition is None:
+                if not self._turn(state, value, error, among):
+                    return False
+                self._ring()
         if condition is not None:
             with condition:
                 if not self._turn(state, value, error, among):
@@ -135,8 +186,31 @@ class StarFuture(Future[Any]):
         self._state = state
         return True
 
+    def _interrupt(self) -> None:
+        """Ctrl-C came while this thread waited."""
+        if self._session is not None:
+            self._session.interrupt()
+
+    def _sleep(self) -> None:
+        """Wait until it ends, or until others begin to wait by the condition: a third of what a condition costs."""
+        bell = threading.Lock()
+        bell.acquire()
+        with _making:
+            self._bells = (*self._bells, bell)
+            if self._made is not None or self._state not in _OPEN:
+                return  # looked at when the bell hangs: a destructor, run by the collector, may have ended it
+        bell.acquire()
+
+    def _ring(self) -> None:
+        """Under `_making`: wake who sleeps."""
+        if self._bells:
+            bells, self._bells = self._bells, ()
+            for bell in bells:
+                bell.release()
+
     def forget_waiting(self) -> None:
         """In a forked child: whoever held the condition stayed in the parent."""
+        self._bells = ()
         if self._made is not None:
             self._made = threading.Condition()
 
@@ -161,6 +235,8 @@ def succeed_all(futures: Sequence[TaskFuture | None], values: Iterable[Any]) -> 
             elif future._state in _OPEN:
                 future._result = value
                 future._state = FINISHED
+                if future._bells:
+                    future._ring()
                 if future._done_callbacks:
                     told.append(future)
     for future, value in watched:
@@ -188,6 +264,12 @@ class Abandons(Protocol):
     def abandon(self, record: Any, index: int, *, kill: bool) -> None:
         """Nobody waits for this task of the record any more."""
 
+    def interrupt(self) -> None:
+        """Nobody waits for any task of its any more."""
+
+    def task(self, record: Any, index: int) -> str:
+        """What people call this task of the record."""
+
 
 class TaskFuture(StarFuture):
     """The future of one task.
@@ -203,8 +285,13 @@ class TaskFuture(StarFuture):
     """Whether its answer goes to memory that the caller may look at."""
 
     def __init__(self, session: Abandons, record: Any) -> None:
-        self._session = session
+        self._session: Abandons = session
         self._record = record
+
+    @property
+    def task(self) -> str:
+        """The task's name, as ``starcore story`` and the logs know it."""
+        return self._session.task(self._record, self.index)
 
     def cancel(self) -> bool:
         """Cancel the call if it is not known to run yet.
@@ -272,12 +359,20 @@ class BlockFuture(StarFuture):
     def __init__(self, parts: Sequence[TaskFuture], joiner: Joiner) -> None:
         super().__init__()
         self.parts = list(parts)
+        self._session = self.parts[0]._session if self.parts else None
         self.joiner = joiner
         self._left = len(self.parts)
         self._error: BaseException | None = None
         self._doomed = False
+        self._task = ""
         for number, part in enumerate(self.parts):
             part.become_block(self, number)
+
+    @property
+    def task(self) -> str:
+        """The name of the block that failed, else of the first one that is not done; empty if there is none."""
+        waiting = (part.task for part in list(self.parts) if not part.done())
+        return self._task or next(waiting, "")
 
     def watch(self) -> None:
         """Begin to listen to the blocks, all of which are on their way now."""
@@ -318,6 +413,7 @@ class BlockFuture(StarFuture):
             if first_failure:
                 self._error = error
                 self._doomed = True
+                self._task = getattr(part, "task", "")
         if first_failure and not last:
             self._kill_parts()
         if last:

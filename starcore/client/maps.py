@@ -23,6 +23,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from starcore.client.futures import TaskFuture
 from starcore.messages import BATCH_TASKS_MAX, HEAD_BYTES_MAX
 from starcore.pickling import Failed, are_scalars
 
@@ -162,17 +163,23 @@ class Batches:
                 yield from self._answers(future, count, deadline)
             if self._error is not None:
                 raise self._error
+        except KeyboardInterrupt:
+            self.close(kill=True)
+            raise
         finally:
             self.close()
 
-    def close(self) -> None:
-        """Cancel what has not been asked for any more."""
+    def close(self, *, kill: bool = False) -> None:
+        """Cancel what has not been asked for any more; with `kill` also what runs."""
         with self._lock:
             self._closed = True
             rest = list(self._batches)
             self._batches.clear()
         for future, _ in rest:
-            future.cancel()
+            if kill and isinstance(future, TaskFuture):
+                future.kill()
+            else:
+                future.cancel()
 
     def fill(self) -> None:
         """Send batches until enough are in flight."""
@@ -208,9 +215,10 @@ class Batches:
             size = min(size, max(1, self._buffersize // (BUFFER_SHARES * max(1, self._slots()))))
         return min(size, self._buffersize - (self._sent - self._yielded))
 
-    def _landed(self, count: int, _: Future[Any]) -> None:
+    def _landed(self, count: int, future: Future[Any]) -> None:
         with self._lock:
             self._in_flight -= 1
+            self._closed |= future.cancelled()  # by Ctrl-C: the iterator would get no further than here
             self._done += count
             if self._chunksize is None:
                 self._measure()

@@ -22,6 +22,13 @@ class Connect:
 
 
 @dataclass(slots=True)
+class Shaken:
+    """Something happened to this machine after which no connection can be trusted; `reason` says what."""
+
+    reason: str
+
+
+@dataclass(slots=True)
 class Begin:
     """A job; `blob` is its function, empty where the worker has it registered. With `detach` it is to be stored."""
 
@@ -90,6 +97,14 @@ class CancelCall:
 @dataclass(slots=True)
 class Ask:
     """What is going on in the star? Answered by `Told`, once there is a connection."""
+
+
+@dataclass(slots=True)
+class AskStory:
+    """What happened to this task? Answered by `StoryTold`, once there is a connection."""
+
+    question: int
+    task: str
 
 
 @dataclass(slots=True)
@@ -212,6 +227,14 @@ class StoredTold:
 @dataclass(slots=True)
 class Listed:
     """How stored jobs stand, as a JSON array."""
+
+    question: int
+    text: str
+
+
+@dataclass(slots=True)
+class StoryTold:
+    """A task's story, as a JSON object."""
 
     question: int
     text: str

@@ -20,40 +20,44 @@ without a TLS byte, and the client opens another session at its next call.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import logging
 import os
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import accumulate
 from typing import Any, ClassVar, NoReturn
 
 from starcore import logs, tls
-from starcore.client import orders
+from starcore.client import endings, orders
 from starcore.client.core import ClientCore
-from starcore.client.dialing import Dialer, hello, new_loop
+from starcore.client.dialing import Dialer, Resolve, hello, new_loop
 from starcore.client.futures import NOT_SMALL, TaskFuture, succeed_all
 from starcore.client.puts import Puts
+from starcore.client.questions import Questions
 from starcore.client.stored import StoredJobs
+from starcore.client.story import signed
+from starcore.client.vigil import Vigil
 from starcore.driver import Driver
 from starcore.errors import Code, CredentialsError, RefusedError, SessionLostError, StarCoreError, UnreachableError
 from starcore.errors import Status as TaskStatus
 from starcore.events import Dial, Finished, Log
 from starcore.messages import BATCH_TASKS_MAX, Buffer, Job
 from starcore.pickling import Landing, Packed, small_answers, unpack_failure
+from starcore.texts import task_name
 
 CONNECT_SECONDS = 10.0
 PATIENCE_SECONDS = 2.0
 """For a manager that is just starting: after that, "nobody listens there" is believed."""
 FAREWELL_SECONDS = 0.05
 """How often a session that is over looks whether its last bytes have reached the kernel; the driver's patience ends."""
-JOIN_SECONDS = 2.0
+FLUSH_SECONDS = 0.01
+"""What is said in one turn of the loop has reached the kernel so much later, where the link takes it."""
 
 _log = logging.getLogger("starcore.client")
+_orphans: list[Session] = []
 
 
 class JobRecord:
@@ -90,6 +94,8 @@ class Session:
     ----------
     target : tls.Target
         Where to dial, as whom.
+    resolve : callable, optional
+        Says that anew, before each dial.
     trust_results : bool
         Whether pickled answers are unpickled.
     connect_seconds : float
@@ -107,6 +113,7 @@ class Session:
         self,
         target: tls.Target,
         *,
+        resolve: Resolve | None = None,
         trust_results: bool = True,
         connect_seconds: float = CONNECT_SECONDS,
         loop: str = "auto",
@@ -115,6 +122,8 @@ class Session:
         self.slots = 0
         self.workers = 0
         self.closed = False
+        self.forsaken = False
+        """Whether nobody waits for the end of this session any more: Ctrl-C came twice."""
         self.trust = trust_results
         self._lock = threading.RLock()  # the garbage collector may run a destructor that cancels, anywhere
         self._jobs: dict[Any, JobRecord] = {}
@@ -125,19 +134,25 @@ class Session:
         self._awake = False
         self._bodies: dict[int, Packed] = {}
         self.puts = Puts(self._tell, self._soon)
-        self.stored: StoredJobs = StoredJobs(self, self._tell)
+        self.stored: StoredJobs = StoredJobs(self, self._tell, self._soon)
         self._incoming: dict[int, _Incoming] = {}
-        self._questions: list[Future[str]] = []
+        self._questions: Questions = Questions(self._tell)
         self._trouble: StarCoreError | None = None
         self._over: StarCoreError | None = None
         self._settled = threading.Event()
+        self._ended = threading.Event()
         context = tls.dial_context(target.identity)
         self._loop = new_loop(loop)
         logs.watch(self._loop, _log)
-        self._driver = Driver(ClientCore(hello(target)), self._loop, self, _log)
-        self._dialer = Dialer(target, context, self._driver, self._loop, self._lose_heart)
+        greeting = hello(target)
+        self._session = greeting.session
+        self._driver = Driver(ClientCore(greeting), self._loop, self, _log)
+        self._dialer = Dialer(
+            target, context, resolve or (lambda: target), self._driver, self._loop, self._lose_heart
+        )
+        self._vigil = Vigil(self._loop, self._driver.descriptors, self._shake)
         self._thread = threading.Thread(target=self._main, name="starcore-client", daemon=True)
-        _sessions.add(self)
+        endings.remember(self)
         self._thread.start()
         self._wait_for_welcome(connect_seconds)
 
@@ -209,16 +224,25 @@ class Session:
         with self._lock:
             record.futures.pop(index, None)
             self._bodies.pop(record.number << 32 | index, None)
+            last = self._calls[-1][1] if self._calls else None
+            if type(last) is orders.CancelCall and (last.job, last.kill) == (record.number, kill):
+                last.indices.append(index)  # many in a row are one
+                return
         self._tell(orders.CancelCall(record.number, [index], kill))
 
     def ask(self) -> Future[str]:
         """Ask the manager what is going on; the answer is a JSON object."""
-        question: Future[str] = Future()
-        with self._lock:
-            self._require_open()
-            self._questions.append(question)
-        self._tell(orders.Ask())
-        return question
+        with self.standing():
+            return self._questions.status()
+
+    def story(self, task: str) -> Future[str]:
+        """Ask what happened to a task; the answer is a JSON object."""
+        with self.standing():
+            return self._questions.story(task)
+
+    def task(self, record: JobRecord, index: int) -> str:
+        """What people call a task."""
+        return task_name(self._session, record.number, index)
 
     def pending(self) -> list[TaskFuture]:
         """The futures that are not done yet."""
@@ -235,13 +259,27 @@ class Session:
 
     def join(self, seconds: float | None = None) -> None:
         """Wait for the thread to end."""
-        if threading.current_thread() is not self._thread:
+        # Not by `Thread.join`: before Python 3.13 a Ctrl-C in it makes the thread look as if it had ended.
+        if threading.current_thread() is not self._thread and self._ended.wait(seconds):
             self._thread.join(seconds)
+
+    def flush(self, seconds: float) -> None:
+        """Wait until what was said has left this machine, but no longer than so many seconds."""
+        said = threading.Event()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is left to be said
+            self._loop.call_soon_threadsafe(self._loop.call_later, FLUSH_SECONDS, said.set)
+            said.wait(seconds)
+
+    def interrupt(self) -> None:
+        """Ctrl-C came while somebody waited for a call: nobody wants what is outstanding."""
+        self.stored.take_back()
+        endings.interrupt(self)
 
     def after_fork(self) -> None:
         """In the forked child: touch neither loop nor TLS, and leave nobody waiting for what cannot come."""
         _orphans.append(self)  # their descriptors' numbers will be somebody else's: never let them be finalised
         self._lock = threading.RLock()
+        self._ended.set()
         self.closed = True
         self._over = SessionLostError("this process was forked: the futures of its parent end there")
         for descriptor in self._driver.descriptors():
@@ -283,16 +321,19 @@ class Session:
     def _main(self) -> None:
         loop = self._loop
         loop.call_soon(self._driver.feed, orders.Connect())
+        loop.call_soon(self._vigil.begin)
         try:
             loop.run_forever()
         finally:
             self._driver.close_all()
             self._dialer.stop()
+            self._vigil.stop()
             with contextlib.suppress(Exception):
                 loop.run_until_complete(asyncio.sleep(0))
                 loop.run_until_complete(loop.shutdown_default_executor())
             self._end_all(self._over or SessionLostError("the client was shut down"))
             loop.close()
+            self._ended.set()
 
     def _drain(self) -> None:
         with self._lock:
@@ -301,17 +342,15 @@ class Session:
             self._awake = len(calls) > 1 or (len(calls) == 1 and _is_burst(calls[0][1]))
         if self._awake:
             self._loop.call_soon(self._drain)
-        at = 0
-        while at < len(calls):
-            record, event = calls[at]
-            at += 1
-            if record is not None and not record.begun:
-                record.begun = True
-                self._driver.feed(orders.Begin(record.job, record.blob))
-            elif type(event) is orders.CancelCall:
-                at = _gather(event, calls, at)
-            self._driver.feed(event)
-        self._driver.end_turn()
+        self._driver.hold()
+        try:
+            for record, event in calls:
+                if record is not None and not record.begun:
+                    record.begun = True
+                    self._driver.feed(orders.Begin(record.job, record.blob))
+                self._driver.feed(event)
+        finally:
+            self._driver.end_turn()
 
     def _open_call(self, record: JobRecord, index: int) -> orders.Call:
         """Under the lock: begin a column for consecutive calls of a job."""
@@ -347,8 +386,10 @@ class Session:
                 self._loop.call_soon_threadsafe(callback)
 
     def _wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and so is every future that it knew
+        try:
             self._loop.call_soon_threadsafe(self._drain)
+        except RuntimeError:
+            return  # the loop is closed, and so is every future that it knew
 
     def _register(self, record: JobRecord) -> None:
         """Under the lock. Again where the job was forgotten between its look-up and its call."""
@@ -385,6 +426,9 @@ class Session:
 
     def _dial(self, action: Dial) -> None:
         self._dialer.dial(action.delay_seconds, action.reason)
+
+    def _shake(self, reason: str) -> None:
+        self._driver.feed(orders.Shaken(reason))
 
     def _lose_heart(self, trouble: StarCoreError) -> None:
         """Remember why there is no connection; before the first WELCOME a matter of credentials is final."""
@@ -438,7 +482,7 @@ class Session:
             return
         try:
             if status != TaskStatus.OK:
-                future.fail(unpack_failure(TaskStatus(status), head))
+                future.fail(signed(unpack_failure(TaskStatus(status), head), future.task))
             else:
                 future.succeed(future.unpack(head, self.trust))
         except Exception as error:
@@ -467,7 +511,8 @@ class Session:
             if action.status == TaskStatus.OK:
                 future.succeed(value)
             else:
-                future.fail(value if isinstance(value, BaseException) else StarCoreError(str(value)))
+                error = value if isinstance(value, BaseException) else StarCoreError(str(value))
+                future.fail(signed(error, future.task))
         except Exception as error:
             future.fail(error)
 
@@ -502,12 +547,6 @@ class Session:
     def _resized(self, action: orders.Resized) -> None:
         self.workers, self.slots = action.workers, action.slots
 
-    def _told(self, action: orders.Told) -> None:
-        with self._lock:
-            questions, self._questions = self._questions, []
-        for question in questions:
-            question.set_result(action.text)
-
     def _say(self, action: orders.Say) -> None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stderr.write(f"starcore: {action.text}\n")
@@ -521,13 +560,11 @@ class Session:
             self.closed = True
             self._over = self._over or error
             futures = [future for record in self._records.values() for future in record.futures.values()]
-            questions, self._questions = self._questions, []
             for record in self._records.values():
                 record.futures = {}
         for future in futures:
             future.fail(error)
-        for question in questions:
-            question.set_exception(error)
+        self._questions.fail(error)
         self.stored.end_all(error)
         self._bodies.clear()
         self._incoming.clear()
@@ -545,9 +582,10 @@ class Session:
         orders.MarkRunning: _mark_running,
         orders.Forgotten: _forgotten,
         orders.Resized: _resized,
-        orders.Told: _told,
+        orders.Told: lambda session, action: session._questions.status_told(action.text),
         orders.StoredTold: lambda session, action: session.stored.told(action),
         orders.Listed: lambda session, action: session.stored.listed(action),
+        orders.StoryTold: lambda session, action: session._questions.story_told(action.question, action.text),
         orders.Say: _say,
         Log: _log_line,
     }
@@ -555,41 +593,3 @@ class Session:
 
 def _is_burst(event: Any) -> bool:
     return type(event) is orders.Call and len(event.heads) > 1
-
-
-def _gather(cancel: orders.CancelCall, calls: list[tuple[JobRecord | None, Any]], at: int) -> int:
-    """Add to a cancel those from `at` on that speak of the same job; say where they end."""
-    while at < len(calls):
-        event = calls[at][1]
-        if type(event) is not orders.CancelCall or (event.job, event.kill) != (cancel.job, cancel.kill):
-            break
-        cancel.indices += event.indices
-        at += 1
-    return at
-
-
-# -- forks and the interpreter's end -----------------------------------------------------------------------------
-
-_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-_orphans: list[Session] = []
-
-
-def _end_at_exit() -> None:
-    """Outstanding work ends with the interpreter; who wants its results waits for them."""
-    sessions = list(_sessions)
-    for session in sessions:
-        session.end(abandon=True)
-    for session in sessions:
-        session.join(JOIN_SECONDS)
-
-
-def _after_fork() -> None:
-    sessions = list(_sessions)
-    _sessions.clear()
-    for session in sessions:
-        session.after_fork()
-
-
-atexit.register(_end_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -13,10 +13,11 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from starcore.client import orders
-from starcore.client.futures import TaskFuture
+from starcore.client.futures import Abandons, TaskFuture
 from starcore.errors import ArgumentValueError, Code, StoredJobError
 from starcore.messages import Attach, Buffer, Deed, Detach, FunctionKind, Job
 from starcore.pickling import Packed
@@ -32,7 +33,7 @@ Build: TypeAlias = Callable[[Record, int, bytes], Sequence[TaskFuture]]
 """Makes the futures of so many tasks, by the note of who detached them."""
 
 
-class Sends(Protocol):
+class Sends(Abandons, Protocol):
     """The session, as far as it is needed here."""
 
     def job(self, key: Any, job: Job, blob: bytes) -> Record:
@@ -43,9 +44,6 @@ class Sends(Protocol):
 
     def standing(self) -> AbstractContextManager[None]:
         """Keep the session from ending meanwhile. Raises SessionLostError where it has."""
-
-    def abandon(self, record: Record, index: int, *, kill: bool) -> None:
-        """Nobody waits for this task any more."""
 
 
 class _Sent(TaskFuture):
@@ -78,9 +76,12 @@ class _Word:
 class StoredJobs:
     """The stored jobs of one session."""
 
-    def __init__(self, session: Sends, tell: Callable[[Any], None]) -> None:
+    def __init__(
+        self, session: Sends, tell: Callable[[Any], None], soon: Callable[[Callable[[], None]], None]
+    ) -> None:
         self._session = session
         self._tell = tell
+        self._soon = soon
         self._words: dict[int, _Word] = {}
         self._questions: dict[int, Future[str]] = {}
         self._numbers = itertools.count(1)
@@ -137,6 +138,15 @@ class StoredJobs:
         self._words.pop(record.number, None)
         self._tell(orders.GiveUp(record.number))
         _fail_all(record, StoredJobError("this job is not read any more"))
+
+    def take_back(self) -> None:
+        """Ctrl-C: what is being brought and is not accepted goes; what is accepted is no call of this process."""
+        error = StoredJobError("the job was taken back by Ctrl-C before it was stored")
+        for word in list(self._words.values()):
+            if word.build is None and not word.whole.done():
+                self._tell(orders.GiveUp(word.record.number))
+                _fail_all(word.record, error)
+                self._soon(partial(word.fail, error))
 
     def inquire(self, deed: Deed = Deed.LIST, name: str = "") -> list[dict[str, Any]]:
         """Return how stored jobs stand, after that deed.

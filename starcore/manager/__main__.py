@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from starcore import logs, settings
+from starcore.capacity import memory_limit_bytes
 from starcore.certificates import CLIENT_PORT, WORKER_PORT, Star
 from starcore.errors import SetupError, StarCoreError
+from starcore.manager.budget import MEMORY_BYTES_MIN, Budget
 from starcore.manager.core import Limits
 from starcore.manager.server import Ports, ServerOptions, adopt, listen, run
 from starcore.manager.spool import Spool
@@ -29,6 +31,7 @@ examples:
   python -m starcore.manager --host ::1 --json-logs                one address only; one JSON object a line
   python -m starcore.manager --shards 8                            connections spread over eight processes
   python -m starcore.manager --spool /var/spool/starcore           detached jobs may be larger than memory
+  python -m starcore.manager --journal /var/lib/starcore           tasks outlive the manager
   python -m starcore.certs init --host star.example.org            the address that join files carry, if not found
 
 At its first start it makes the star's own CA and two join files. SIGTERM (or Ctrl-C) drains: running tasks are
@@ -50,6 +53,14 @@ def _parser() -> Parser:
     add("--client-port", type=listening_port, default=CLIENT_PORT, help="for clients (default: %(default)s)")
     add("--host", help="listen on this address only (default: on all, IPv4 and IPv6)")
     add("--star", type=Path, metavar="DIR", help="the star's directory (default: the user's own star)")
+    add(
+        "--heartbeat-seconds",
+        type=seconds,
+        default=defaults.heartbeat_seconds,
+        metavar="S",
+        help="how often a peer with nothing to say shows that it lives; at most a quarter of the silence "
+        "(default: %(default)s)",
+    )
     add(
         "--silence-seconds",
         type=seconds,
@@ -79,12 +90,26 @@ def _parser() -> Parser:
         help="how long SIGTERM waits for running tasks (default: %(default)s)",
     )
     add(
+        "--memory",
+        type=_memory,
+        default=0,
+        metavar="SIZE",
+        help="this process's memory stays below it, as 4G: peers are slowed, not refused (default: a quarter of all)",
+    )
+    add(
         "--shards",
         type=_shards,
         default=1,
         metavar="N",
         help="processes that hold the connections, for a machine of many cores; 1: no process but this "
         "(default: %(default)s)",
+    )
+    add(
+        "--journal",
+        type=Path,
+        metavar="DIR",
+        help="keep on disk, in this directory, what was accepted: after a crash it goes on (default: "
+        "$STARCORE_JOURNAL, or no journal)",
     )
     store = StoreLimits()
     add(
@@ -117,6 +142,13 @@ def _shards(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= SHARDS_MAX):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of shards: 1 to {SHARDS_MAX} are")
     return int(text)
+
+
+def _memory(text: str) -> int:
+    memory_bytes = size(text)
+    if memory_bytes < MEMORY_BYTES_MIN:
+        raise argparse.ArgumentTypeError(f"{text!r} is too little: a manager needs {MEMORY_BYTES_MIN >> 20}M at least")
+    return memory_bytes
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -170,6 +202,7 @@ def _serve(options: argparse.Namespace) -> None:
 
     limits = replace(
         Limits(),
+        heartbeat_seconds=options.heartbeat_seconds,
         silence_seconds=options.silence_seconds,
         greeting_seconds=options.greeting_seconds,
         session_grace_seconds=options.session_grace_seconds,
@@ -180,12 +213,14 @@ def _serve(options: argparse.Namespace) -> None:
     server_options = ServerOptions(
         ports=ports,
         limits=limits,
+        budget=Budget.of(options.memory or max(MEMORY_BYTES_MIN, memory_limit_bytes() // 4)),
         store=StoreLimits(options.stored_memory, room, options.keep_seconds),
         spool=spool,
         lifeline=options.lifeline,
         on_listening=listening,
         on_orphaned=orphaned,
         shards=options.shards,
+        journal=settings.journal_dir(options.journal, ephemeral=options.ephemeral),
         log_options=("--log-level", options.log_level, *(["--json-logs"] if options.json_logs else [])),
     )
     try:

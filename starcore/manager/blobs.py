@@ -18,6 +18,7 @@ from starcore.errors import Code, OverrunError, UnexpectedError
 from starcore.events import Token
 from starcore.manager.flows import FIRST_ATTEMPT, Flow
 from starcore.manager.outbox import Outbox
+from starcore.manager.records import BlobKnown
 from starcore.manager.relay import Relay
 from starcore.manager.state import BLOB_OVERHEAD_BYTES, Blob, Client, Job, Limits, Worker
 from starcore.manager.stored import Keeper
@@ -35,12 +36,14 @@ class Blobs:
         relay: Relay,
         limits: Limits,
         read: Callable[[Token], Buffer] = memoryview,
+        budget_bytes: int = 1 << 50,
     ) -> None:
         self._epoch = epoch
         self._outbox = outbox
         self._relay = relay
         self._limits = limits
         self._read = read
+        self._budget_bytes = budget_bytes
         self._blobs: dict[bytes, Blob] = {}
         self._idle: dict[Blob, None] = {}
         self.idle_bytes = 0
@@ -84,8 +87,9 @@ class Blobs:
                 raise UnexpectedError("a blob that is not what its digest says")
             blob.head, blob.size = message.head, len(message.head)
             return self._arrived(blob)
-        if message.body_bytes > self._limits.blob_bytes:
-            reason = f"a blob of {message.body_bytes} bytes, where {self._limits.blob_bytes} is the limit"
+        room = min(self._limits.blob_bytes, self._room(message.body_bytes))
+        if message.body_bytes > room:
+            reason = f"a blob of {message.body_bytes} bytes, where {room} is the limit"
             self._outbox.send(client.link, Abort(message.stream, FIRST_ATTEMPT, Code.OVERRUN, reason))
             if any(job.client is not client and type(job.client) is not Keeper for job in blob.jobs):
                 return None  # what one client cannot send may still come from another
@@ -166,6 +170,10 @@ class Blobs:
         """Every flow that brings or keeps a blob."""
         return (blob.flow for blob in self._blobs.values() if blob.flow is not None)
 
+    def facts(self) -> Iterator[BlobKnown]:
+        """Every small blob that is here."""
+        return (BlobKnown(blob.digest, blob.head) for blob in self._blobs.values() if blob.whole and blob.flow is None)
+
     @property
     def held_bytes(self) -> int:
         """Bytes of small blobs; those of large ones are the relay's."""
@@ -190,12 +198,20 @@ class Blobs:
                 most = self._limits.session_blob_bytes
                 raise OverrunError(f"{client.blob_bytes} bytes of functions, where {most} are granted")
 
+    def _room(self, wanted: int) -> int:
+        """How large a blob may come; what nobody needs goes for it."""
+        while (left := self._budget_bytes - sum(blob.size for blob in self._blobs.values())) < wanted and self._idle:
+            self._forget(next(iter(self._idle)))
+        return left
+
     def _register(self, blob: Blob) -> None:
         self._blobs[blob.digest] = blob
 
     def _arrived(self, blob: Blob) -> Blob:
         self._register(blob)
         blob.whole = True
+        if self._outbox.journaled and blob.flow is None:
+            self._outbox.record(BlobKnown(blob.digest, blob.head))
         blob.refusal = ""
         if not blob.jobs:
             self._rest(blob)

@@ -89,6 +89,8 @@ MEMORY = Struct("<QB")
 """memory, whether it is the shard's own"""
 FAULT = Struct("<QB")
 """link, which error; the payload is its text"""
+GREETED = Struct("<Qd")
+"""The link, and its silence (s)."""
 
 Heard = Callable[[int, memoryview, memoryview], None]
 

@@ -10,11 +10,15 @@ from array import array
 from collections.abc import Iterator
 
 from starcore.errors import OverrunError, ProtocolError, Status, UnexpectedError
+from starcore.manager import facts
 from starcore.manager.blobs import Blobs
+from starcore.manager.budget import Credits
+from starcore.manager.columns import contiguous, gaps
 from starcore.manager.delivery import Deliveries, Piece
 from starcore.manager.flows import FIRST_ATTEMPT, Flow
 from starcore.manager.leases import Leases
 from starcore.manager.outbox import Outbox
+from starcore.manager.records import Accepted, Acknowledged, ClientOver, JobForgotten
 from starcore.manager.relay import Relay
 from starcore.manager.results import Results
 from starcore.manager.scheduling import Scheduler
@@ -30,9 +34,9 @@ from starcore.manager.state import (
     Run,
     State,
     Step,
-    contiguous,
     python_capability,
 )
+from starcore.manager.story import Stories
 from starcore.manager.values import Values
 from starcore.manager.workers import Workforce
 from starcore.messages import JOB_MAX, Ack, Cancel, FunctionKind, Share, Submit
@@ -58,6 +62,8 @@ class Clientele:
         leases: Leases,
         results: Results,
         workforce: Workforce,
+        stories: Stories,
+        credits: Credits,
         limits: Limits,
     ) -> None:
         self._outbox = outbox
@@ -69,8 +75,11 @@ class Clientele:
         self._leases = leases
         self._results = results
         self._workforce = workforce
+        self._stories = stories
+        self._credits = credits
         self._limits = limits
-        self._jobs = 0
+        self.jobs = 0
+        """The number that was given to a job last."""
         self._runs = 0
 
     # -- jobs ------------------------------------------------------------------------------------------------
@@ -81,9 +90,9 @@ class Clientele:
         if job is None:
             if message.job > JOB_MAX:
                 raise UnexpectedError(f"job {message.job} is beyond {JOB_MAX}")
-            self._jobs += 1
+            self.jobs += 1
             theirs = JobMessage(
-                self._jobs,
+                self.jobs,
                 message.kind,
                 message.digest,
                 message.function,
@@ -93,16 +102,20 @@ class Clientele:
                 message.priority,
                 message.shares,
             )
-            job = Job(self._jobs, client, theirs, message.job, _capability(message), None)
+            job = Job(self.jobs, client, theirs, message.job, _capability(message), None)
             job.bytes = len(message.function) + len(message.python) + len(message.shares) + JOB_OVERHEAD_BYTES
             self._enlist(job)
+            self._stories.begin(job)
             try:
                 self._values.pin(job, message.shares)
             except ProtocolError:
-                self.forget(client, message.job)  # its client may come back, and find none that was refused
+                if client.link:  # it may come back, and find none that was refused
+                    self.forget(client, message.job)
                 raise
             if message.kind == FunctionKind.SHIPPED:
                 job.blob = self._blobs.pin(message.digest, job)
+            if self._outbox.journaled:
+                self._outbox.record(facts.of_job(job))
         self._values.ask(job)
         if job.blob is not None and not job.blob.refusal:
             self._blobs.ask(job.blob, client)
@@ -112,6 +125,8 @@ class Clientele:
         job = client.jobs.get(number)
         if job is not None:
             job.forgotten = True
+            if self._outbox.journaled and job.journaled:
+                self._outbox.record(JobForgotten(job.number))
             self._close_if_done(job)
 
     def blob(self, client: Client, message: BlobMessage) -> None:
@@ -153,7 +168,7 @@ class Clientele:
             return
         if not message.again:
             raise UnexpectedError(f"tasks {message.first} to {stop - 1} of job {message.job} were submitted before")
-        for gap in gaps(message, known):
+        for gap in gaps(message, [(run.first, run.stop) for run in known]):
             self.take(job, gap, client.link)
         for run in known:
             self.reattach(run, message.first, stop, client.link)
@@ -181,13 +196,13 @@ class Clientele:
 
     def acknowledge(self, client: Client, message: Ack) -> None:
         """Outcomes arrived."""
-        for sequence in message.sequences:
-            delivery = self._deliveries.acknowledge(client, sequence)
-            if delivery is None:
-                continue
-            if delivery.flow is not None and delivery.pieces:
-                self._results.acknowledged(delivery)
-            self._close_if_done(client.jobs.get(delivery.outcome.job))
+        if self._outbox.journaled:
+            self._outbox.record(Acknowledged(client.session, message.sequences))
+        over = [self._deliveries.acknowledge(client, sequence) for sequence in message.sequences]
+        read = [delivery for delivery in over if delivery is not None]
+        self._results.acknowledged([each for each in read if each.flow is not None and each.pieces])
+        for number in dict.fromkeys(delivery.outcome.job for delivery in read):
+            self._close_if_done(client.jobs.get(number))
 
     def aborted(self, client: Client, stream: int, reason: str) -> None:
         """The client ends a stream: it takes no answer, or has no argument."""
@@ -205,9 +220,9 @@ class Clientele:
 
     def register(self, client: Client, number: int) -> Job:
         """Make a job of a client's that has no tasks of its own: it tells the outcomes of a stored one."""
-        self._jobs += 1
-        message = JobMessage(self._jobs, FunctionKind.REGISTERED, bytes(32), "")
-        job = Job(self._jobs, client, message, number, _capability(message), None)
+        self.jobs += 1
+        message = JobMessage(self.jobs, FunctionKind.REGISTERED, bytes(32), "")
+        job = Job(self.jobs, client, message, number, _capability(message), None, journaled=False)
         self._enlist(job)
         return job
 
@@ -236,15 +251,17 @@ class Clientele:
         """A client is back: it hears of what it has not acknowledged, and acknowledges again what it has."""
         self._deliveries.resend(client)
 
-    def granted(self, client: Client, stream: int) -> None:
-        """A client asks for an answer's body. Where that is gone with its worker, the task runs again."""
+    def granted(self, client: Client, stream: int) -> bool:
+        """A client asks for an answer's body. True where that is gone with its worker: the task runs again."""
         job = client.jobs.get(stream >> 32)
         run = job.find(stream & INDEX_MAX) if job is not None else None
         delivery = run.answers.get((stream & INDEX_MAX) - run.first) if run is not None else None
         if delivery is None or delivery.leased is not None:
-            return
-        if delivery.flow is not None and not delivery.flow.forwarded:
-            self._results.recalled(delivery)
+            return False
+        if delivery.flow is None or delivery.flow.forwarded:
+            return False
+        self._results.recalled(delivery)
+        return True
 
     def absent(self, client: Client) -> None:
         """A client's link is gone: blobs that were on their way may come from another one."""
@@ -260,6 +277,8 @@ class Clientele:
     def drop(self, client: Client) -> int:
         """A client's session is over: its jobs go, what runs is ended. Returns how many tasks had no outcome."""
         unfinished = 0
+        if self._outbox.journaled:
+            self._outbox.record(ClientOver(client.session))
         self._scheduler.remove_client(client)
         for delivery in client.unread.values():
             self._results.dropped(delivery)
@@ -268,6 +287,7 @@ class Clientele:
             job.queued = 0
             for run in job.runs:
                 unfinished += run.unfinished
+                self._stories.dropped(run)
                 leased = [position for position, state in enumerate(run.states) if state == State.LEASED]
                 self._workforce.retract(run, leased, kill=True)
                 for position in leased:
@@ -289,6 +309,20 @@ class Clientele:
             self._misfit(span.run, span.start)
         return bool(misfits)
 
+    def restore(self, run: Run) -> None:
+        """Take in a run of an earlier manager's, all of whose open tasks are QUEUED; they are not in line yet."""
+        job, client = run.job, run.job.client
+        self._runs += 1
+        run.order = client.newest = self._runs
+        job.add(run)
+        for position in range(run.count):
+            if run.states[position] == State.QUEUED:
+                task = run.tasks.get(position)
+                if task is None or not task.settled:
+                    client.owed_bytes += run.head_sizes[position] + TASK_OVERHEAD_BYTES
+                if size := run.body(position):
+                    run.flows[position] = Flow(size, source_stream=job.client_number << 32 | (run.first + position))
+
     def runs(self, client: Client) -> Iterator[Run]:
         """Every run of a client."""
         return (run for job in client.jobs.values() for run in job.runs)
@@ -303,27 +337,26 @@ class Clientele:
         told: dict[Run, set[int]] = {}
         for delivery in client.unread.values():
             for run, start, stop in delivery.pieces:
-                for position in range(start, stop):
-                    assert position not in told.setdefault(run, set()), "two outcomes of one task"
-                    told[run].add(position)
+                known = told.setdefault(run, set())
+                assert known.isdisjoint(range(start, stop)), "two outcomes of one task"
+                known.update(range(start, stop))
         for number, job in client.jobs.items():
             assert job.client_number == number and job.client is client
-            states = b"".join(run.states for run in job.runs)
-            waiting = sum(span.run.states.count(0, span.start, span.stop) for span in job.waiting)
-            assert states.count(State.QUEUED) == job.queued + waiting, (number, job.queued, waiting)
-            assert states.count(State.LEASED) == job.leased, (number, job.leased)
-            _check_leases(job)
+            queued = leased = 0
             for run in job.runs:
-                answered = told.get(run, set())
-                for position in range(run.count):
-                    if run.states[position] in (State.QUEUED, State.LEASED) and position not in answered:
-                        task = run.tasks.get(position)
-                        if task is None or not task.settled:
-                            owed += run.head_sizes[position] + TASK_OVERHEAD_BYTES
-                live = run.states.count(State.QUEUED) + run.states.count(State.LEASED)
+                waiting, held = run.states.count(State.QUEUED), run.states.count(State.LEASED)
+                live = waiting + held
                 assert run.unfinished == live, (run.first, run.unfinished, live)
-                assert 0 < run.unread <= run.count
-                assert run.unread >= live
+                assert live <= run.unread <= run.count and run.unread
+                owed += _owed(run, told.get(run)) if live else 0
+                assert all(flow.leased.left for flow in run.flows.values() if flow.sink), "an argument for nobody"
+                queued += waiting
+                leased += held
+            waiting = sum(span.run.states.count(0, span.start, span.stop) for span in job.waiting)
+            assert queued == job.queued + waiting, (number, queued, job.queued, waiting)
+            assert leased == job.leased, (number, leased, job.leased)
+            if job.leased_runs or leased:
+                _check_leases(job)
         assert client.owed_bytes == owed, (client.owed_bytes, owed)
         assert client.job_bytes == sum(job.bytes for job in client.jobs.values())
         assert client.queued == sum(job.queued for job in client.jobs.values())
@@ -338,12 +371,20 @@ class Clientele:
             return
         if job.forgotten:
             raise UnexpectedError(f"tasks of job {message.job}, which was over")
+        if self._outbox.failure and job.journaled:
+            indices = range(message.first, message.first + count)
+            self._deliveries.refuse(job, indices, Status.UNRUNNABLE, self._outbox.failure)
+            return
         cost = len(message.heads) + TASK_OVERHEAD_BYTES * count
         alone = count == 1 and not client.owed_bytes
-        if client.link and client.owed_bytes + cost > self._limits.submit_bytes and not alone:  # else the store counts
-            granted = self._limits.submit_bytes
+        granted = self._credits.submit_bytes(client.session)
+        if client.link and client.owed_bytes + cost > granted and not alone:  # else the store counts
             raise OverrunError(f"{client.owed_bytes} + {cost} bytes of tasks, where {granted} are granted")
         client.owed_bytes += cost
+        self._stories.queued(job, message.first, count)
+        if self._outbox.journaled and job.journaled:
+            sizes = message.head_sizes[:]  # the run's own column grows
+            self._outbox.record(Accepted(job.number, message.first, sizes, message.body_sizes, message.heads))
         if not self._join(job, message):
             self._begin(job, message, link)
 
@@ -518,18 +559,17 @@ def _capability(message: JobMessage) -> Capability:
     return python_capability(message.python)
 
 
-def gaps(message: Submit, known: list[Run]) -> Iterator[Submit]:
-    """Cut out of a run what is known already."""
-    sizes, bodies, heads = message.head_sizes, message.body_sizes, memoryview(message.heads)
-    stop = message.first + len(sizes)
-    at = message.first
-    for first, last in [(run.first, run.stop) for run in known] + [(stop, stop)]:
-        if at < first:
-            low, high = at - message.first, min(first, stop) - message.first
-            begin = sum(sizes[:low])
-            part = heads[begin : begin + sum(sizes[low:high])]
-            yield Submit(message.job, at, True, sizes[low:high], bodies[low:high], part)
-        at = max(at, last)
+def _owed(run: Run, answered: set[int] | None) -> int:
+    """What the tasks of a run weigh that have no outcome, and never had one."""
+    if run.unfinished == run.count and not answered and not run.tasks:
+        return sum(run.head_sizes) + TASK_OVERHEAD_BYTES * run.count
+    owed = 0
+    for position, state in enumerate(run.states):
+        if state <= State.LEASED and not (answered and position in answered):
+            task = run.tasks.get(position)
+            if task is None or not task.settled:
+                owed += run.head_sizes[position] + TASK_OVERHEAD_BYTES
+    return owed
 
 
 def _check_leases(job: Job) -> None:

@@ -15,7 +15,7 @@ about tasks. Every turn ends with a dispatch: whatever can be given out is given
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -35,18 +35,21 @@ from starcore.events import (
     Writable,
 )
 from starcore.manager.blobs import Blobs
+from starcore.manager.budget import BASE_BYTES, Budget, Credits
 from starcore.manager.clients import Clientele
 from starcore.manager.delivery import Deliveries
 from starcore.manager.leases import Leases
+from starcore.manager.notices import Notices
 from starcore.manager.outbox import Drain, Outbox, SpoolFailed
 from starcore.manager.relay import Relay
-from starcore.manager.report import job_status, missing, worker_status
+from starcore.manager.report import client_row, job_row, worker_row
 from starcore.manager.results import Results
 from starcore.manager.scheduling import Scheduler
 from starcore.manager.sessions import Link, Sessions, Timer, Timers
-from starcore.manager.state import Client, Job, Limits, Worker
+from starcore.manager.state import Client, Limits, Worker
 from starcore.manager.store import Store
 from starcore.manager.stored import StoreLimits
+from starcore.manager.story import Stories
 from starcore.manager.values import Values
 from starcore.manager.workers import Workforce
 from starcore.messages import (
@@ -61,20 +64,21 @@ from starcore.messages import (
     Cancel,
     Detach,
     Draining,
+    DrainReply,
+    DrainRequest,
     Forget,
     Goodbye,
     Grant,
     Heartbeat,
     Hello,
     Inquire,
-    Notice,
     Result,
     Retracted,
     Share,
-    Slots,
     Started,
     StatusReply,
     StatusRequest,
+    StoryRequest,
     Submit,
     Want,
     Welcome,
@@ -87,7 +91,7 @@ from starcore.texts import plain
 STATUS_ROWS_MAX = 2000
 """Of each of a status's tables; fewer, where the whole is longer than STATUS_BYTES_MAX."""
 
-__all__ = ["Drain", "Finished", "Limits", "Log", "ManagerCore"]
+__all__ = ["Budget", "Drain", "Finished", "Limits", "Log", "ManagerCore"]
 
 
 class ManagerCore:
@@ -101,6 +105,10 @@ class ManagerCore:
         Every bound, with its unit in its name.
     read : callable(token), optional
         Gives a token's bytes, to hold a blob against its digest; nothing else here looks at any.
+    budget : Budget, optional
+        What all sessions together may have here.
+    outbox : Outbox, optional
+        Where actions are collected.
     store : StoreLimits, optional
         The bounds of stored jobs.
     """
@@ -110,21 +118,29 @@ class ManagerCore:
         epoch: int,
         limits: Limits | None = None,
         read: Callable[[Token], Buffer] = memoryview,
+        budget: Budget | None = None,
+        outbox: Outbox | None = None,
+        *,
         store: StoreLimits | None = None,
     ) -> None:
-        limits = limits or Limits()
+        self._budget = budget = budget or Budget()
+        limits = budget.limits(limits or Limits())
         self._epoch = epoch
         self._limits = limits
-        self._outbox = Outbox()
+        self._outbox = outbox or Outbox()
         self._timers = Timers()
-        self._sessions = Sessions(self._outbox, self._timers, limits)
-        self._relay = Relay(self._outbox, limits)
-        self._blobs = Blobs(epoch, self._outbox, self._relay, limits, read)
+        self._credits = Credits(budget, limits)
+        self._sessions = Sessions(self._outbox, self._timers, limits, self._credits)
+        self._relay = Relay(self._outbox, limits, budget)
+        self._blobs = Blobs(epoch, self._outbox, self._relay, limits, read, budget.blob_bytes)
         self._values = Values(epoch, self._outbox, self._relay, limits)
         self._scheduler = Scheduler()
-        self._deliveries = Deliveries(self._outbox, self._relay, limits)
-        self._leases = Leases(epoch, self._outbox, self._relay, self._scheduler, self._deliveries, limits)
-        self._results = Results(self._outbox, self._relay, self._deliveries, self._leases)
+        self._stories = Stories(self._outbox, limits)
+        self._deliveries = Deliveries(self._outbox, self._relay, self._stories, limits)
+        self._leases = Leases(
+            epoch, self._outbox, self._relay, self._scheduler, self._deliveries, self._stories, limits
+        )
+        self._results = Results(self._outbox, self._relay, self._deliveries, self._leases, self._stories)
         self._workforce = Workforce(
             self._outbox,
             self._relay,
@@ -134,6 +150,7 @@ class ManagerCore:
             self._deliveries,
             self._leases,
             self._results,
+            self._stories,
         )
         self._clientele = Clientele(
             self._outbox,
@@ -145,6 +162,8 @@ class ManagerCore:
             self._leases,
             self._results,
             self._workforce,
+            self._stories,
+            self._credits,
             limits,
         )
         self._store = Store(
@@ -157,28 +176,29 @@ class ManagerCore:
             self._clientele,
             store or StoreLimits(),
         )
-        self._slots_timer = False
-        self._slots_said = (0, 0)
+        self._notices = Notices(self._outbox, self._timers, self._sessions, self._scheduler, limits)
         self._status_said = (0.0, "")
         self._drain_until: float | None = None
         self._finished = False
+        self._stirred = True
+        """Whether the event at hand may let a task be given out; most that carry bodies do not, and are many."""
 
     # -- the core's face -------------------------------------------------------------------------------------
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event at the monotonic time `now` (s) and say what is to be done."""
         self._outbox.now = now
+        self._stirred = True
         kind = type(event)
         if kind is Received:
+            if type(event.message) is Heartbeat and self._sessions.beat(event.link, now):
+                return []  # it sets nothing in motion, and comes by the hundred
             self._received(event, now)
-            if type(event.message) is Heartbeat:  # sets nothing in motion, and comes by the hundred
-                return self._outbox.take()
         elif kind is ChunkReceived:
             self._chunk(event, now)
         elif kind in (Writable, Blocked):
             (self._relay.writable if kind is Writable else self._relay.blocked)(event.link)
-            if not self._relay.arrived:
-                return self._outbox.take()
+            self._stirred = False
         elif kind is Opened:
             self._sessions.open(event.link, event.peer, now)
         elif kind is Lost:
@@ -189,6 +209,14 @@ class ManagerCore:
             self._obey(event, now)
         else:
             raise TypeError(f"the manager's core does not know {kind.__name__}")
+        if self._relay.parched:
+            self._relay.irrigate()
+        if self._stirred or self._relay.arrived:
+            self._settle(now)
+        return self._outbox.take()
+
+    def _settle(self, now: float) -> None:
+        """Give out all that can be given now, and see whether a drain is over."""
         self._store.settle()
         self._workforce.dispatch(now)
         while self._clientele.outgrown():
@@ -196,7 +224,6 @@ class ManagerCore:
             self._workforce.dispatch(now)
         if self._drain_until is not None:
             self._finish(now)
-        return self._outbox.take()
 
     def deadline(self) -> float | None:
         """When the core next wants a Tick."""
@@ -214,24 +241,14 @@ class ManagerCore:
             "epoch": self._epoch,
             "draining": self._sessions.draining,
             "workers": [
-                worker_status(worker, self._sessions.links.get(worker.link), now)
+                worker_row(worker, self._sessions.links.get(worker.link), now)
                 for worker in islice(workers, rows_max)
             ],
-            "clients": [
-                {
-                    "name": client.name,
-                    "address": client.address,
-                    "connected": client.link != 0,
-                    "queued": client.queued,
-                    "leased": client.leased,
-                    "unread": len(client.unread),
-                    "unread_bytes": client.unread_bytes,
-                    "used_seconds": client.used_seconds,
-                }
-                for client in islice(clients, rows_max)
-            ],
-            "jobs": [job_status(job) for job in islice(jobs, rows_max)],
-            "held_bytes": self._held_bytes(),
+            "clients": [client_row(client) for client in islice(clients, rows_max)],
+            "jobs": [job_row(job) for job in islice(jobs, rows_max)],
+            "held_bytes": self._held_bytes(self._everyone()),
+            "memory_bytes": self._budget.memory_bytes,
+            "memory_used_bytes": self._used_bytes(),
             "idle_blob_bytes": self._blobs.idle_bytes,
             "stale": counters.stale,
             "duplicates": counters.duplicates,
@@ -243,10 +260,12 @@ class ManagerCore:
         """Assert every invariant."""
         clients, workers = self._everyone(), self._sessions.workers.values()
         self._sessions.check()
+        assert len(self._credits) == len(self._sessions.clients)
         self._store.check()
         self._blobs.check()
         self._values.check()
         self._scheduler.check()
+        self._stories.check()
         flows = [*self._blobs.flows(), *self._values.flows(), *self._store.flows()]
         for client in clients:
             self._clientele.check(client)
@@ -295,6 +314,7 @@ class ManagerCore:
             link.heard_at = now
         try:
             flow = self._relay.chunk(event)
+            self._stirred = flow is not None and flow.kept
             if flow is not None and flow.owner is not None:
                 self._store.grown(flow)
             elif flow is not None and flow.kept and link is not None and isinstance(link.owner, Client):
@@ -315,11 +335,11 @@ class ManagerCore:
                 if not subject.link and now >= subject.left_at + self._limits.argument_grace_seconds:
                     self._clientele.ask_back(subject)
             elif timer is Timer.NOTICE:
-                self._notice(subject)
+                self._notices.say_why(subject)
             elif timer is Timer.STORED:
                 self._store.expire(now)
             elif timer is Timer.SLOTS:
-                self._say_slots()
+                self._notices.say_slots()
 
     # -- links begin and end ---------------------------------------------------------------------------------
 
@@ -341,7 +361,7 @@ class ManagerCore:
             else:
                 self._values.absent(session)
         session.link = link.number
-        self._relay.open_link(link.number, message.first_window_bytes, shared=isinstance(session, Worker))
+        window = self._relay.open_link(link.number, message.first_window_bytes, shared=isinstance(session, Worker))
         workers, slots = self._sessions.size()
         limits = self._limits
         self._outbox.send(
@@ -351,8 +371,8 @@ class ManagerCore:
                 self._epoch,
                 resumed,
                 "",
-                limits.first_window_bytes,
-                limits.submit_bytes,
+                window,
+                self._credits.submit_bytes(session.session),
                 limits.heartbeat_seconds,
                 limits.silence_seconds,
                 limits.session_grace_seconds,
@@ -375,7 +395,7 @@ class ManagerCore:
                 self._outbox.log("warning", f"worker {session.name} lost {lost} leases on the way: queued again")
         if not session.draining:
             self._scheduler.join(session)
-        self._slots_changed(now)
+        self._notices.slots_changed(now)
 
     def _leave(self, number: int, reason: str, now: float) -> None:
         """A link is gone; its session may come back."""
@@ -392,7 +412,7 @@ class ManagerCore:
             self._outbox.log("info", f"worker {session.name} left: {reason}")
             self._values.absent(session)
             self._scheduler.leave(session, returning=True)
-            self._slots_changed(now)
+            self._notices.slots_changed(now)
 
     def _close(self, number: int, code: int, reason: str, now: float) -> None:
         """Close a link for a fault of its peer's."""
@@ -411,6 +431,7 @@ class ManagerCore:
         if isinstance(session, Client):
             del self._sessions.clients[session.session]
             self._store.left(session)
+            self._credits.close(session.session)
             unfinished = self._clientele.drop(session)
             if unfinished:
                 self._outbox.log(level, f"client {session.name} {reason}: {unfinished} tasks dropped")
@@ -423,7 +444,7 @@ class ManagerCore:
         for capability in session.capabilities:
             for client in self._scheduler.waiting(capability):
                 for job in client.jobs.values():
-                    self._watch_job(job, now)
+                    self._notices.watch(job, now)
 
     def _goodbye(self, session: Client | Worker, message: Goodbye) -> None:
         """The peer closes its link; with NORMAL, its session is over as well."""
@@ -441,7 +462,7 @@ class ManagerCore:
             self._store.submit(client, job, message)
             return
         self._clientele.submit(client, message)
-        self._watch_job(client.jobs[message.job], self._outbox.now)
+        self._notices.watch(client.jobs[message.job], self._outbox.now)
 
     def _forget(self, client: Client, message: Forget) -> None:
         job = client.jobs.get(message.job)
@@ -468,11 +489,7 @@ class ManagerCore:
 
     def _grant(self, session: Client | Worker, message: Grant) -> None:
         self._relay.grant(session.link, message)
-        if isinstance(session, Client):
-            self._clientele.granted(session, message.stream)
-
-    def _heartbeat(self, session: Client | Worker, message: Heartbeat) -> None:
-        """It was heard."""
+        self._stirred = isinstance(session, Client) and self._clientele.granted(session, message.stream)
 
     def _draining(self, worker: Worker, message: Draining) -> None:
         if worker.draining:
@@ -480,7 +497,11 @@ class ManagerCore:
         worker.draining = True
         self._scheduler.leave(worker)
         self._outbox.log("info", f"worker {worker.name} drains: it finishes what runs")
-        self._slots_changed(self._outbox.now)
+        self._notices.slots_changed(self._outbox.now)
+
+    def _drain_workers(self, client: Client, message: DrainRequest) -> None:
+        names = self._workforce.drain(self._sessions.workers.values(), message.pattern, client.name)
+        self._outbox.send(client.link, DrainReply(names))
 
     def _status(self, client: Client, message: StatusRequest) -> None:
         now, rows = self._outbox.now, STATUS_ROWS_MAX
@@ -490,39 +511,6 @@ class ManagerCore:
                 rows //= 2
             self._status_said = now, text
         self._outbox.send(client.link, StatusReply(text))
-
-    # -- what clients are told about the star ----------------------------------------------------------------
-
-    def _slots_changed(self, now: float) -> None:
-        if not self._slots_timer:
-            self._slots_timer = True
-            self._timers.set(now + self._limits.slots_said_seconds, Timer.SLOTS)
-
-    def _say_slots(self) -> None:
-        self._slots_timer = False
-        size = self._sessions.size()
-        if size == self._slots_said:
-            return
-        self._slots_said = size
-        for client in self._sessions.clients.values():
-            if client.link:
-                self._outbox.send(client.link, Slots(*size))
-
-    def _watch_job(self, job: Job, now: float) -> None:
-        """If nobody can run this job, say so after a while."""
-        if not job.noticed and not job.watched and not self._scheduler.capable(job.capability):
-            job.watched = True
-            self._timers.set(now + self._limits.notice_seconds, Timer.NOTICE, job)
-
-    def _notice(self, job: Job) -> None:
-        job.watched = False
-        client = job.client
-        if job.noticed or not job.queued or self._scheduler.capable(job.capability) or not client.link:
-            return
-        job.noticed = True
-        text = missing(job.capability, list(self._sessions.workers.values()))
-        self._outbox.log("warning", f"job {job.number} of client {client.name} waits: {text}")
-        self._outbox.send(client.link, Notice(job.client_number, text))
 
     # -- the shell's orders, and the end --------------------------------------------------------------------------
 
@@ -553,10 +541,10 @@ class ManagerCore:
 
     # -- status ----------------------------------------------------------------------------------------------
 
-    def _held_bytes(self) -> int:
+    def _held_bytes(self, clients: Iterable[Client]) -> int:
         """All bytes of payloads that are here, but for the functions that are kept in case they come again."""
         held = self._relay.held_bytes + self._blobs.held_bytes - self._blobs.idle_bytes + self._values.held_bytes
-        for client in self._everyone():
+        for client in clients:
             held += sum(len(delivery.outcome.heads) for delivery in client.unread.values())
             held += sum(len(run.heads) for run in self._clientele.runs(client))
         return held
@@ -564,6 +552,16 @@ class ManagerCore:
     def _everyone(self) -> list[Client]:
         """Clients, and who keeps stored jobs for them."""
         return [*self._sessions.clients.values(), *self._store.keepers.values()]
+
+    def _used_bytes(self) -> int:
+        """What counts against the budget: what is here, and what was granted and is still to come.
+
+        Stored jobs do not: they have a sum of their own (`stored.py`).
+        """
+        clients = self._sessions.clients.values()
+        unread = sum(client.unread_bytes for client in clients)
+        held = self._held_bytes(clients) - self._store.body_bytes
+        return BASE_BYTES + held + self._relay.promised_bytes + self._blobs.idle_bytes + unread
 
 
 _FROM_CLIENT: dict[type, Callable[[ManagerCore, Client, Any], None]] = {
@@ -573,27 +571,27 @@ _FROM_CLIENT: dict[type, Callable[[ManagerCore, Client, Any], None]] = {
     Blob: lambda core, client, message: core._clientele.blob(client, message),
     Cancel: lambda core, client, message: core._clientele.cancel(client, message),
     Detach: lambda core, client, message: core._store.detach(client, message),
+    DrainRequest: ManagerCore._drain_workers,
     Forget: ManagerCore._forget,
     Goodbye: ManagerCore._goodbye,
     Grant: ManagerCore._grant,
-    Heartbeat: ManagerCore._heartbeat,
     Inquire: lambda core, client, message: core._store.inquire(client, message),
     JobMessage: lambda core, client, message: core._clientele.job(client, message),
     Share: lambda core, client, message: core._clientele.share(client, message),
     StatusRequest: ManagerCore._status,
+    StoryRequest: lambda core, client, message: core._stories.answer(client, message.question, message.task),
     Submit: ManagerCore._submit,
 }
-"""What a client may say after HELLO."""
+"""What a client may say after HELLO, beside HEARTBEAT."""
 
 _FROM_WORKER: dict[type, Callable[[ManagerCore, Worker, Any], None]] = {
     Abort: ManagerCore._worker_abort,
     Draining: ManagerCore._draining,
     Goodbye: ManagerCore._goodbye,
     Grant: ManagerCore._grant,
-    Heartbeat: ManagerCore._heartbeat,
     Result: lambda core, worker, message: core._results.take(worker, message),
     Retracted: lambda core, worker, message: core._workforce.retracted(worker, message),
     Started: lambda core, worker, message: core._workforce.started(worker, message),
     Want: lambda core, worker, message: core._workforce.wanted(worker, message.digest),
 }
-"""What a worker may say after HELLO."""
+"""What a worker may say after HELLO, beside HEARTBEAT."""

@@ -13,11 +13,13 @@ from array import array
 from collections.abc import Iterable, Iterator
 
 from starcore.errors import Code, OverrunError, Status
+from starcore.manager import facts
 from starcore.manager.flows import Flow
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.state import TASK_OVERHEAD_BYTES, Client, Delivery, Job, Leased, Limits, Run
 from starcore.manager.stored import Keeper
+from starcore.manager.story import Stories
 from starcore.messages import Abort, Buffer, Column, Outcome
 
 Piece = tuple[Run, int, int]
@@ -27,9 +29,10 @@ Piece = tuple[Run, int, int]
 class Deliveries:
     """What clients have not acknowledged."""
 
-    def __init__(self, outbox: Outbox, relay: Relay, limits: Limits) -> None:
+    def __init__(self, outbox: Outbox, relay: Relay, stories: Stories, limits: Limits) -> None:
         self._outbox = outbox
         self._relay = relay
+        self._stories = stories
         self._limits = limits
         self.full: set[Client] = set()
         """Clients whose unread answers exceed their result credit: nothing is dispatched for them."""
@@ -69,8 +72,16 @@ class Deliveries:
             else:
                 run.answers[start] = delivery
         self._unread(client, measure)
+        if self._outbox.journaled and job.journaled and pieces:
+            self._outbox.record(facts.of_outcome(job, delivery))
         self._send(client, delivery, window=True)
         return delivery
+
+    def restore(self, client: Client, delivery: Delivery) -> None:
+        """Take in an outcome of an earlier manager's."""
+        client.unread[delivery.outcome.sequence] = delivery
+        client.settled_bytes += delivery.bytes * delivery.settled
+        self._unread(client, delivery.bytes)
 
     def settle(self, job: Job, pieces: list[Piece], attempt: int, status: Status, text: str = "") -> None:
         """Make an OUTCOME that no worker had a part in: the tasks were cancelled, or cannot run."""
@@ -80,13 +91,15 @@ class Deliveries:
         for run, start, stop in pieces:
             indices.extend(range(run.first + start, run.first + stop))
         sizes = array("I", [len(head)]) * count
+        self._stories.settled(job, indices, attempt, status, text)
         self.deliver(job, pieces, indices, attempt, bytes((status,)) * count, sizes, head * count, settled=True)
 
-    def refuse(self, job: Job, indices: Iterable[int], status: Status) -> None:
+    def refuse(self, job: Job, indices: Iterable[int], status: Status, text: str = "") -> None:
         """Make an OUTCOME of tasks that are not here at all."""
-        column = array("I", indices)
-        zeros = array("I", bytes(4 * len(column)))
-        self.deliver(job, [], column, 0, bytes((status,)) * len(column), zeros, b"", settled=True)
+        column, head = array("I", indices), text.encode()
+        count = len(column)
+        sizes = array("I", [len(head)]) * count
+        self.deliver(job, [], column, 0, bytes((status,)) * count, sizes, head * count, settled=True)
 
     def acknowledge(self, client: Client, sequence: int) -> Delivery | None:
         """The client has an outcome whole. Returns what it was; None if that is long over."""
@@ -106,6 +119,7 @@ class Deliveries:
                 run.job.remove(run)
         if not delivery.pieces:
             self.read.append(delivery)
+        self._stories.delivered(delivery)
         return delivery
 
     def keep(self, delivery: Delivery) -> None:
@@ -176,6 +190,8 @@ class Deliveries:
         if delivery.flow is not None:
             stream = delivery.outcome.job << 32 | delivery.outcome.indices[0]
             self._relay.aim(delivery.flow, client.link, stream, delivery.outcome.attempt, window=window)
+        else:
+            self._relay.among(client.link)
 
     def _unread(self, client: Client, change: int) -> None:
         client.unread_bytes += change

@@ -12,8 +12,11 @@ from array import array
 from dataclasses import dataclass
 
 from starcore.errors import Status
+from starcore.manager import facts
+from starcore.manager.columns import contiguous
 from starcore.manager.delivery import Deliveries
 from starcore.manager.outbox import Outbox
+from starcore.manager.records import Requeued
 from starcore.manager.relay import Relay
 from starcore.manager.scheduling import UNKNOWN_SECONDS, Scheduler
 from starcore.manager.state import (
@@ -27,8 +30,9 @@ from starcore.manager.state import (
     State,
     Step,
     Worker,
-    contiguous,
 )
+from starcore.manager.story import Stories
+from starcore.texts import FURTHER_CHARS_MAX, NAME_CHARS_MAX, plain, plain_lines, task_name
 
 
 @dataclass(slots=True)
@@ -45,25 +49,37 @@ class Leases:
     """The books of what is leased."""
 
     def __init__(
-        self, epoch: int, outbox: Outbox, relay: Relay, scheduler: Scheduler, deliveries: Deliveries, limits: Limits
+        self,
+        epoch: int,
+        outbox: Outbox,
+        relay: Relay,
+        scheduler: Scheduler,
+        deliveries: Deliveries,
+        stories: Stories,
+        limits: Limits,
     ) -> None:
         self._outbox = outbox
         self._relay = relay
         self._scheduler = scheduler
         self._deliveries = deliveries
+        self._stories = stories
         self._limits = limits
         self._next = epoch << 32
         self.counters = Counters()
 
-    def begin(self, worker: Worker, span: Span, now: float) -> Leased:
-        """Lease queued tasks to a worker."""
+    def begin(self, worker: Worker, span: Span, now: float, number: int = 0) -> Leased:
+        """Lease queued tasks to a worker, under new numbers or those that it has from an earlier manager."""
         run, count = span.run, span.stop - span.start
         job = run.job
         mean = job.mean_seconds
         estimate = UNKNOWN_SECONDS if mean is None else mean
         marks = bytearray(count)
-        leased = Leased(self._next, run, span.start, span.attempt, worker, marks, count, now, estimate, span.moved)
-        self._next += count
+        first = number or self._next
+        leased = Leased(first, run, span.start, span.attempt, worker, marks, count, now, estimate, span.moved)
+        if not number:
+            self._next += count
+            if self._outbox.journaled and job.journaled:
+                self._outbox.record(facts.of_lease(leased))
         run.step(span.start, span.stop, Step.LEASE)
         job.leased += count
         job.client.leased += count
@@ -71,6 +87,7 @@ class Leases:
         worker.leases.append(leased)
         worker.arena_used_bytes += run.body(span.start)
         self._scheduler.lease(leased)
+        self._stories.leased(leased)
         return leased
 
     def close(self, leased: Leased, low: int, high: int, mark: Mark, seconds: float = 0.0) -> None:
@@ -89,42 +106,54 @@ class Leases:
             self._remove(leased)
         self._scheduler.finished(leased, count, seconds)
 
-    def give_back(self, leased: Leased, low: int, high: int, *, moved: bool = False) -> None:
+    def give_back(self, leased: Leased, low: int, high: int, cause: str, *, moved: bool = False) -> None:
         """Leases end without a result: their tasks are queued for the next attempt."""
         self.close(leased, low, high, Mark.ENDED)
         run = leased.run
         start, stop = leased.start + low, leased.start + high
         for first, last in _leased_ranges(run, start, stop):
-            self.requeue(run, first, last, leased.attempt, moved=moved)
+            self.requeue(run, first, last, leased.attempt, cause, moved=moved)
 
     def count_loss(self, leased: Leased, offset: int, cause: str, seconds: float = 0.0) -> None:
-        """A slot or worker died while this task ran, or may have: try again, but not for ever."""
+        """A slot or worker died while this task ran, or may have: try again, but not for ever.
+
+        The cause may have several lines, as a worker writes them: the first says what happened.
+        """
         run, position = leased.run, leased.start + offset
         self.close(leased, offset, offset + 1, Mark.ENDED, seconds)
         if run.states[position] != State.LEASED:
             return
         task = run.task(position)
         task.losses += 1
-        task.cause = cause
+        what, *stack = plain_lines(cause)
+        worker = f"worker {leased.worker.name} ({leased.worker.host})"
+        task.deaths.append(f"attempt {leased.attempt}, {worker}: {plain(what, FURTHER_CHARS_MAX)}")
+        if self._outbox.journaled and run.job.journaled:
+            self._outbox.record(facts.of_trouble(run, position, task))
         if task.losses < self._limits.crash_tasks_max:
-            self.requeue(run, position, position + 1, leased.attempt)
+            self.requeue(run, position, position + 1, leased.attempt, cause)
             return
         job = run.job
         run.step(position, position + 1, Step.FAIL)
         job.failed += 1
         self.unlease(job, 1)
         text = (
-            f"{cause}; last run by worker {leased.worker.name} ({leased.worker.host}), attempt {leased.attempt}: "
+            f"{what}; last run by {worker}, attempt {leased.attempt}: "
             f"given up after {task.losses} deaths under this task"
         )
-        self._outbox.log("warning", f"job {job.number} task {run.first + position}: {text}")
-        self._deliveries.settle(job, [(run, position, position + 1)], leased.attempt, Status.CRASHED, text)
+        name = task_name(job.client.session, job.client_number, run.first + position)
+        self._outbox.log("warning", f"task {name} ({plain(job.message.function, NAME_CHARS_MAX)}): {text}")
+        report = "\n".join([text, *(f"  {death}" for death in task.deaths), *stack])
+        self._deliveries.settle(job, [(run, position, position + 1)], leased.attempt, Status.CRASHED, report)
 
-    def requeue(self, run: Run, start: int, stop: int, attempt: int, *, moved: bool = False) -> None:
-        """Leased tasks wait again, for their next attempt."""
+    def requeue(self, run: Run, start: int, stop: int, attempt: int, cause: str, *, moved: bool = False) -> None:
+        """Leased tasks wait again, for their next attempt; `cause` says why."""
         run.step(start, stop, Step.REQUEUE)
         self.counters.requeued += stop - start
+        self._stories.requeued(run, start, stop, attempt, cause)
         self.unlease(run.job, stop - start)
+        if self._outbox.journaled and run.job.journaled:
+            self._outbox.record(Requeued(run.job.number, run.first + start, stop - start, attempt + 1))
         span = run.span(start, stop, attempt + 1)
         span.moved = moved
         self._scheduler.queue(span)
@@ -154,6 +183,11 @@ class Leases:
     def check(self, worker: Worker) -> None:
         """Assert the invariants of one worker's account."""
         assert worker.free + worker.running == worker.slots
+        assert all(worker in job.workers for job in worker.jobs.values())
+        if not worker.leases:
+            idle = (worker.unfinished, worker.asked, worker.arena_used_bytes, worker.arriving, worker.arriving_bytes)
+            assert not any(idle) and not worker.answers_of and not worker.arriving_of, (worker.name, idle)
+            return
         assert worker.unfinished == sum(leased.left for leased in worker.leases), worker.name
         assert worker.asked == sum(leased.marks.count(Mark.ASKED) for leased in worker.leases), worker.name
         bodies = sum(leased.run.body(leased.start) for leased in worker.leases if leased.left)
@@ -165,16 +199,18 @@ class Leases:
         assert worker.arriving_bytes == sum(leased.run.body(leased.start) for leased in arriving), worker.name
         assert [leased.first for leased in worker.leases] == sorted(leased.first for leased in worker.leases)
         for leased in worker.leases:
-            assert leased.left == sum(1 for _ in leased.live())
+            assert leased.left == sum(map(leased.marks.count, _LIVE))
             assert leased.left or leased.answering
             assert leased.marks.count(Mark.ANSWERING) == len(leased.answering)
             assert leased in leased.run.job.leased_runs
-        assert all(worker in job.workers for job in worker.jobs.values())
 
     @staticmethod
     def _remove(leased: Leased) -> None:
         leased.worker.remove(leased)
         del leased.run.job.leased_runs[leased]
+
+
+_LIVE = (Mark.HELD, Mark.STARTED, Mark.ASKED)
 
 
 def _body(delivery: Delivery) -> int:

@@ -6,6 +6,7 @@ The one event that only a manager knows stands here too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from starcore.events import Action, Close, Drop, Finished, Log, Send, SendChunk, Spill, Spooled, Token
 from starcore.messages import Message
@@ -26,6 +27,11 @@ class SpoolFailed:
 
 class Outbox:
     """Collects actions until `take`."""
+
+    journaled = False
+    """Whether what `record` is told is kept; asked first, so that without a journal nothing is spent on one."""
+    failure = ""
+    """Why nothing new can be taken in; see `journaled.py`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -49,6 +55,9 @@ class Outbox:
         """Write a chunk: the token's bytes from `start` on."""
         self._actions.append(SendChunk(link, stream, attempt, offset, length, token, start))
         self.spoken_at[link] = self.now
+
+    def record(self, fact: Any) -> None:
+        """Have a fact (see records.py) outlive this process."""
 
     def drop(self, token: Token) -> None:
         """Give a token back."""

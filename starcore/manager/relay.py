@@ -10,8 +10,9 @@ answer, a client's blob), its sink the link it goes to; either may be absent for
       forwarded       held here     on its way         not asked for
 
 What the sink asks for is asked of the source, never more than `relay_window_bytes` beyond what was forwarded, and
-for all flows into one link together never more than `relay_link_bytes`: flows beyond that are *thirsty* and wait.
-So the held bytes are bounded however slow a sink is. Chunks leave as they came, cut only where a grant cuts them.
+for all flows into one link together never more than `relay_link_bytes`, nor than what is left of the budget for all
+links (`budget.py`): flows beyond that are *thirsty* and wait. So the held bytes are bounded however slow sinks are.
+Chunks leave as they came, cut only where a grant cuts them.
 
 On one link bytes never come twice, so a sink that comes back and asks for what has already left makes the flow
 *rewind*: the source is asked for its next attempt, from that offset.
@@ -32,13 +33,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from starcore.events import ChunkReceived, Spooled
+from starcore.manager.budget import WINDOW_BYTES_MIN, Budget, Shares
 from starcore.manager.flows import FIRST_ATTEMPT, Flow
 from starcore.manager.outbox import Outbox
 from starcore.manager.state import Leased, Limits
 from starcore.messages import Abort, Grant
 from starcore.streams import Receiving, Sending
+
+FLOOR_BYTES_MAX = 64 << 10
+"""A link may have so much under way whatever others hold: one more peer costs about as much for its TLS."""
+FLOORS_MIN = 1024
+"""Of a budget so many floors, or more."""
+PARCHED_LINKS = 8
+"""So many links that wait for others' bytes to go are looked at in one turn."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,10 +57,12 @@ class _Port:
 
     sending: Sending
     receiving: Receiving
+    window: int
+    """What it may send unasked."""
     inbound: dict[int, Flow] = field(default_factory=dict)
     outbound: dict[int, Flow] = field(default_factory=dict)
     open: bool = True
-    """It can take a chunk now; after one it waits to be told so again."""
+    """It can take chunks now; after that it waits to be told so again."""
     promised: int = 0
     thirsty: dict[Flow, None] = field(default_factory=dict)
     reading: int = 0
@@ -62,9 +74,17 @@ class _Port:
 class Relay:
     """Every flow, and the bytes that they hold here."""
 
-    def __init__(self, outbox: Outbox, limits: Limits) -> None:
+    def __init__(self, outbox: Outbox, limits: Limits, budget: Budget | None = None) -> None:
+        budget = budget or Budget()
         self._outbox = outbox
         self._limits = limits
+        self._budget_bytes = budget.relay_bytes
+        self._floor_bytes = min(FLOOR_BYTES_MAX, limits.relay_link_bytes, budget.relay_bytes // FLOORS_MIN)
+        self._windows = Shares(budget.window_bytes, WINDOW_BYTES_MIN)
+        self.promised_bytes = 0
+        """Granted and not forwarded, over all links."""
+        self.parched: dict[int, None] = {}
+        """Links with flows that wait for the others' bytes to go."""
         self._ports: dict[int, _Port] = {}
         self.held_bytes = 0
         self.spooled_bytes = 0
@@ -74,18 +94,28 @@ class Relay:
 
     # -- links -----------------------------------------------------------------------------------------------
 
-    def open_link(self, link: int, first_window_bytes: int, *, shared: bool = True) -> None:
-        """A peer was welcomed; it takes `first_window_bytes` unasked. Over a link that is `shared` flows take turns."""
+    def open_link(self, link: int, first_window_bytes: int, *, shared: bool = True) -> int:
+        """A peer was welcomed; it takes `first_window_bytes` unasked. Over a link that is `shared` flows take turns.
+
+        Returns what it may send unasked.
+        """
         sending = Sending(first_window_bytes, turns=1) if shared else Sending(first_window_bytes)
-        self._ports[link] = _Port(sending, Receiving(self._limits.first_window_bytes))
+        window = self._windows.take(self._limits.first_window_bytes)
+        self._ports[link] = _Port(sending, Receiving(window), window)
+        return window
 
     def close_link(self, link: int) -> None:
         """A link is gone: its flows lose that end, and keep the other."""
         port = self._ports.pop(link, None)
         if port is None:
             return
-        for flow in list(port.outbound.values()):
+        self._windows.give(port.window)
+        self.promised_bytes -= port.promised + port.reading
+        self.parched.pop(link, None)
+        outbound = list(port.outbound.values())
+        for flow in outbound:  # all of them, before one that goes stirs the source of another
             self._unplace(flow)
+        for flow in outbound:
             self._unread(flow)
         for flow in port.inbound.values():
             flow.source = 0
@@ -101,11 +131,17 @@ class Relay:
             self._ports[link].open = False
 
     def writable(self, link: int) -> None:
-        """The link takes a chunk."""
+        """The link takes chunks."""
         port = self._ports.get(link)
         if port is not None:
             port.open = True
             self._pump(link, port)
+
+    def among(self, link: int) -> None:
+        """A small task or its answer leaves on a link, among the chunks of others."""
+        port = self._ports[link]
+        if port.outbound:
+            port.sending.among(self._outbox.now)
 
     # -- flows -----------------------------------------------------------------------------------------------
 
@@ -254,6 +290,18 @@ class Relay:
         self._account(flow)
         self._go_on(flow)
 
+    def irrigate(self) -> None:
+        """Let flows ask that waited until other links' bytes were gone; a few links at a time, in turn."""
+        for link in list(islice(self.parched, PARCHED_LINKS)):
+            del self.parched[link]
+            port = self._ports.get(link)
+            if port is None:
+                continue
+            self._quench(link)
+            self._moisten(port)
+            if port.thirsty or port.dry:
+                self.parched[link] = None
+
     # -- one source, many sinks ------------------------------------------------------------------------------
 
     def read(self, origin: Flow, link: int, stream: int) -> Flow:
@@ -334,9 +382,10 @@ class Relay:
             self.stir(origin)
             return
         limit = origin.begin + window
-        room = granted + self._limits.relay_link_bytes - port.reading
+        room = granted + self._room(port.reading)
         if limit > room:
             port.dry[origin] = None
+            self.parched[origin.source] = None
         self._ask(origin, receiving, min(limit, room), needed)
 
     def _weigh(self, origin: Flow) -> None:
@@ -346,8 +395,14 @@ class Relay:
         if origin.source_stream in port.receiving:
             promised = port.receiving.granted(origin.source_stream) - origin.begin
         port.reading += promised - before
+        self.promised_bytes += promised - before
         origin.promised = promised
-        while port.dry and promised < before and port.reading < self._limits.relay_link_bytes:
+        if promised < before:
+            self._moisten(port)
+
+    def _moisten(self, port: _Port) -> None:
+        """Let values that wait for others from the same link ask, as far as there is room."""
+        while port.dry and self._room(port.reading) > 0:
             flow = next(iter(port.dry))
             del port.dry[flow]
             self.stir(flow)
@@ -374,13 +429,19 @@ class Relay:
             assert flow.shared or sum(length for _, length, _ in flow.held) >= flow.end - flow.begin, flow
             assert not flow.source or self._ports[flow.source].inbound[flow.source_stream] is flow
             assert not flow.sink or self._ports[flow.sink].outbound[flow.sink_stream] is flow
+        assert self.promised_bytes == sum(port.promised + port.reading for port in self._ports.values())
         for link, port in self._ports.items():
+            assert not (port.thirsty or port.dry) or link in self.parched, link
             port.sending.check()
             port.receiving.check()
-            assert {id(flow) for flow in (*port.inbound.values(), *port.outbound.values())} <= known, link
-            assert port.promised == sum(flow.promised for flow in port.outbound.values()), link
             assert len(port.sending) == len(port.outbound), link
             assert len(port.receiving) == len(port.inbound), link
+            if not (port.inbound or port.outbound):
+                assert not (port.promised or port.thirsty or port.reading or port.dry), link
+                continue
+            assert known.issuperset(map(id, port.inbound.values())), link
+            assert known.issuperset(map(id, port.outbound.values())), link
+            assert port.promised == sum(flow.promised for flow in port.outbound.values()), link
             assert all(flow.sink == link for flow in port.thirsty), link
             assert port.reading == sum(flow.promised for flow in port.inbound.values() if flow.spread), link
             assert all(flow.source == link and flow.spread for flow in port.dry), link
@@ -397,15 +458,17 @@ class Relay:
         self._pull(flow)
 
     def _pump(self, link: int, port: _Port) -> None:
-        """Send one chunk, of the stream whose turn it is."""
-        piece = port.sending.chunk(self._outbox.now) if port.open else None
-        if piece is None:
-            return
-        stream, attempt, offset, length = piece
+        """Send what the link takes at a time, of the streams whose turn it is."""
+        if port.open:
+            for piece in port.sending.chunks(self._outbox.now):
+                port.open = False
+                self._forward(link, port, *piece)
+
+    def _forward(self, link: int, port: _Port, stream: int, attempt: int, offset: int, length: int) -> None:
+        """Send one chunk, and ask for what has room now that it is gone."""
         flow = port.outbound[stream]
         begin, _, token = flow.held[0]
         self._outbox.chunk(link, stream, attempt, offset, length, token, offset - begin)
-        port.open = False
         self._discard(flow, offset + length)
         self._account(flow)
         if flow.held:
@@ -430,9 +493,10 @@ class Relay:
         if not needed:
             return
         limit = min(needed, flow.begin + self._limits.relay_window_bytes)
-        room = receiving.granted(flow.source_stream) + self._limits.relay_link_bytes - port.promised
+        room = receiving.granted(flow.source_stream) + self._room(port.promised)
         if limit > room:
             port.thirsty[flow] = None
+            self.parched[flow.sink] = None
         self._ask(flow, receiving, min(limit, room), needed)
         self._account(flow)
 
@@ -440,7 +504,8 @@ class Relay:
         """Grant the source bytes up to `limit`, in few grants: a quarter of a window at least, or all it needs."""
         granted = receiving.granted(flow.source_stream)
         step = min(limit, needed) - granted
-        if step < min(needed - granted, self._limits.relay_window_bytes // 4):
+        least = min(self._limits.relay_window_bytes, max(self._left(), self._floor_bytes)) // 4
+        if step < min(needed - granted, least):
             return
         grant = receiving.grant(flow.source_stream, max(0, step))
         if grant is not None:
@@ -450,10 +515,21 @@ class Relay:
         """Ask for more of a kept flow."""
         self._ask(flow, receiving, flow.end + self._limits.relay_window_bytes, flow.size)
 
+    def _left(self) -> int:
+        return max(0, self._budget_bytes - self.promised_bytes)
+
+    def _room(self, promised: int) -> int:
+        """What a link may be promised beyond this, so that it has no more than is left for all others; a little always.
+
+        Two halves: after it took one, the other is left.
+        """
+        share = (self._left() - promised) // 2
+        return max(min(self._limits.relay_link_bytes - promised, share), self._floor_bytes - promised)
+
     def _quench(self, link: int) -> None:
         """Let thirsty flows ask, now that the link's budget has room."""
         port = self._ports.get(link)
-        while port is not None and port.thirsty and port.promised < self._limits.relay_link_bytes:
+        while port is not None and port.thirsty and self._room(port.promised) > 0:
             flow = next(iter(port.thirsty))
             del port.thirsty[flow]
             before = port.promised
@@ -491,6 +567,7 @@ class Relay:
         port = self._ports.get(flow.sink)
         if port is not None:
             port.promised -= flow.promised
+            self.promised_bytes -= flow.promised
             port.thirsty.pop(flow, None)
         flow.promised = 0
         flow.sink, flow.placed = 0, False
@@ -507,4 +584,5 @@ class Relay:
             granted = self._ports[flow.source].receiving.granted(flow.source_stream)
         promised = 0 if flow.shared else max(0, granted - flow.begin)
         port.promised += promised - flow.promised
+        self.promised_bytes += promised - flow.promised
         flow.promised = promised

@@ -1,11 +1,11 @@
-"""What `starcore status` says of workers and jobs, and why nobody takes a job. Pure; nothing is decided here."""
+"""What people are shown: the rows of a status, and in one sentence why a job waits. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from starcore.manager.sessions import Link
-from starcore.manager.state import Capability, Job, Worker
+from starcore.manager.state import Capability, Client, Job, Worker
 from starcore.messages import FunctionKind
 from starcore.texts import NAME_CHARS_MAX, plain
 
@@ -13,7 +13,7 @@ VERSIONS_MAX = 8
 """How many Python versions one notice lists."""
 
 
-def worker_status(worker: Worker, link: Link | None, now: float) -> dict[str, Any]:
+def worker_row(worker: Worker, link: Link | None, now: float) -> dict[str, Any]:
     """Describe a worker; `link` is its connection, where it has one."""
     return {
         "name": worker.name,
@@ -31,7 +31,21 @@ def worker_status(worker: Worker, link: Link | None, now: float) -> dict[str, An
     }
 
 
-def job_status(job: Job) -> dict[str, Any]:
+def client_row(client: Client) -> dict[str, Any]:
+    """Describe a client."""
+    return {
+        "name": client.name,
+        "address": client.address,
+        "connected": client.link != 0,
+        "queued": client.queued,
+        "leased": client.leased,
+        "unread": len(client.unread),
+        "unread_bytes": client.unread_bytes,
+        "used_seconds": client.used_seconds,
+    }
+
+
+def job_row(job: Job) -> dict[str, Any]:
     """Describe a job."""
     return {
         "job": job.number,

@@ -15,24 +15,30 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from starcore.errors import Status
+from starcore.manager import facts
+from starcore.manager.columns import contiguous
 from starcore.manager.delivery import Deliveries
 from starcore.manager.flows import Flow
 from starcore.manager.leases import Leases
 from starcore.manager.outbox import Outbox
+from starcore.manager.records import Delivered
 from starcore.manager.relay import Relay
-from starcore.manager.state import Delivery, Leased, Mark, State, Worker, contiguous
-from starcore.messages import Confirm, Result
-from starcore.texts import plain
+from starcore.manager.state import Delivery, Leased, Mark, State, Worker
+from starcore.manager.story import Stories
+from starcore.messages import Column, Confirm, Result
 
 
 class Results:
     """Answers on their way from workers to outcomes."""
 
-    def __init__(self, outbox: Outbox, relay: Relay, deliveries: Deliveries, leases: Leases) -> None:
+    def __init__(
+        self, outbox: Outbox, relay: Relay, deliveries: Deliveries, leases: Leases, stories: Stories
+    ) -> None:
         self._outbox = outbox
         self._relay = relay
         self._deliveries = deliveries
         self._leases = leases
+        self._stories = stories
 
     def take(self, worker: Worker, message: Result) -> None:
         """Leases ended."""
@@ -54,25 +60,31 @@ class Results:
             # Nothing waits for it, and the next ASSIGN takes it along: alone it would cost a lone task a TLS record.
             self._outbox.send(worker.link, Confirm(leases), hurry=False)
 
-    def acknowledged(self, delivery: Delivery) -> None:
-        """A client has an answer with a body whole: its worker may free it."""
-        run, start, stop = delivery.pieces[0]
-        job = run.job
-        failed = run.end(start, stop, delivery.outcome.statuses)
-        job.failed += failed
-        job.done += (stop - start) - failed
-        self._leases.unlease(job, stop - start)
-        leased = delivery.leased
-        if leased is not None:
-            offset = start - leased.start
-            self._leases.end_answer(leased, offset)
-            if leased.worker.link:
-                self._outbox.send(leased.worker.link, Confirm(array("Q", [leased.first + offset])))
+    def acknowledged(self, deliveries: list[Delivery]) -> None:
+        """A client has answers with bodies whole: their workers may free them, and hear it in one message each."""
+        freed: dict[int, Column] = {}
+        for delivery in deliveries:
+            run, start, stop = delivery.pieces[0]
+            job = run.job
+            failed = run.end(start, stop, delivery.outcome.statuses)
+            job.failed += failed
+            job.done += (stop - start) - failed
+            self._leases.unlease(job, stop - start)
+            if self._outbox.journaled and job.journaled:
+                self._outbox.record(Delivered(job.number, delivery.outcome.indices, delivery.outcome.statuses))
+            leased = delivery.leased
+            if leased is not None:
+                offset = start - leased.start
+                self._leases.end_answer(leased, offset)
+                freed.setdefault(leased.worker.link, array("Q")).append(leased.first + offset)
+        for link, leases in freed.items():
+            if link:
+                self._outbox.send(link, Confirm(leases))
 
     def recalled(self, delivery: Delivery) -> None:
         """An answer with a body cannot be had any more: the task runs again."""
         run, start, stop = self._deliveries.recall(delivery)
-        self._leases.requeue(run, start, stop, delivery.outcome.attempt)
+        self._leases.requeue(run, start, stop, delivery.outcome.attempt, "the worker that had its answer is gone")
 
     def dropped(self, delivery: Delivery) -> None:
         """Nobody wants an answer with a body any more."""
@@ -136,14 +148,17 @@ class Results:
             return False
         if status == Status.CRASHED:
             self._leases.counters.crashes += 1
-            self._leases.count_loss(leased, offset, plain(bytes(piece.heads).decode(errors="replace")), seconds)
+            self._leases.count_loss(leased, offset, bytes(piece.heads).decode(errors="replace"), seconds)
             return False
         if status == Status.RAISED and run.job.message.retries:
             task = run.task(position)
             if task.raised < run.job.message.retries:
                 task.raised += 1
+                if self._outbox.journaled and run.job.journaled:
+                    self._outbox.record(facts.of_trouble(run, position, task))
                 self._leases.close(leased, offset, offset + 1, Mark.ENDED, seconds)
-                self._leases.requeue(run, position, position + 1, leased.attempt)
+                cause = f"raised on worker {leased.worker.name}: retry {task.raised} of {run.job.message.retries}"
+                self._leases.requeue(run, position, position + 1, leased.attempt, cause)
                 return False
         if message.body_sizes and message.body_sizes[piece.low]:
             self._answer(piece, message.body_sizes[piece.low])
@@ -167,6 +182,7 @@ class Results:
         job.done += count - failed
         self._leases.close(leased, piece.offset, piece.offset + count, Mark.ENDED, seconds)
         self._leases.unlease(job, count)
+        self._stories.ended(leased, start, statuses)
         indices = array("I", range(run.first + start, run.first + start + count))
         self._deliveries.deliver(
             job, [(run, start, start + count)], indices, leased.attempt, statuses, sizes, piece.heads
@@ -188,6 +204,7 @@ class Results:
         seconds = self._seconds(piece)
         job.time(1, seconds)
         self._leases.close(leased, offset, offset + 1, Mark.ANSWERING, seconds)
+        self._stories.ended(leased, position, message.statuses[piece.low : piece.high])
         flow = Flow(size, source_stream=leased.first + offset, source_attempt=leased.attempt)
         self._relay.expect(flow, leased.worker.link)
         delivery = self._deliveries.deliver(

@@ -250,6 +250,12 @@ class Scheduler:
                     else:
                         group.pop(worker, None)
 
+    def spans(self) -> Iterator[Span]:
+        """All that waits, in no order."""
+        for lane in self._lanes.values():
+            for line in lane.lines.values():
+                yield from (entry[4] for entry in (*line.suspect, *line.plain, *line.bodied))
+
     def capable(self, capability: Capability) -> bool:
         """Whether a worker that is here could run such a job."""
         lane = self._lanes.get(capability)
@@ -279,10 +285,15 @@ class Scheduler:
 
     # -- decisions -------------------------------------------------------------------------------------------
 
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing to give out and nothing to move, as after most events of a lone task."""
+        return not self.tasks and not self._laden
+
     def choose(self, full: set[Client]) -> tuple[Worker, Span] | None:
         """Name the next lease, and take it out of the queue. Clients in `full` have unread answers enough."""
         if not self.tasks:
-            return None  # as after most events of a lone task
+            return None
         passed: set[tuple[_Lane, Client]] = set()
         while True:
             candidates = (

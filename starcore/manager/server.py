@@ -24,15 +24,18 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 from starcore import logs, tls
-from starcore.connection import Identify
+from starcore.connection import UNREAD_BYTES_MAX, Identify
 from starcore.driver import Driver
 from starcore.errors import AddressError, Code
-from starcore.events import Action, Finished, Log, Spill, Spooled
+from starcore.events import Action, Event, Finished, Log, Spill, Spooled
 from starcore.manager import listeners, resources
-from starcore.manager.core import Drain, Limits, ManagerCore
+from starcore.manager.core import Budget, Drain, Limits, ManagerCore
+from starcore.manager.journaled import JournaledCore, Record, Renew
+from starcore.manager.ledger import Ledger
 from starcore.manager.outbox import SpoolFailed
 from starcore.manager.spool import Spool
 from starcore.manager.stored import StoreLimits
@@ -43,6 +46,9 @@ POOL_BYTES_MAX = 16 << 20
 POOL_BUFFER_BYTES_MIN = 64 << 10
 PEERS_MIN = 1024
 """A manager that has room for fewer says so as a warning."""
+EPOCH_BITS = 31
+STEP_BITS = 8
+"""A manager with a journal begins its leases by chance a little further than one whose beginning was never written."""
 TRIM_SECONDS = 5.0
 """How long after peers came or went the memory of their handshakes goes back to the system."""
 
@@ -96,6 +102,7 @@ class ServerOptions:
 
     ports: Ports
     limits: Limits = field(default_factory=Limits)
+    budget: Budget = field(default_factory=Budget)
     store: StoreLimits = field(default_factory=StoreLimits)
     spool: Spool | None = None
     """Where stored jobs go that memory has no room for; the store's limits say how much."""
@@ -104,6 +111,8 @@ class ServerOptions:
     on_orphaned: Callable[[], None] | None = None
     shards: int = 1
     """Processes that hold the connections; with 1 this one holds them itself."""
+    journal: Path | None = None
+    """Where what is accepted outlives this process; without it, clients say it again."""
     log_options: tuple[str, ...] = ()
     """The shards' options for their logs."""
 
@@ -158,8 +167,9 @@ class Server:
         self._loop = loop
         self._pool = BufferPool()
         self._finished = asyncio.Event()
-        core = ManagerCore(secrets.randbits(31), options.limits, self._read, options.store)
-        self._driver = Driver(core, loop, self, _log)
+        self._ledger = Ledger(options.journal) if options.journal is not None else None
+        unread_bytes = min(UNREAD_BYTES_MAX, options.budget.unread_bytes)
+        self._driver = Driver(self._core(), loop, self, _log, unread_bytes)
         self._stops = 0
         self._accepted = 0
         self._trimmed = (0, 0)
@@ -174,6 +184,8 @@ class Server:
         """Carry out what only the manager's core asks for."""
         if type(action) is Log:
             _log.log(logging.getLevelName(action.level.upper()), "%s", action.text)
+        elif type(action) is Record and self._ledger is not None:
+            self._ledger.append(action)
         elif type(action) is Finished:
             self._finished.set()
         elif type(action) is Spill:
@@ -210,6 +222,31 @@ class Server:
         else:
             self.release(action.token)
 
+    def _core(self) -> ManagerCore:
+        """Make the core; with a journal, the one that was."""
+        options = self._options
+        if self._ledger is None:
+            epoch = secrets.randbits(EPOCH_BITS)
+            return ManagerCore(epoch, options.limits, self._read, options.budget, store=options.store)
+        recovery = self._ledger.recover()
+        if recovery.epoch:
+            tasks, unread = recovery.open_tasks, recovery.unread_outcomes
+            _log.info("the journal has %d open tasks and %d unread outcomes", tasks, unread)
+        return JournaledCore(
+            recovery,
+            1 + secrets.randbits(EPOCH_BITS - 1),
+            self._loop.time(),
+            step=1 + secrets.randbits(STEP_BITS),
+            limits=options.limits,
+            read=self._read,
+            budget=options.budget,
+            store=options.store,
+        )
+
+    def _feed_soon(self, event: Event) -> None:
+        """Pass on what another thread says."""
+        self._loop.call_soon_threadsafe(self._driver.feed, event)
+
     def _read(self, token: Any) -> Buffer:
         return memoryview(token) if self._switch is None else self._switch.read(token)
 
@@ -221,6 +258,9 @@ class Server:
         self._watch_signals()
         self._watch_lifeline()
         self._trim()
+        if self._ledger is not None:
+            self._ledger.start(self._feed_soon)
+            self._driver.feed(Renew())
         try:
             if self._switch is not None:
                 await self._switch.open()
@@ -230,6 +270,8 @@ class Server:
                 await self._switch.close()
             if self._options.spool is not None:
                 self._options.spool.close()
+            if self._ledger is not None:
+                self._ledger.close()
         _log.info("stopped")
 
     async def _listen(self) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 
 from starcore.errors import Code, RefusedError
 from starcore.events import Peer
+from starcore.manager import facts
+from starcore.manager.budget import Credits
 from starcore.manager.outbox import Outbox
 from starcore.manager.state import Capability, Client, Limits, Worker, python_capability
 from starcore.messages import PROTOCOL_VERSION, FunctionKind, Heartbeat, Hello, Role
@@ -24,6 +26,8 @@ from starcore.texts import NAME_CHARS_MAX, plain
 
 BEAT_MOMENTS = 20
 """Heartbeats leave at so many moments of their interval: to a thousand peers 50 in one turn of the loop."""
+RESTART_GRACE_SECONDS = 10.0
+"""How long an earlier manager's peers are waited for at least: a worker dials every 6 s at the longest."""
 SLOTS_MAX = (1 << 32) - 1
 """What a u32 of the wire says of the whole star."""
 
@@ -44,24 +48,31 @@ class Timers:
     """Times at which something is to be looked at; whoever looks finds out whether it still matters."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Timer, Any]] = []
-        self._serial = 0
+        self._times: list[float] = []
+        """A heap, in which a time stands once: a thousand links share a few moments (see BEAT_MOMENTS)."""
+        self._set: dict[float, list[tuple[Timer, Any]]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._set.values()))
 
     def set(self, when: float, timer: Timer, subject: Any = None) -> None:
         """Ask to be told at a time."""
-        self._serial += 1
-        heappush(self._heap, (when, self._serial, timer, subject))
+        others = self._set.get(when)
+        if others is None:
+            self._set[when] = [(timer, subject)]
+            heappush(self._times, when)
+        else:
+            others.append((timer, subject))
 
     def next(self) -> float | None:
         """Return the earliest time."""
-        return self._heap[0][0] if self._heap else None
+        return self._times[0] if self._times else None
 
     def due(self, now: float) -> list[tuple[Timer, Any]]:
         """Take what is due."""
-        due = []
-        while self._heap and self._heap[0][0] <= now:
-            _, _, timer, subject = heappop(self._heap)
-            due.append((timer, subject))
+        due: list[tuple[Timer, Any]] = []
+        while self._times and self._times[0] <= now:
+            due += self._set.pop(heappop(self._times))
         return due
 
 
@@ -81,14 +92,16 @@ class Link:
 class Sessions:
     """Who is connected, who is expected back."""
 
-    def __init__(self, outbox: Outbox, timers: Timers, limits: Limits) -> None:
+    def __init__(self, outbox: Outbox, timers: Timers, limits: Limits, credits: Credits) -> None:
         self._outbox = outbox
         self._timers = timers
         self._limits = limits
+        self._credits = credits
         self.links: dict[int, Link] = {}
         self.clients: dict[bytes, Client] = {}
         self.workers: dict[bytes, Worker] = {}
         self.draining = False
+        self._restored_at = float("-inf")
 
     def open(self, number: int, peer: Peer, now: float) -> None:
         """A connection stands; its peer has to greet."""
@@ -101,6 +114,14 @@ class Sessions:
         self._outbox.spoken_at.pop(number, None)
         return self.links.pop(number, None)
 
+    def beat(self, number: int, now: float) -> bool:
+        """A heartbeat came. False where it is out of place: its peer has not greeted, or is gone."""
+        link = self.links.get(number)
+        if link is None or link.owner is None:
+            return False
+        link.heard_at = now
+        return True
+
     def watch(self, number: int, now: float) -> tuple[Code, str] | None:
         """Fill the silence on a link. Returns why it has to be closed, if it has."""
         link = self.links.get(number)
@@ -111,9 +132,11 @@ class Sessions:
             return Code.SILENT, f"no greeting within {limits.greeting_seconds:g} s"
         if now >= link.heard_at + limits.silence_seconds:
             return Code.SILENT, f"nothing heard for {limits.silence_seconds:g} s"
-        if now >= self._beat_at(number):
+        beat_at = self._beat_at(number)
+        if now >= beat_at:
             self._outbox.send(number, Heartbeat())
-        self._watch_at(link, min(link.heard_at + limits.silence_seconds, self._beat_at(number)))
+            beat_at = self._beat_at(number)
+        self._watch_at(link, min(link.heard_at + limits.silence_seconds, beat_at))
         return None
 
     def greet(self, link: Link, hello: Hello, now: float) -> tuple[Client | Worker, bool]:
@@ -125,16 +148,29 @@ class Sessions:
             resumed = session is not None
             if session is None:
                 session = self.clients[hello.session] = _client(link, hello)
-            session.result_bytes = min(hello.result_bytes, self._limits.result_bytes)
+            session.result_bytes = min(hello.result_bytes, self._credits.open(hello.session)[1])
         else:
             session = self.workers.get(hello.session)
             resumed = session is not None
             if session is None:
                 session = self.workers[hello.session] = _worker(link, hello)
         session.address = link.peer.address
+        session.fingerprint, session.certificate = link.peer.fingerprint, link.peer.name  # they may be renewed
+        if self._outbox.journaled and not resumed:
+            self._outbox.record(facts.of_session(session))
         link.owner = session
         self._watch_at(link, now + self._limits.heartbeat_seconds)
         return session, resumed
+
+    def restore(self, session: Client | Worker, now: float) -> None:
+        """Wait for a peer of an earlier manager's, a little longer than usual: it has to notice first."""
+        if isinstance(session, Client):
+            self.clients[session.session] = session
+            self._credits.open(session.session)
+        else:
+            self.workers[session.session] = session
+        self._restored_at = now
+        self.absent(session, now)
 
     def expired(self, session: Client | Worker, now: float) -> bool:
         """Whether an absent session has been waited for long enough."""
@@ -142,9 +178,10 @@ class Sessions:
             known, grace = self.clients.get(session.session) is session, self._limits.session_grace_seconds
         else:
             known, grace = self.workers.get(session.session) is session, self._limits.worker_grace_seconds
-        session.awaited = known and not session.link and now < session.left_at + grace
+        until = max(session.left_at + grace, self._restored_at + RESTART_GRACE_SECONDS)
+        session.awaited = known and not session.link and now < until
         if session.awaited:
-            self._timers.set(session.left_at + grace, Timer.GRACE, session)
+            self._timers.set(until, Timer.GRACE, session)
         return known and not session.link and not session.awaited
 
     def absent(self, session: Client | Worker, now: float) -> None:
@@ -196,7 +233,7 @@ class Sessions:
                 Code.ROLE, f"a {role.name.lower()}'s certificate and port, but the peer says {hello.role.name.lower()}"
             )
         known = self.clients.get(hello.session) if role == Role.CLIENT else self.workers.get(hello.session)
-        if known is not None and known.fingerprint != link.peer.fingerprint:
+        if known is not None and known.certificate != link.peer.name and known.fingerprint != link.peer.fingerprint:
             raise RefusedError(Code.ROLE, "this session belongs to another certificate")
         if known is not None and known.link > link.number:  # its dialer gave this link up before it made that one
             raise RefusedError(Code.SUPERSEDED, "this session has a newer connection")

@@ -59,9 +59,10 @@ class PeerConnection(Connection):
         """Chunks that were written, and whose room is not known yet to be free."""
         self.faulty = False
 
-    def greeted(self) -> None:
+    def greeted(self, silence_seconds: float) -> None:
         """The peer was welcomed: chunks may come."""
         self._reader.greeted()
+        self.watch(silence_seconds)
 
     def write(self, frames: bytes) -> None:
         """Queue frames for this turn's one write."""
@@ -250,9 +251,10 @@ class Shard:
         )
 
     def _greeted(self, meta: memoryview, payload: memoryview) -> None:
-        connection = self._links.get(NUMBER.unpack(meta)[0])
+        number, silence_seconds = cable.GREETED.unpack(meta)
+        connection = self._links.get(number)
         if connection is not None:
-            connection.greeted()
+            connection.greeted(silence_seconds)
 
     def _write(self, meta: memoryview, payload: memoryview) -> None:
         connection = self._links.get(NUMBER.unpack(meta)[0])

@@ -92,6 +92,8 @@ class Limits:
     blob_idle_bytes: int = 64 << 20
     blobs_idle_max: int = 4096
     crash_tasks_max: int = 3
+    story_bytes: int = 8 << 20
+    """Of what happened to tasks, for whoever asks: 16,384 records."""
 
     def __post_init__(self) -> None:
         """Let several heartbeats fit into the longest silence, however short that was made."""
@@ -157,7 +159,7 @@ class Task:
 
     losses: int = 0
     raised: int = 0
-    cause: str = ""
+    deaths: list[str] = field(default_factory=list)
     settled: bool = False
     """Its client was told an outcome once (and has taken the credit back), though that answer was lost."""
 
@@ -417,6 +419,8 @@ class Job:
     values: tuple[Value, ...] = ()
     """Shared values that every task needs."""
     forgotten: bool = False
+    journaled: bool = True
+    """Whether the journal tells of it; stored jobs, and what reads them, end with the manager."""
     watched: bool = False
     noticed: bool = False
     way_seconds: float = 0.0
@@ -482,6 +486,8 @@ class Client:
     left_at: float = 0.0
     awaited: bool = False
     """A timer for its grace is set."""
+    certificate: str = ""
+    """The name that its certificate was issued for, also to the one that renews it."""
     jobs: dict[int, Job] = field(default_factory=dict)
     newest: int = 0
     """The order of the run that came last."""
@@ -520,6 +526,8 @@ class Worker:
     left_at: float = 0.0
     awaited: bool = False
     """A timer for its grace is set."""
+    certificate: str = ""
+    """The name that its certificate was issued for, also to the one that renews it."""
     draining: bool = False
     reserved: bool = False
     """It gets nothing new until it is empty: a suspect is to run on it alone."""
@@ -539,7 +547,7 @@ class Worker:
     arena_used_bytes: int = 0
     jobs: dict[int, Job] = field(default_factory=dict)
     forgotten: list[int] = field(default_factory=list)
-    """Jobs that were over while it was away."""
+    """Jobs that were over lately, or while it was away: it may not have heard of that."""
     blobs: dict[bytes, Flow | None] = field(default_factory=dict)
     """Sent in this session, with the flow of one that is still on its way."""
     values: dict[bytes, Flow | None] = field(default_factory=dict)
@@ -579,22 +587,3 @@ def _first(record: Run | Leased) -> int:
 def python_capability(python: str) -> Capability:
     """Name what a job with shipped code needs: a Python of the same major and minor version."""
     return FunctionKind.SHIPPED, ".".join(python.split(".")[:2])
-
-
-def contiguous(numbers: Column) -> Iterator[tuple[int, int]]:
-    """Cut a column into its longest pieces of consecutive numbers, as (start, stop) positions."""
-    if not numbers:
-        return
-    count, first = len(numbers), numbers[0]
-    if count == 1:
-        yield 0, 1
-        return
-    if numbers[-1] - first == count - 1 and numbers == array(numbers.typecode, range(first, first + count)):
-        yield 0, count
-        return
-    start = 0
-    for place in range(1, count):
-        if numbers[place] != numbers[place - 1] + 1:
-            yield start, place
-            start = place
-    yield start, count

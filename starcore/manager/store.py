@@ -29,7 +29,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from starcore.errors import Code, OverrunError, Status, UnexpectedError
-from starcore.manager.clients import Clientele, gaps
+from starcore.manager.clients import Clientele
+from starcore.manager.columns import gaps
 from starcore.manager.delivery import Deliveries
 from starcore.manager.flows import Flow
 from starcore.manager.outbox import Outbox
@@ -96,6 +97,9 @@ class Store:
         """A timer is set to look for jobs that were kept for too long: one, however many there are."""
         self._roomier = False
         """Since a waiting job was last looked at, something has gone or come."""
+        self.earlier_jobs = 0
+        """Clients' jobs up to this number are from an earlier manager's journal; what it stored of them is lost."""
+        self._warned = False
         self.bytes = 0
         """What all stored jobs take."""
 
@@ -110,6 +114,9 @@ class Store:
         if stored is None:
             if source.runs or source in self._readings:
                 raise UnexpectedError(f"job {message.job} is to be stored, and has tasks already")
+            if source.number <= self.earlier_jobs:  # its client has let go of what had arrived there
+                self._say(source, Code.GONE, "the manager began anew, and what it had stored of this job is lost")
+                return
             reason = self._refusal(client, source, message)
             if reason:
                 self._say(source, Code.UNEXPECTED, reason)
@@ -134,7 +141,8 @@ class Store:
         known = stored.overlapping(message.first, message.first + count)
         if known and not message.again:
             raise UnexpectedError(f"tasks of job {message.job} were submitted before")
-        for piece in gaps(message, known) if known else (message,):
+        new = gaps(message, [(run.first, run.stop) for run in known]) if known else (message,)
+        for piece in new:
             self._measure(stored, piece)
             self._clientele.take(stored, piece, client.link)
             self._took(stored, source, piece)
@@ -227,7 +235,7 @@ class Store:
         if isinstance(owner, Argument):
             self._brought(owner, flow)
         else:
-            self._results.acknowledged(owner)
+            self._results.acknowledged([owner])
             self._deliveries.keep(owner)
             self._tell(owner, flow)
 
@@ -291,6 +299,11 @@ class Store:
                 for run in stored.runs:
                     yield from lenders(run)
 
+    @property
+    def body_bytes(self) -> int:
+        """What is here of all bodies, in memory or in files."""
+        return sum(flow.end - flow.begin for flow in self.flows())
+
     # -- private ---------------------------------------------------------------------------------------------
 
     def _refusal(self, client: Client, source: Job, message: Detach) -> str:
@@ -329,6 +342,9 @@ class Store:
             changed_at=now,
         )
         self._clientele.adopt(stored, source)
+        if self._outbox.journaled and not self._warned:
+            self._warned = True
+            self._outbox.log("warning", f"detached jobs, as {stored.name}, are not in the journal: they end with me")
         keeper.names[stored.name] = stored
         self._sources[source] = stored
         self.claimed[source] = None

@@ -70,6 +70,7 @@ class Keeper(Client):
 class StoredJob(Job):
     """A job whose tasks, arguments and answers are the manager's."""
 
+    journaled: bool = False
     name: str = ""
     note: Buffer = b""
     """Its client's own, opaque: how the answers are put together."""

@@ -42,7 +42,8 @@ from starcore.manager.shard import FAULTS
 from starcore.messages import Buffer, Message, Role, Welcome
 
 CHUNKS_AHEAD = 2
-"""Chunks that a link was told to send and has no room for yet: the second one hides the way to the shard and back."""
+"""With so many chunks that it was told to send and has no room for yet, a link takes no more: the second one hides the
+way to the shard and back."""
 WRITE_BYTES_MAX = 256 << 10
 """Of one WRITE; a message may be longer."""
 START_SECONDS_MAX = 30.0
@@ -84,15 +85,15 @@ class RemoteLink:
         return self._ahead >= CHUNKS_AHEAD
 
     def room(self) -> bool:
-        """One chunk was written, and there is room for another. Returns whether the link was blocked by that."""
+        """One chunk was written. Returns whether the link was blocked until then."""
         blocked = self.blocked
         self._ahead -= 1
-        return blocked
+        return blocked and not self.blocked
 
     def send(self, message: Message, *, hurry: bool = True) -> None:
         """Send a message."""
         if type(message) is Welcome:
-            self._cable.say(Order.GREETED, self._name)
+            self._cable.say(Order.GREETED, cable.GREETED.pack(self.link, message.silence_seconds))
         frame = codec.encode(message)
         if len(frame) <= WRITE_BYTES_MAX:
             self._cable.say(Order.WRITE, self._name, frame, hurry=hurry)

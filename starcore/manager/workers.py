@@ -11,18 +11,29 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 
 from starcore.manager.blobs import Blobs
+from starcore.manager.columns import contiguous
 from starcore.manager.delivery import Deliveries
 from starcore.manager.flows import Flow
 from starcore.manager.leases import Leases
 from starcore.manager.outbox import Outbox
+from starcore.manager.records import WorkerOver
 from starcore.manager.relay import Relay
 from starcore.manager.results import Results
 from starcore.manager.scheduling import MOVE_SECONDS, Scheduler, head_bytes
-from starcore.manager.state import Job, Leased, Mark, Run, Span, State, Worker, contiguous
+from starcore.manager.state import Job, Leased, Mark, Run, Span, State, Worker
+from starcore.manager.story import Stories
 from starcore.manager.values import Values
-from starcore.messages import Assign, Column, Forget, Retract, Retracted, Running, Started
+from starcore.messages import Assign, Column, Drain, Forget, Retract, Retracted, Running, Started
+from starcore.texts import NAME_CHARS_MAX, plain
+
+DRAINED_MAX = 2000
+"""How many names the answer to one DRAIN_REQUEST lists: so that they fit one message, however long they are."""
+
+FORGETS_REPEATED_MAX = 1024
+"""How many FORGETs are said again to a worker that comes back: the last ones may have been lost with its link."""
 
 
 class Workforce:
@@ -38,6 +49,7 @@ class Workforce:
         deliveries: Deliveries,
         leases: Leases,
         results: Results,
+        stories: Stories,
     ) -> None:
         self._outbox = outbox
         self._relay = relay
@@ -47,6 +59,7 @@ class Workforce:
         self._deliveries = deliveries
         self._leases = leases
         self._results = results
+        self._stories = stories
         self.leasing = True
         """False in a drain: nothing new is given out."""
         self.move_at: float | None = None
@@ -57,10 +70,11 @@ class Workforce:
     def dispatch(self, now: float) -> None:
         """Give out all that can be given, then see whether work has to move."""
         self.move_at = None
-        arrived, self._relay.arrived = self._relay.arrived, []
-        for leased in arrived:
-            self._scheduler.arrived(leased, now)
-        if not self.leasing:
+        if self._relay.arrived:
+            arrived, self._relay.arrived = self._relay.arrived, []
+            for leased in arrived:
+                self._scheduler.arrived(leased, now)
+        if not self.leasing or self._scheduler.settled:
             return
         while (choice := self._scheduler.choose(self._deliveries.full)) is not None:
             self._assign(*choice, now)
@@ -101,10 +115,10 @@ class Workforce:
         """No task of this job will come any more."""
         for worker in job.workers:
             worker.jobs.pop(job.number, None)
+            worker.forgotten.append(job.number)
             if worker.link:
                 self._outbox.send(worker.link, Forget(job.number))
-            else:
-                worker.forgotten.append(job.number)
+                del worker.forgotten[:-FORGETS_REPEATED_MAX]
         job.workers.clear()
 
     # -- what workers say ------------------------------------------------------------------------------------
@@ -112,7 +126,9 @@ class Workforce:
     def retracted(self, worker: Worker, message: Retracted) -> None:
         """A worker gave back what it had not started, and keeps the rest."""
         for leased, low, high in self._held(worker, message.leases):
-            self._leases.give_back(leased, low, high, moved=leased.marks[low] == Mark.ASKED)
+            moved = leased.marks[low] == Mark.ASKED
+            cause = f"{'taken' if moved else 'given'} back from worker {worker.name}, where it had not begun"
+            self._leases.give_back(leased, low, high, cause, moved=moved)
         for leased, low, high in self._held(worker, message.declined):
             for offset in range(low, high):
                 self._mark(leased, offset, Mark.STARTED)
@@ -127,6 +143,8 @@ class Workforce:
                 self._mark(leased, offset, Mark.STARTED)
                 if not told and run.states[leased.start + offset] == State.LEASED:
                     running.append(run.first + leased.start + offset)
+            if running:
+                self._stories.running(leased, running)
             client = run.job.client
             if running and client.link:
                 self._outbox.send(client.link, Running(run.job.client_number, running))
@@ -143,7 +161,8 @@ class Workforce:
             missing = [offset for offset in leased.live() if leased.first + offset not in held]
             lost += len(missing)
             for low, high in contiguous(array("Q", missing)):
-                self._leases.give_back(leased, missing[low], missing[high - 1] + 1)
+                cause = f"worker {worker.name} came back without it"
+                self._leases.give_back(leased, missing[low], missing[high - 1] + 1, cause)
             for offset in [offset for offset in leased.answering if leased.first + offset not in held]:
                 self._results.lose(leased, offset)
             flow = leased.run.flows.get(leased.start)
@@ -152,7 +171,6 @@ class Workforce:
         self._retract_again(worker, leases)
         for number in worker.forgotten:
             self._outbox.send(worker.link, Forget(number))
-        worker.forgotten.clear()
         return lost
 
     def lose(self, worker: Worker, *, blame: bool) -> int:
@@ -166,6 +184,9 @@ class Workforce:
         """
         running = worker.slots if blame else 0
         lost = 0
+        if self._outbox.journaled:
+            self._outbox.record(WorkerOver(worker.session))
+        cause = f"the connection to worker {worker.name} was lost" if blame else f"worker {worker.name} left"
         for leased in list(worker.leases):
             for offset in list(leased.answering):
                 self._results.lose(leased, offset)
@@ -178,10 +199,9 @@ class Workforce:
                     running -= 1
             innocent = array("Q", sorted(set(live).difference(suspects)))
             for offset in suspects:
-                cause = f"the connection to worker {worker.name} was lost"
                 self._leases.count_loss(leased, offset, cause)
             for low, high in contiguous(innocent):
-                self._leases.give_back(leased, innocent[low], innocent[high - 1] + 1)
+                self._leases.give_back(leased, innocent[low], innocent[high - 1] + 1, cause)
         for job in worker.jobs.values():
             job.workers.pop(worker, None)
         worker.jobs.clear()
@@ -189,6 +209,17 @@ class Workforce:
             self._blobs.retire(worker, digest)
         self._values.lose(worker)
         return lost
+
+    def drain(self, workers: Iterable[Worker], pattern: str, client: str) -> list[str]:
+        """Tell the connected workers of this name or host to finish and leave; return their names."""
+        names: list[str] = []
+        for worker in workers:
+            if worker.link and (fnmatchcase(worker.name, pattern) or fnmatchcase(worker.host, pattern)):
+                self._outbox.send(worker.link, Drain(f"asked by client {client}"))
+                names.append(worker.name)
+        asked = plain(pattern, NAME_CHARS_MAX)
+        self._outbox.log("info", f"client {client} drains {asked}: {len(names)} worker{'s' * (len(names) != 1)}")
+        return names[:DRAINED_MAX]
 
     def wanted(self, worker: Worker, digest: bytes) -> None:
         """A worker lacks a function or a value."""
@@ -233,6 +264,8 @@ class Workforce:
         if flow is not None:
             flow.leased = leased
             self._relay.aim(flow, worker.link, leased.first, span.attempt)
+        else:
+            self._relay.among(worker.link)
 
     def _retract_again(self, worker: Worker, held: Column) -> None:
         """Say once more what a returning worker may not have heard, and take from it what nobody knows of."""

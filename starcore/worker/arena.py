@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from starcore._framing import Segment
+from starcore.capacity import memory_limit_bytes
 from starcore.worker.runs import segment_bytes
 
 CHECKED_BYTES = 16 << 20
@@ -245,33 +246,6 @@ class Pool:
 
 
 # -- how much there is ---------------------------------------------------------------------------------------
-
-
-def memory_limit_bytes() -> int:
-    """Return the memory that this process may use: its cgroup's limit, else the machine's."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-        limits += _cgroup_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
-        return min(limits)
-    return 4 << 30
-
-
-def _cgroup_limits(membership: Path, root: Path) -> list[int]:
-    """Read memory.max of this process's cgroup and of all above it (version 2), and version 1's limit."""
-    found: list[int] = []
-    with contextlib.suppress(OSError, ValueError):
-        found.append(int((root / "memory/memory.limit_in_bytes").read_text(encoding="ascii")))
-    with contextlib.suppress(OSError):
-        for line in membership.read_text(encoding="ascii", errors="replace").splitlines():
-            if not line.startswith("0::"):
-                continue
-            group = root / line[3:].lstrip("/")
-            for directory in (group, *group.parents):
-                with contextlib.suppress(OSError, ValueError):
-                    found.append(int((directory / "memory.max").read_text(encoding="ascii")))
-                if directory == root:
-                    break
-    return found
 
 
 def available_bytes() -> int:

@@ -25,12 +25,15 @@ from starcore.worker.orders import (
     SlotDied,
     SlotDone,
     StartSlot,
+    Swollen,
     TakeBack,
     Teach,
     Unteach,
 )
+from starcore.worker.reports import report, size_text
 from starcore.worker.runs import Run
 from starcore.worker.slots import (
+    FATAL,
     SLOT_BATCHES_MAX,
     SLOT_TASKS_MAX,
     Batch,
@@ -80,7 +83,7 @@ class Bench:
         """Start every slot."""
         actions: list[Action] = []
         for slot in self.slots:
-            slot.start_at = now
+            slot.start_at = self._next = now
         actions += self.tick(now)
         return actions
 
@@ -105,7 +108,7 @@ class Bench:
             return []
         slot.turn(Turn.KILL)
         slot.end = End(why, lease, text)
-        return [KillSlot(slot.number, text)]
+        return [KillSlot(slot.number, text, stack=why in FATAL)]
 
     def died(self, event: SlotDied, now: float) -> tuple[Remains, list[Action]]:
         """Sort out what a dead slot leaves, and plan its successor."""
@@ -117,7 +120,7 @@ class Bench:
         if was is SlotState.STARTING and not self._ever_ready and slot.failures >= START_FAILURES_MAX:
             self.hopeless = f"no slot can be started: {event.cause}"
         name = f"slot {slot.number}" + (f" (pid {pid})" if pid else "")
-        actions: list[Action] = [_obituary(name, event.cause, was, end, remains)]
+        actions: list[Action] = [_obituary(name, event, was, end, remains)]
         if not self._closing:
             pause = 0.0
             if slot.failures > 1:
@@ -209,6 +212,19 @@ class Bench:
             mib = slot.kept_bytes / (1 << 20)
             return self.kill(slot, Why.RECYCLED, text=f"its tasks keep views of {mib:.0f} MiB of old arguments")
         return []
+
+    def swollen(self, event: Swollen) -> list[Action]:
+        """End a slot that has too much memory: at the cost of the task that runs, or of nobody."""
+        slot, used, limit = self.slots[event.slot], size_text(event.used), size_text(event.limit)
+        if slot.state is not SlotState.READY or not slot.last_batch:  # what it began with is no task's fault
+            return []
+        if not slot.batches:
+            return self.kill(slot, Why.RECYCLED, text=f"its tasks left {used} behind, more than its {limit}")
+        text = (
+            f"its slot had {used} of memory of its own, where each may have {limit} (--slot-memory): split the work "
+            f"into smaller pieces, or let the worker have fewer slots with more memory each"
+        )
+        return self.kill(slot, Why.MEMORY, text=text)
 
     def unteach(self, *, job: int | None = None, digest: bytes = b"") -> list[Action]:
         """Let slots forget a job or a blob."""
@@ -313,6 +329,8 @@ class Bench:
     def tick(self, now: float) -> list[Action]:
         """Start and look at the slots whose time has come."""
         actions: list[Action] = []
+        if now < self._next:
+            return actions
         self._next = math.inf
         for slot in self.slots:
             if slot.start_at is not None:
@@ -375,12 +393,12 @@ def _share(ready: deque[Run], slots: int) -> int:
     return -(-waiting // slots)
 
 
-def _obituary(name: str, cause: str, was: SlotState, end: End | None, remains: Remains) -> Log:
+def _obituary(name: str, event: SlotDied, was: SlotState, end: End | None, remains: Remains) -> Log:
     if end is not None:
         return Log("info", f"{name} was ended: {end.text}")
     if was is SlotState.STARTING:
-        return Log("error", f"{name} did not start: {cause}")
+        return Log("error", f"{name} did not start: {event.cause}")
     doing = ""
     if remains.running is not None:
         doing = f" while it ran task {remains.running.job}/{remains.running.first}"
-    return Log("warning", f"{name} ended by {cause}{doing}; another one starts")
+    return Log("warning", report(f"{name} ended by {event.cause}{doing}; another one starts", event.peak, event.stack))

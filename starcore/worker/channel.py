@@ -29,6 +29,8 @@ from starcore.messages import HEAD_BYTES_MAX, Buffer, Column, FunctionKind
 NOWHERE, IN_ARGUMENT, IN_OWN = 0, 1, 2
 """Where an answer's body lies."""
 DESCRIPTORS_MAX = 16
+JOINED_BYTES_MAX = 16 << 10
+"""Records that wait for the socket are copied to one piece up to here."""
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
@@ -305,7 +307,8 @@ def send_some(sock: socket.socket, data: Buffer, descriptor: int | None) -> int:
 class Outlet:
     """The writing half of the supervisor's end, which never blocks: what does not fit waits here.
 
-    What waits is bounded by the batches that a slot may hold.
+    What waits is bounded by the batches that a slot may hold, and by its segments. A write wakes the slot, which costs
+    both ends more than all else here; so records leave together where they can.
     """
 
     def __init__(self, sock: socket.socket, wait_writable: Callable[[bool], None]) -> None:
@@ -314,11 +317,21 @@ class Outlet:
         self._queue: deque[tuple[memoryview, int | None]] = deque()
         self._waiting = False
 
-    def send(self, record: Record, descriptor: int | None = None) -> None:
-        """Send a record as soon as the socket takes it; OSError where the other end is gone."""
-        self._queue.append((memoryview(encode(record)), descriptor))
-        if not self._waiting:
+    def send(self, record: Record, descriptor: int | None = None, *, hurry: bool = True) -> None:
+        """Send a record as soon as the socket takes it, or without `hurry` together with the next one that has it.
+
+        OSError where the other end is gone.
+        """
+        self._add(encode(record), descriptor)
+        if hurry and not self._waiting:
             self.push()
+
+    def _add(self, frame: bytes, descriptor: int | None) -> None:
+        last, beside = self._queue[-1] if self._queue else (None, None)
+        if last is None or descriptor is not None or len(last) + len(frame) > JOINED_BYTES_MAX:
+            self._queue.append((memoryview(frame), descriptor))
+        else:
+            self._queue[-1] = (memoryview(b"".join((last, frame))), beside)
 
     def push(self) -> None:
         """Send what waits."""

@@ -42,11 +42,13 @@ from starcore.messages import (
     Want,
     Welcome,
 )
+from starcore.messages import Drain as DrainMessage
 from starcore.messages import Draining as DrainingMessage
 from starcore.streams import Receiving, Sending
 from starcore.uplink import LinkState
 from starcore.worker.bench import Bench
 from starcore.worker.custody import Custody
+from starcore.worker.departure import Departure, Lifetime
 from starcore.worker.guard import Guard
 from starcore.worker.inbox import Inbox
 from starcore.worker.library import Library
@@ -65,12 +67,11 @@ from starcore.worker.orders import (
     SlotReady,
     SlotStopped,
     Stop,
+    Swollen,
 )
+from starcore.worker.reports import report
 from starcore.worker.runs import Answers, Run, Shelf, runs_of
 from starcore.worker.slots import SlotState, Why
-
-STOP_SECONDS_MAX = 1.5
-"""How long a Stop waits for confirmations."""
 
 
 class WorkerCore:
@@ -84,9 +85,18 @@ class WorkerCore:
         Whether a lost or absent manager is looked for again.
     dial_when_ready : bool, default False
         Whether the first slot must stand before the manager is told of this worker.
+    lifetime : Lifetime, optional
+        How long it may live.
     """
 
-    def __init__(self, hello: Hello, *, reconnect: bool = True, dial_when_ready: bool = False) -> None:
+    def __init__(
+        self,
+        hello: Hello,
+        *,
+        reconnect: bool = True,
+        dial_when_ready: bool = False,
+        lifetime: Lifetime | None = None,
+    ) -> None:
         self._hello = hello
         self._reconnect = reconnect
         self._uplink = uplink_of(hello.session)
@@ -105,9 +115,9 @@ class WorkerCore:
         self._sending = Sending()
         self._blocked = False
         self._dial_when_ready = dial_when_ready
-        self._leaving = False
-        self._stop_at: float | None = None
-        self._finished = False
+        self._departure = Departure(
+            self._bench, self._uplink, lifetime, act=self._act, unstarted=self._unstarted, give_back=self._give_back
+        )
         self._out: list[Action] = []
         self._now = 0.0
         self._events: dict[type, Callable[[Any], None]] = {
@@ -125,8 +135,9 @@ class WorkerCore:
             Refused: self._on_refused,
             Inspected: self._on_inspected,
             Allocated: self._on_allocated,
-            Drain: self._on_drain,
-            Stop: self._on_stop,
+            Drain: lambda event: self._departure.told(self._now, insist=event.insist),
+            Stop: lambda event: self._departure.stop(self._now),
+            Swollen: lambda event: self._out.extend(self._bench.swollen(event)),
         }
         self._messages: dict[type, Callable[[Any], object]] = {
             Goodbye: self._uplink.goodbye,
@@ -140,11 +151,13 @@ class WorkerCore:
             Assign: self._on_assign,
             Retract: self._on_retract,
             Confirm: self._on_confirm,
+            DrainMessage: lambda message: self._departure.drain(self._now, message.reason),
         }
 
     def start(self, now: float) -> list[Action]:
         """Return the first actions: start the slots, dial."""
         self._now = now
+        self._departure.start(now)
         self._out = self._bench.start(now)
         if not self._dial_when_ready:
             self._out.append(self._uplink.dial(now))
@@ -152,7 +165,7 @@ class WorkerCore:
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event at the monotonic time `now` (s) and say what is to be done."""
-        if self._finished:
+        if self._departure.over:
             return []
         self._now = now
         self._out = []
@@ -164,11 +177,11 @@ class WorkerCore:
 
     def deadline(self) -> float | None:
         """When the core next wants a Tick."""
-        if self._finished:
+        if self._departure.over:
             return None
         if self._unsent and self._uplink.up:
             return self._now
-        times = (self._uplink.deadline(), self._bench.deadline(), self._stop_at)
+        times = (self._uplink.deadline(), self._bench.deadline(), self._departure.deadline())
         return min((at for at in times if at is not None), default=None)
 
     # -- the link --------------------------------------------------------------------------------------------
@@ -187,6 +200,8 @@ class WorkerCore:
         if kind is Welcome and self._uplink.state is LinkState.GREETING:
             self._welcome(message)
         elif kind in self._messages and (self._uplink.up or kind is Goodbye):
+            if self._library.doubted and kind is not Job:
+                self._forget_doubted()
             self._messages[kind](message)
         else:
             raise UnexpectedError(f"{kind.__name__} does not belong here")
@@ -197,9 +212,10 @@ class WorkerCore:
         self._say("info", f"connected {again}to a star of now {welcome.slots} slots at {welcome.workers} worker(s)")
         if not resumed:
             self._forget_everything()
+        self._library.doubted = set(self._library.jobs)
         self._sending = Sending(welcome.first_window_bytes)
         self._blocked = False
-        if self._leaving:
+        if self._departure.leaving:
             self._send(DrainingMessage())
         for answers in self._shelf:
             self._announce(answers, again=True)
@@ -215,18 +231,18 @@ class WorkerCore:
         if loss is None:
             return
         self._custody.leave_link()
-        if self._leaving and not self._leases():
-            self._finish(0)
+        if self._departure.leaving and not self._leases():
+            self._departure.finish(0)
             return
         verdict = judge(loss, self._uplink, reconnect=self._reconnect)
         if isinstance(verdict, Finished):
-            self._finish(verdict.exit_code, verdict.reason)
+            self._departure.finish(verdict.exit_code, verdict.reason)
         else:
             self._out += [verdict, self._uplink.again(self._now)]
 
     def _on_refused(self, event: Refused) -> None:
         if not self._uplink.ever_up:  # one that was welcome before may be so again, once a clock or a file is right
-            self._finish(EXIT_CREDENTIALS, event.reason)
+            self._departure.finish(EXIT_CREDENTIALS, event.reason)
 
     def _forget_everything(self) -> None:
         """A new session of the manager's: nothing that was leased counts any more."""
@@ -246,10 +262,18 @@ class WorkerCore:
     # -- jobs and blobs --------------------------------------------------------------------------------------
 
     def _on_job(self, message: Job) -> None:
+        self._library.doubted.discard(message.job)
         if message.job not in self._library.jobs:  # else it is told again
             self._custody.add_job(message)
 
+    def _forget_doubted(self) -> None:
+        """The manager has named every job that goes on; what a lost link swallowed was the FORGET of the others."""
+        for number in sorted(self._library.doubted):
+            self._on_forget(Forget(number))
+        self._library.doubted.clear()
+
     def _on_forget(self, message: Forget) -> None:
+        self._library.doubted.discard(message.job)
         self._give_back(self._pick(self._inbox.of_job(message.job)))
         self._custody.forget_job(message.job)
 
@@ -263,7 +287,7 @@ class WorkerCore:
             entry.starved = False
             self._send(Want(entry.job.digest))
         for run in runs_of(message):
-            if self._leaving:
+            if self._departure.leaving:
                 self._send(Retracted(array("Q", run.leases)))
             elif run.body_bytes > self._memory.capacity:
                 self._refuse(run, f"its argument of {run.body_bytes} bytes is larger than this worker's arena")
@@ -363,7 +387,7 @@ class WorkerCore:
         given: list[int] = []
         again: list[Run] = []
         for run in runs:
-            nowhere = self._leaving or run.job not in self._library.jobs
+            nowhere = self._departure.leaving or run.job not in self._library.jobs
             asked = set(run.leases) if nowhere else wanted.intersection(run.leases)
             if asked:
                 self._free(run)
@@ -422,7 +446,7 @@ class WorkerCore:
         remains, actions = self._bench.died(event, self._now)
         self._out += actions
         if self._bench.hopeless:
-            self._finish(2, self._bench.hopeless)
+            self._departure.finish(2, self._bench.hopeless)
             return
         verdict = remains.judge(end, event.cause)
         if end is not None and end.why is Why.DROPPED:
@@ -431,10 +455,15 @@ class WorkerCore:
             return
         if (answered := verdict.answered) is not None:
             self._free(answered)
-            self._refuse(answered, verdict.text, verdict.status)
+            # Of a crash the manager says where it was, when it has happened often enough.
+            where = "" if verdict.status is Status.CRASHED else self._whereabouts(answered)
+            self._refuse(answered, report(verdict.text, event.peak, event.stack, where), verdict.status)
         here = {lease for run in (*verdict.given, *verdict.again) for lease in run.leases}
         self._give_back(verdict.given)
         self._return(verdict.again, wanted, wanted - here)
+
+    def _whereabouts(self, run: Run) -> str:
+        return f"worker {self._hello.name} ({self._hello.host}), attempt {run.attempt}"
 
     def _on_inspected(self, event: Inspected) -> None:
         slot = self._bench.slots[event.slot]
@@ -460,6 +489,8 @@ class WorkerCore:
 
     def _announce(self, answers: Answers, *, again: bool = False) -> None:
         self._send(answers.message())
+        if not answers.bodies:
+            self._sending.among(self._now)
         for lease, (attempt, size) in answers.bodies.items():
             self._sending.open(lease, attempt, size, window=not again)
         self._pump()
@@ -481,48 +512,15 @@ class WorkerCore:
     def _pump(self) -> None:
         if self._blocked or not self._uplink.up or any(type(action) is SendChunk for action in self._out):
             return
-        if (chunk := self._sending.chunk(self._now)) is not None:
+        for chunk in self._sending.chunks(self._now):
             self._uplink.spoke(self._now)
             self._out.append(SendChunk(self._uplink.link, *chunk))
-
-    # -- leaving ---------------------------------------------------------------------------------------------
-
-    def _on_drain(self, event: Drain) -> None:
-        if self._leaving:
-            self._on_stop(Stop())
-            return
-        self._leave("draining: nothing more is taken, what runs is finished")
-
-    def _on_stop(self, event: Stop) -> None:
-        if self._stop_at is not None:
-            self._finish(0)
-            return
-        self._stop_at = self._now + STOP_SECONDS_MAX
-        if not self._leaving:
-            self._leave("stopping: what is here is given back")
-        for slot in self._bench.busy():
-            self._out += self._bench.kill(slot, Why.STOPPED, text="the worker stops")
-
-    def _leave(self, text: str) -> None:
-        self._leaving = True
-        self._bench.close()
-        self._say("info", text)
-        if self._uplink.up:
-            self._send(DrainingMessage())
-        self._give_back(self._unstarted())
-        for slot in self._bench.busy():
-            self._out += self._bench.recall(slot)
-
-    def _finish(self, code: int, reason: str = "") -> None:
-        self._out += self._uplink.leave("the worker leaves")
-        self._out.append(Finished(code, reason))
-        self._finished = True
 
     # -- the end of each event -------------------------------------------------------------------------------
 
     def _on_tick(self, event: Tick) -> None:
-        if self._stop_at is not None and self._now >= self._stop_at:
-            self._finish(0)
+        self._departure.tick(self._now)
+        if self._departure.over:
             return
         if self._uplink.up:
             self._flush()
@@ -530,14 +528,14 @@ class WorkerCore:
         self._out += self._bench.tick(self._now)
 
     def _settle(self) -> None:
-        if self._finished:
+        if self._departure.over:
             return
         self._custody.admit()
         self._out += self._memory.admit()
         if self._inbox.ready:
             self._out += self._bench.feed(self._inbox.ready, self._now)
-        if self._leaving and not self._leases():
-            self._finish(0)
+        if self._departure.leaving and not self._leases():
+            self._departure.finish(0)
 
     def _taken(self) -> list[Action]:
         out, self._out = self._out, []

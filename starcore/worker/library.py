@@ -88,6 +88,8 @@ class Library:
         self.volumes: dict[bytes, Volume] = {}
         self.values: dict[bytes, Value] = {}
         """The longest unused first."""
+        self.doubted: set[int] = set()
+        """Jobs from before this link, which the manager has not named over it yet."""
 
     def lacks(self, entry: Entry) -> bool:
         """Whether the job's function is not here (yet)."""
@@ -176,5 +178,6 @@ class Library:
             assert volume.digest == digest, volume
             assert volume.jobs <= self.jobs.keys(), volume
             assert volume.data is not None or volume.key & BLOB_STREAM, volume
+        assert self.doubted <= self.jobs.keys(), self.doubted
         for entry in self.jobs.values():
             assert not entry.waiting or self.lacks(entry), entry

@@ -55,8 +55,7 @@ class Memory:
     @property
     def lack(self) -> int:
         """How many bytes the first argument in line lacks."""
-        first = next(iter(self._demands), None)
-        return 0 if first is None else self._used + segment_bytes(first.size) - self.capacity
+        return self._used + segment_bytes(self._demands[0].size) - self.capacity if self._demands else 0
 
     def promise(self, key: int, size: int) -> None:
         """Give a value the memory that was made sure of."""

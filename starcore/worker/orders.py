@@ -35,6 +35,7 @@ __all__ = [
     "SlotStopped",
     "StartSlot",
     "Stop",
+    "Swollen",
     "TakeBack",
     "Teach",
     "Unteach",
@@ -81,13 +82,27 @@ class SlotStopped:
 
 @dataclass(slots=True)
 class SlotDied:
-    """The slot's process is gone. `running` says whether the last task started had not ended."""
+    """The slot's process is gone. `running` says whether the last task started had not ended.
+
+    `peak` is the most memory that it had, `stack` where it was at its end: texts, empty where that is not known.
+    """
 
     slot: int
     cause: str
     batch: int = 0
     started: int = 0
     running: bool = False
+    peak: str = ""
+    stack: str = ""
+
+
+@dataclass(slots=True)
+class Swollen:
+    """The slot has more memory of its own than it may have (bytes)."""
+
+    slot: int
+    used: int
+    limit: int
 
 
 @dataclass(slots=True)
@@ -119,7 +134,9 @@ class Refused:
 
 @dataclass(slots=True)
 class Drain:
-    """Take nothing more, finish what runs, leave."""
+    """Take nothing more, finish what runs, leave; said twice with `insist`, it is a Stop."""
+
+    insist: bool = True
 
 
 @dataclass(slots=True)
@@ -225,7 +242,8 @@ class StartSlot:
 
 @dataclass(slots=True)
 class KillSlot:
-    """End a slot's process; SlotDied follows."""
+    """End a slot's process, with `stack` as soon as it has written where it is; SlotDied follows."""
 
     slot: int
     reason: str
+    stack: bool = False

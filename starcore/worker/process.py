@@ -5,6 +5,7 @@
     SlotProcess ── Popen, a session of its own ──▶ slot.py
         │  channel (socketpair)   ▲ records ─▶ owner.said
         │  board (shared page)    ▲ read while the slot is busy, or dead
+        │  black box (file)       ▲ read when it is dead: its last stack
         └─ pidfd                  ▲ readable at its end ─▶ owner.ended, after the last record
 
 It decides nothing; `Bench` does.
@@ -24,6 +25,7 @@ from typing import Protocol
 
 from starcore._framing import Segment
 from starcore.worker.arena import Piece
+from starcore.worker.blackbox import STACK_SIGNAL, BlackBox
 from starcore.worker.board import Board
 from starcore.worker.channel import Attach, Broken, Inlet, Outlet, Record
 from starcore.worker.runs import Run
@@ -32,6 +34,8 @@ CHANNEL_BYTES = 1 << 20
 """What the kernel may hold of a channel: a batch and its answers."""
 POLL_SECONDS = 0.02
 """How often to look for the end of a process where the kernel has no pidfd."""
+STACK_SECONDS_MAX = 0.1
+"""How long a process that is to be killed may take to write its stack: one that is stopped never does."""
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -91,11 +95,16 @@ class SlotProcess:
         self.attached: set[Piece] = set()
         self.own: dict[int, Segment] = {}
         self.descriptors: list[int] = []
+        self.peak = ""
+        """The most memory that it had, once it is dead."""
+        self.stack = ""
+        """Where it was at its end, if that is known."""
         self._owner = owner
         self._loop = loop
         self._broken = ""
         self._killed = False
         self._pidfd: int | None = None
+        self._box = BlackBox()
         self._socket, child = socket.socketpair()
         board = -1
         try:
@@ -108,6 +117,7 @@ class SlotProcess:
             self._popen = self._start(child.fileno(), board, lifeline, environment)
         except BaseException:
             self._socket.close()
+            self._box.close()
             raise
         finally:
             child.close()
@@ -121,22 +131,28 @@ class SlotProcess:
         """The process's number."""
         return self._popen.pid
 
-    def send(self, record: Record, descriptor: int | None = None) -> None:
-        """Send a record; one that finds the process gone is lost with it."""
+    def send(self, record: Record, descriptor: int | None = None, *, hurry: bool = True) -> None:
+        """Send a record, without `hurry` with the next one; one that finds the process gone is lost with it."""
         if self.alive:
             with contextlib.suppress(OSError):
-                self._outlet.send(record, descriptor)
+                self._outlet.send(record, descriptor, hurry=hurry)
 
     def attach(self, piece: Piece) -> None:
-        """Let the slot map a segment, unless it has it already."""
+        """Let the slot map a segment, unless it has it already, before what it is told next."""
         if piece not in self.attached:
             self.attached.add(piece)
-            self.send(Attach(piece.number, piece.size), piece.descriptor)
+            self.send(Attach(piece.number, piece.size), piece.descriptor, hurry=False)
 
-    def kill(self) -> None:
-        """End the process, and those it started, now."""
-        if self.alive:
-            self._killed = True
+    def kill(self, *, stack: bool = False) -> None:
+        """End the process, and those it started, now; with `stack` it ends by itself once it has written that."""
+        if not self.alive:
+            return
+        self._killed = True
+        if stack:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, STACK_SIGNAL)
+            self._loop.call_later(STACK_SECONDS_MAX, self.kill)
+        else:
             self._kill_group()
 
     def leave(self) -> None:
@@ -149,7 +165,7 @@ class SlotProcess:
     def _start(
         self, channel: int, board: int, lifeline: int, environment: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
-        descriptors = (channel, board, lifeline)
+        descriptors = (channel, board, self._box.descriptor, lifeline)
         command = [sys.executable, "-m", "starcore.worker.slot", *map(str, descriptors), str(os.getpid())]
         return subprocess.Popen(
             command,
@@ -228,9 +244,18 @@ class SlotProcess:
                 break
         self.alive = False
         self._kill_group()  # before its number is free for others: whatever it started goes with it
-        code = self._popen.wait()
+        code = self._reap()
+        self.stack = self._box.stack()
+        cause = self._broken or _cause(code, self._killed, self._box.short_of_memory())
         self._close()
-        self._owner.ended(self, self._broken or _cause(code, self._killed))
+        self._owner.ended(self, cause)
+
+    def _reap(self) -> int:
+        """Return the exit code; what the process used is known only to whoever waits for it."""
+        _, status, usage = os.wait4(self.pid, 0)
+        self.peak = self._box.peak(usage)
+        self._popen.returncode = os.waitstatus_to_exitcode(status)
+        return self._popen.returncode
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -245,9 +270,10 @@ class SlotProcess:
             self._loop.remove_writer(self._socket.fileno())
         self._inlet.close()
         self._socket.close()
+        self._box.close()
 
 
-def _cause(code: int, ours: bool) -> str:
+def _cause(code: int, ours: bool, short: bool) -> str:
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -255,7 +281,9 @@ def _cause(code: int, ours: bool) -> str:
     except ValueError:
         name = f"signal {-code}"
     if name == "SIGKILL" and not ours:
-        return "SIGKILL (from outside; perhaps the machine ran out of memory)"
+        if short:
+            return "SIGKILL (from outside; probably out of memory: the kernel has ended processes for lack of it)"
+        return "SIGKILL (from outside; perhaps the machine, or the batch job, ran out of memory)"
     return name
 
 

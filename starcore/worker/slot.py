@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import faulthandler
 import gc
 import hashlib
 import importlib
@@ -50,6 +49,7 @@ from starcore.pickling import (
     small_arguments,
 )
 from starcore.worker.arena import Piece, Pool
+from starcore.worker.blackbox import STACK_SIGNAL, be_the_first_to_go, keep_stacks
 from starcore.worker.board import Board
 from starcore.worker.channel import (
     IN_ARGUMENT,
@@ -79,7 +79,12 @@ FLUSH_SECONDS = 0.0005
 SHORT_TASK_SECONDS = 30e-6
 """A task that took longer is worth a message of its own."""
 COPY_BYTES = 4 << 20
+MAPPED_BYTES_MIN = 4 << 20
+"""From this size on, malloc gives memory back as soon as it is free; numpy asks for huge pages there."""
+KEPT_BYTES_MAX = 32 << 20
+"""Of smaller pieces it keeps so much at the end of the heap."""
 PR_SET_PDEATHSIG = 1
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 Function = Callable[..., Any]
 
@@ -490,6 +495,15 @@ def find_function(name: str) -> Function:
 # -- the process ---------------------------------------------------------------------------------------------
 
 
+def keep_freed_memory() -> None:
+    """Have malloc keep what a task frees for the next one: a fresh page costs as much as filling it."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # not everybody's C library knows it
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES_MIN)
+            mallopt(M_TRIM_THRESHOLD, KEPT_BYTES_MAX)
+
+
 def die_with(parent: int, lifeline: int | None) -> None:
     """See to it that this process ends when its supervisor does, however that happens."""
     bound = False
@@ -510,17 +524,19 @@ def die_with(parent: int, lifeline: int | None) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Be a slot: channel, board and lifeline are descriptors, the last argument is the supervisor's pid."""
-    channel, board, lifeline, parent = (int(argument) for argument in arguments)
-    for descriptor in (channel, board, lifeline):
+    """Be a slot: channel, board, black box and lifeline are descriptors, the last argument the supervisor's pid."""
+    channel, board, box, lifeline, parent = (int(argument) for argument in arguments)
+    for descriptor in (channel, board, box, lifeline):
         os.set_inheritable(descriptor, False)
     die_with(parent, lifeline)
-    # Ctrl-C and SIGTERM are the supervisor's business. Handlers that do nothing, since SIG_IGN would be inherited
-    # by the programs that a task starts.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    keep_freed_memory()
+    be_the_first_to_go()
+    # Ctrl-C, SIGTERM and what else a batch system sends are the supervisor's business. Handlers that do nothing,
+    # since SIG_IGN would be inherited by the programs that a task starts.
+    for number in {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2} - {STACK_SIGNAL}:
         signal.signal(number, lambda *_: None)
+    keep_stacks(box)
     stream = TaskStream(os.dup(2), as_json=bool(os.environ.pop(JSON_VARIABLE, "")))
-    faulthandler.enable(2)
     sys.stdout = sys.stderr = stream
     page = Board(board)
     os.close(board)

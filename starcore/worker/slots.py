@@ -61,10 +61,15 @@ class Why(Enum):
     """Why a slot was killed."""
 
     TIMEOUT = auto()
+    MEMORY = auto()
     CANCELLED = auto()
     DROPPED = auto()
     RECYCLED = auto()
     STOPPED = auto()
+
+
+FATAL: dict[Why, Status] = {Why.TIMEOUT: Status.TIMEOUT, Why.MEMORY: Status.MEMORY}
+"""Ends that are the fault of the task that runs, and its outcome; the others cost it an attempt at most."""
 
 
 @dataclass(slots=True)
@@ -116,8 +121,8 @@ class Remains:
             aimed = end is not None and end.lease in (0, running.lease)
             if end is None:
                 verdict.answered, verdict.text = running, f"the slot that ran it ended by {cause}"
-            elif aimed and end.why is Why.TIMEOUT:
-                verdict.answered, verdict.status, verdict.text = running, Status.TIMEOUT, end.text
+            elif aimed and end.why in FATAL:
+                verdict.answered, verdict.status, verdict.text = running, FATAL[end.why], end.text
             elif aimed or running.body_bytes:
                 verdict.given.append(running)
             else:

@@ -159,7 +159,7 @@ class Stock:
         if answer is not None and answer.process is not None:
             process, number = answer.process, answer.number
             del answer
-            process.send(Free(number))
+            process.send(Free(number), hurry=False)  # it matters to the next task at the earliest
 
     def detach(self, pieces: Iterable[Piece]) -> None:
         """Have slots forget segments."""

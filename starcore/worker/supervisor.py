@@ -55,6 +55,7 @@ from starcore.worker.channel import (
     Work,
 )
 from starcore.worker.core import WorkerCore
+from starcore.worker.departure import Lifetime
 from starcore.worker.orders import (
     Allocate,
     Drain,
@@ -78,6 +79,7 @@ from starcore.worker.orders import (
 from starcore.worker.prints import JSON_VARIABLE
 from starcore.worker.process import SlotProcess, slot_environment
 from starcore.worker.stock import Stock
+from starcore.worker.watch import MemoryWatch
 
 DIAL_SECONDS_MAX = 10.0
 TRIM_SECONDS = 10.0
@@ -97,6 +99,8 @@ class WorkerOptions:
         Says where the manager is and as whom to join; asked before every attempt to reach it.
     slots, arena_bytes : int
         0: the cores and a quarter of the memory that this process may use.
+    slot_bytes : int
+        Memory of its own that a slot may have; 0: as much as there is.
     shipped : bytes, optional
         The blob of this worker's own function object; its name stands first in `functions`.
     lifeline : int, optional
@@ -111,7 +115,9 @@ class WorkerOptions:
     only_registered: bool = False
     initializer: str = ""
     arena_bytes: int = 0
+    slot_bytes: int = 0
     reconnect: bool = True
+    lifetime: Lifetime | None = None
     lifeline: int | None = None
     json_logs: bool = False
 
@@ -137,7 +143,9 @@ class Supervisor:
         self._stops = 0
         self._lifeline, self._lifeline_end = os.pipe()
         own_code = bool(options.initializer or options.functions)
-        self._core = WorkerCore(self._hello(), reconnect=options.reconnect, dial_when_ready=own_code)
+        self._core = WorkerCore(
+            self._hello(), reconnect=options.reconnect, dial_when_ready=own_code, lifetime=options.lifetime
+        )
         self._driver = Driver(self._core, loop, self, _log)
         self._actions: dict[type, Callable[[Any], None]] = {
             Dial: self._dial,
@@ -152,7 +160,7 @@ class Supervisor:
             Inspect: lambda action: self._inspect(self._processes[action.slot], 0),
             Recall: self._recall,
             StartSlot: self._start_slot,
-            KillSlot: lambda action: self._processes[action.slot].kill(),
+            KillSlot: lambda action: self._processes[action.slot].kill(stack=action.stack),
             Log: lambda action: _log.log(logging.getLevelName(action.level.upper()), "%s", action.text),
             Finished: self._finish,
         }
@@ -184,6 +192,8 @@ class Supervisor:
         self._say_hello()
         self._watch_signals()
         self._trim()
+        size = self._options.slot_bytes
+        watch = MemoryWatch(size, self._loop, self._processes.values, self._feed) if size else None
         try:
             if self._options.shipped and len(self._options.shipped) > HEAD_BYTES_MAX:
                 self._shipped = self._arena.take(len(self._options.shipped))[0]
@@ -192,6 +202,8 @@ class Supervisor:
                 self.perform(action)
             await self._finished.wait()
         finally:
+            if watch is not None:
+                watch.close()
             await self._leave()
         return self.exit_code
 
@@ -200,9 +212,9 @@ class Supervisor:
         self._stops += 1
         self._driver.feed(Stop())
 
-    def drain(self) -> None:
-        """SIGTERM: finish what runs and leave; the second time give everything back."""
-        self._driver.feed(Drain())
+    def drain(self, *, insist: bool = True) -> None:
+        """SIGTERM: finish what runs and leave; the second time give everything back. SIGUSR1 does not `insist`."""
+        self._driver.feed(Drain(insist))
 
     def _say_hello(self) -> None:
         mib = self._arena.capacity >> 20
@@ -212,6 +224,7 @@ class Supervisor:
     def _watch_signals(self) -> None:
         with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: nobody sends us any
             self._loop.add_signal_handler(signal.SIGTERM, self.drain)
+            self._loop.add_signal_handler(signal.SIGUSR1, functools.partial(self.drain, insist=False))
             self._loop.add_signal_handler(signal.SIGINT, self.interrupt)
         lifeline = self._options.lifeline
         if lifeline is not None:
@@ -424,8 +437,8 @@ class Supervisor:
         )
 
     def said_all(self, process: SlotProcess) -> None:
-        """Answer the manager at once where no other slot is at work, whose answers could travel along."""
-        if not any(other.runs for other in self._processes.values() if other is not process):
+        """Answer the manager at once where no slot is at work, whose answers could travel along."""
+        if not any(other.runs for other in self._processes.values()):
             self._driver.end_turn()
 
     def ended(self, process: SlotProcess, cause: str) -> None:
@@ -433,7 +446,7 @@ class Supervisor:
         if self._processes.get(process.number) is process:
             del self._processes[process.number]
         batch, started, running, _ = process.board.read()
-        self._feed(SlotDied(process.number, cause, batch, started, running))
+        self._feed(SlotDied(process.number, cause, batch, started, running, process.peak, process.stack))
 
 
 def _numpy_version() -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
-from benchmarks.tasks import check, inputs, plus_one
+from benchmarks.tasks import NAP_SECONDS, check, inputs, nap, plus_one
 
 
 def test_inputs_have_the_size_asked_for_and_differ() -> None:
@@ -22,3 +24,9 @@ def test_a_wrong_answer_does_not_pass() -> None:
         check(arrays, answers[::-1])
     with pytest.raises(AssertionError):
         check(arrays, answers[:1])
+
+
+def test_a_nap_takes_its_time_and_gives_its_value_back() -> None:
+    start = time.perf_counter()
+    assert nap(3) == 3
+    assert time.perf_counter() - start >= NAP_SECONDS

@@ -122,7 +122,7 @@ def test_job_is_given_up_where_the_manager_has_lost_the_session() -> None:
     client.join(resumed=False)
     told = client.take(orders.StoredTold)
     assert (told.job, told.code) == (1, Code.GONE)
-    client.expect(orders.Forgotten(1))
+    client.expect(orders.Forgotten(1), Forget(1))
     client.quiet()
 
 

@@ -78,7 +78,7 @@ def test_function_that_is_wanted_again_and_again_has_one_stream() -> None:
     blobs = Blobs(outbox)
     sending = Sending()
     blobs.open_link(sending)
-    blobs.use(b"d" * 32, bytes(100_000))
+    blobs.use(b"d" * 32, bytes(HEAD_BYTES_MAX + 1))
     for _ in range(20):
         blobs.tell(b"d" * 32, again=True)
     assert len(sending) == 1

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from starcore.client import orders
-from starcore.client.core import BACKOFF_IDLE_SECONDS, BACKOFF_MAX_SECONDS, GREETING_SECONDS, ClientCore
+from starcore.client.core import (
+    BACKOFF_IDLE_SECONDS,
+    BACKOFF_MAX_SECONDS,
+    GREETING_SECONDS,
+    PATIENCE_SECONDS,
+    ClientCore,
+)
 from starcore.client.state import TASK_OVERHEAD_BYTES
 from starcore.errors import Code, OverrunError, Status, UnexpectedError
 from starcore.events import (
@@ -55,7 +61,7 @@ from starcore.messages import (
     Want,
     Welcome,
 )
-from starcore.pace import CHUNK_BYTES_FIRST
+from starcore.pace import CHUNK_BYTES_AMONG, CHUNK_BYTES_FIRST
 
 MIB = 1 << 20
 DIGEST = b"d" * 32
@@ -252,7 +258,7 @@ def test_calls_beyond_a_batch_become_several_submits() -> None:
 
 def test_submit_carries_no_more_bytes_than_a_batch_may() -> None:
     client = submitting(5, head=bytes(HEAD_BYTES_MAX))
-    assert [len(client.take(Submit).heads) for _ in range(2)] == [BATCH_BYTES_MAX, HEAD_BYTES_MAX]
+    assert [len(client.take(Submit).heads) for _ in range(3)] == [BATCH_BYTES_MAX, BATCH_BYTES_MAX, HEAD_BYTES_MAX]
     client.quiet()
 
 
@@ -316,6 +322,19 @@ def test_argument_is_sent_when_it_is_granted_a_chunk_at_a_time() -> None:
     client.expect(SendChunk(1, stream(0), 1, CHUNK_BYTES_FIRST, 10))
     client.feed(Writable(1))
     client.quiet()
+
+
+def test_small_call_makes_the_chunks_of_an_upload_small() -> None:
+    client = submitting(body=64 * MIB)
+    client.sent()
+    client.say(Grant(stream(0), 1, 0, 64 * MIB))
+    for _ in range(5):
+        client.feed(Writable(1))
+    assert client.take_all(SendChunk)[-1].length > CHUNK_BYTES_AMONG
+    client.call(1)
+    for _ in range(5):
+        client.feed(Writable(1))
+    assert {chunk.length for chunk in client.take_all(SendChunk)} == {CHUNK_BYTES_AMONG}
 
 
 def test_first_window_leaves_unasked() -> None:
@@ -472,6 +491,36 @@ def test_forgotten_job_begins_anew_with_its_next_call() -> None:
     assert [type(message) for message in client.sent()] == [Ack, Forget, Blob, Job, Submit]
 
 
+def test_job_that_was_over_while_the_manager_was_away_is_forgotten_there_too() -> None:
+    """The simulator found it: the manager kept the job and its function for as long as the session lived."""
+    client = Client(jobs_idle_max=1).join()
+    client.begin(1)
+    client.call(job=1)
+    client.say(client.outcome(0, job=1))
+    client.out.clear()
+    client.lose()
+    client.begin(2)
+    client.expect(orders.Forgotten(1))
+    client.join(resumed=True)
+    assert [message for message in client.sent() if type(message) is Forget] == [Forget(1)]
+
+
+def test_forget_that_was_lost_with_its_link_is_said_again_to_the_manager_that_knows_the_session() -> None:
+    client = Client(jobs_idle_max=1).join()
+    for job in (1, 2):
+        client.begin(job, digest=bytes([job]) * 32)
+        client.call(job=job)
+        client.say(client.outcome(0, sequence=job, job=job))
+    assert Forget(1) in client.sent()
+    client.out.clear()
+    client.lose()
+    client.join(resumed=True)
+    assert [message for message in client.sent() if type(message) is Forget] == [Forget(1)]
+    client.lose()
+    client.join(resumed=False)
+    assert not [message for message in client.sent() if type(message) is Forget]
+
+
 # -- cancel ------------------------------------------------------------------------------------------------------
 
 
@@ -538,6 +587,39 @@ def test_idle_client_dials_rarely_and_a_call_wakes_it() -> None:
     client.expect(Dial(0.0))
     client.call(1)
     client.quiet()
+
+
+def test_first_call_of_an_idle_client_does_not_wait_for_a_dial_that_is_near_and_the_second_does() -> None:
+    """Where nobody listens every dial fails at once: a call after the other would dial without a pause."""
+    client = Client().join()
+    client.begin()
+    client.lose()
+    client.call()
+    client.expect(Dial(0.0))
+    client.feed(Lost(0, "refused"))
+    client.take(Log)
+    assert 0.0 < client.take(Dial).delay_seconds < BACKOFF_MAX_SECONDS
+    client.call(1)
+    client.quiet()
+
+
+def test_machine_that_slept_or_moved_dials_at_once() -> None:
+    client = submitting()
+    client.sent()
+    client.feed(orders.Shaken("this machine slept for 60 s"))
+    client.expect(Log("info", "this machine slept for 60 s: dialling anew"))
+    assert client.take(Close).code == Code.SILENT, "the session goes on"
+    client.feed(Lost(client.link, "closed"))
+    assert client.take(Dial).delay_seconds <= 0.1
+    for _ in range(3):
+        client.feed(Lost(0, "unreachable"))
+    client.out.clear()
+    client.feed(orders.Shaken("this machine has another address now"))
+    client.expect(Dial(0.0))
+    client.feed(orders.Shaken("this machine has another address now"))
+    client.quiet()
+    client.join(resumed=True)
+    assert [message.again for message in client.sent() if type(message) is Submit] == [True]
 
 
 def test_everything_unfinished_is_said_again_on_the_next_link() -> None:
@@ -704,7 +786,7 @@ def test_words_of_an_old_link_are_ignored() -> None:
 
 def test_silent_manager_loses_its_link_and_heartbeats_fill_silence() -> None:
     client = Client().join()
-    client.wait(7.9)
+    client.wait(PATIENCE_SECONDS - 0.1)
     assert {type(message) for message in client.sent()} == {Heartbeat}
     client.wait(0.2)
     assert client.take(Log).level == "warning"
@@ -775,14 +857,6 @@ def test_running_notice_slots_and_status_reach_the_shell() -> None:
         StatusRequest(),
         orders.Told("{}"),
     )
-    client.quiet()
-
-
-def test_question_asked_without_a_link_is_put_on_the_next_one() -> None:
-    client = Client()
-    client.feed(orders.Ask())
-    client.join()
-    client.expect(StatusRequest())
     client.quiet()
 
 

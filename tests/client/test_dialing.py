@@ -66,7 +66,7 @@ def test_whatever_dialing_fails_of_the_core_hears_of_it(target: tls.Target) -> N
     listener = socket.create_server(("127.0.0.1", 0))
     target = dataclasses.replace(target, port=listener.getsockname()[1])
     try:
-        dialer = Dialer(target, Context(), Driver(), loop, troubles.append)  # type: ignore[arg-type]
+        dialer = Dialer(target, Context(), lambda: target, Driver(), loop, troubles.append)  # type: ignore[arg-type]
         dialer.dial(0.0, "")
         loop.call_later(10, loop.stop)
         loop.run_forever()

@@ -174,6 +174,60 @@ def test_each_of_many_waiters_hears_of_the_end() -> None:
     assert heard == ["done"] * 6
 
 
+def asleep(future: TaskFuture, count: int = 1) -> None:
+    """Return when so many threads sleep until the future ends."""
+    while len(future._bells) < count:
+        threading.Event().wait(0.001)
+
+
+def outcome(future: TaskFuture) -> Any:
+    """What its result comes to, without a limit of time."""
+    try:
+        return future.result()
+    except BaseException as error:
+        return type(error)
+
+
+SLEEPERS_END: dict[str, tuple[Callable[[TaskFuture], Any], Any]] = {
+    "succeed": (lambda future: future.succeed("done"), "done"),
+    "succeed_all": (lambda future: succeed_all([future], ["done"]), "done"),
+    "fail": (lambda future: future.fail(ValueError()), ValueError),
+    "cancel": (lambda future: future.cancel(), CancelledError),
+    "set_result of the standard library": (lambda future: future.set_result("done"), "done"),
+    "after another one waited otherwise": (lambda future: (wait([future], 0), future.succeed("done")), "done"),
+    "after it began to run": (lambda future: (future.start(), future.succeed("done")), "done"),
+}
+
+
+@pytest.mark.parametrize("end", SLEEPERS_END)
+def test_all_who_sleep_until_a_future_ends_are_woken(end: str) -> None:
+    future, heard = task(), []
+    threads = [started(lambda: heard.append(outcome(future))) for _ in range(3)]
+    asleep(future, 3)
+    assert future._made is None, "sleeping takes no condition"
+    finish, expected = SLEEPERS_END[end]
+    finish(future)
+    for thread in threads:
+        thread.join(10)
+    assert heard == [expected] * 3
+    assert future._bells == ()
+
+
+def test_future_that_ends_while_somebody_lies_down_lets_nobody_sleep() -> None:
+    """The garbage collector may run a destructor that ends the future, in the very thread that is about to sleep."""
+
+    class Ending(TaskFuture):
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "_bells" and value and not self.done():
+                self.succeed("early")
+            super().__setattr__(name, value)
+
+    future = Ending(Session(), None)
+    thread = started(future.result)
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 ENDS: dict[str, Callable[[TaskFuture], bool]] = {
     "succeed": lambda future: future.succeed(future.index),
     "fail": lambda future: future.fail(ValueError()),
@@ -181,8 +235,9 @@ ENDS: dict[str, Callable[[TaskFuture], bool]] = {
 }
 
 
+@pytest.mark.parametrize("by", ["wait", "result"])
 @pytest.mark.parametrize("end", [*ENDS, "succeed_all"])
-def test_end_and_wait_may_race_and_nobody_sleeps_for_ever(end: str) -> None:
+def test_end_and_wait_may_race_and_nobody_sleeps_for_ever(end: str, by: str) -> None:
     """Each round one thread ends the futures one after the other while another asks for them in the same order."""
     for _ in range(20):
         futures = [task(index) for index in range(50)]
@@ -200,7 +255,10 @@ def test_end_and_wait_may_race_and_nobody_sleeps_for_ever(end: str) -> None:
         thread = started(finish)
         barrier.wait()
         for future in futures:
-            wait([future], 10, FIRST_COMPLETED)
+            if by == "wait":
+                wait([future], 10, FIRST_COMPLETED)
+            else:
+                outcome(future)
             assert future.done()
         thread.join()
         if end.startswith("succeed"):
@@ -272,3 +330,61 @@ def test_a_destructor_that_runs_while_futures_end_may_use_futures() -> None:
     assert not thread.is_alive(), "it waits for itself"
     assert [future.result(0) for future in futures] == [0, 1, 2]
     assert heard == others
+
+
+# -- Ctrl-C ------------------------------------------------------------------------------------------------------
+
+
+class Interrupted(Session):
+    """Counts how often somebody was interrupted who waited for its tasks."""
+
+    interrupts = 0
+
+    def interrupt(self) -> None:
+        self.interrupts += 1
+
+
+@pytest.fixture
+def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever goes to sleep is interrupted."""
+
+    def interrupt(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Condition, "wait", interrupt)
+    monkeypatch.setattr(TaskFuture, "_sleep", interrupt)
+    monkeypatch.setattr(BlockFuture, "_sleep", interrupt)
+
+
+def waits(sessions: list[Interrupted]) -> dict[str, Callable[[], Any]]:
+    """Every way to wait for a task of each session; all at once where that can be."""
+    tasks = [task(session=session) for session in sessions]
+    whole, _ = blocks(2, sessions[0])
+    return {
+        "result": tasks[0].result,
+        "result with a time-out": lambda: tasks[0].result(60),
+        "exception": tasks[0].exception,
+        "result of a whole": whole.result,
+        "wait": lambda: wait(tasks),
+        "wait for the first": lambda: wait(tasks, return_when=FIRST_COMPLETED),
+        "as_completed": lambda: list(as_completed(tasks)),
+    }
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("how", waits([Interrupted()]))
+def test_ctrl_c_in_a_wait_reaches_every_session_once(how: str) -> None:
+    sessions = [Interrupted(), Interrupted()]
+    with pytest.raises(KeyboardInterrupt):
+        waits(sessions)[how]()
+    both = how.startswith(("wait", "as_completed"))
+    assert [session.interrupts for session in sessions] == [1, 1 if both else 0]
+
+
+def test_wait_for_futures_of_others_too_wakes_as_ever() -> None:
+    ours, theirs = task(session=Interrupted()), Future[int]()
+    ours.succeed(1)
+    theirs.set_result(2)
+    late = task(session=Interrupted())
+    threading.Timer(0.01, late.succeed, (3,)).start()
+    assert sum(future.result() for future in as_completed([ours, theirs, late], timeout=20)) == 6

@@ -6,7 +6,7 @@ import time
 import tracemalloc
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from itertools import count
 from types import SimpleNamespace
@@ -115,6 +115,17 @@ def test_closing_early_cancels_the_rest() -> None:
     waiting = [future for _, future in star.batches]
     results.close()
     assert all(future.cancelled() for future in waiting)
+
+
+def test_map_that_was_cancelled_sends_no_more() -> None:
+    """Ctrl-C cancels batches one by one: each that ended would make room for another."""
+    star = Star()
+    results = star.batches_of(range(100), chunksize=1).results(None)
+    for _, future in list(star.batches):
+        future.cancel()
+    assert star.sizes == [1] * (BATCHES_PER_SLOT + 1)
+    with pytest.raises(CancelledError):
+        next(results)
 
 
 def test_exception_comes_in_its_turn() -> None:

@@ -34,7 +34,7 @@ class Desk:
         self.submitted: list[tuple[Any, TaskFuture]] = []
         self.over: Exception | None = None
         self.answers: dict[type, Any] = {}
-        self.jobs = StoredJobs(self, self.tell)
+        self.jobs = StoredJobs(self, self.tell, lambda callback: callback())
         self._numbers = 0
 
     def tell(self, event: Any) -> None:
@@ -60,6 +60,12 @@ class Desk:
 
     def abandon(self, record: Any, index: int, *, kill: bool) -> None:
         raise AssertionError("nothing is cancelled here")
+
+    def interrupt(self) -> None:
+        raise AssertionError("nobody is interrupted here")
+
+    def task(self, record: Any, index: int) -> str:
+        return f"aa/{record.number}/{index}"
 
     def say(self, job: int = 1, code: int = 0, reason: str = "", *, whole: bool = False, tasks: int = 2) -> None:
         self.jobs.told(orders.StoredTold(job, code, reason, whole, tasks, b"note"))
@@ -161,3 +167,21 @@ def test_question_returns_the_rows() -> None:
 
 def test_word_of_an_unknown_job_changes_nothing() -> None:
     Desk().say(7, Code.GONE, "over")
+
+
+def test_ctrl_c_takes_back_what_is_being_brought() -> None:
+    desk = Desk()
+    desk.answers[orders.Begin] = lambda _: desk.jobs.take_back()
+    with pytest.raises(StoredJobError, match="taken back by Ctrl-C"):
+        desk.detach()
+    assert orders.GiveUp(1) in desk.told
+    assert not desk.submitted
+
+
+def test_ctrl_c_leaves_alone_what_is_accepted_and_what_is_read() -> None:
+    desk = Desk()
+    desk.answers[orders.Begin] = lambda _: desk.say()
+    desk.detach()
+    desk.answers[orders.Read] = lambda _: (desk.jobs.take_back(), desk.say(2))
+    desk.jobs.attach("scan-7", lambda record, tasks, note: [], take=False)
+    assert not [event for event in desk.told if type(event) is orders.GiveUp]

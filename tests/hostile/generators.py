@@ -27,6 +27,7 @@ from starcore.messages import (
     Confirm,
     Detach,
     Draining,
+    DrainReply,
     Forget,
     FunctionKind,
     Goodbye,
@@ -382,6 +383,7 @@ class Liar:
         lambda self: Want(self.digest()),
         lambda self: Want(self.name()),
     )
+    # No DRAIN: a worker obeys it, and is gone.
     MANAGER: tuple[Any, ...] = (
         *BOTH,
         blob,
@@ -408,4 +410,5 @@ class Liar:
             self.job(), self.rng.choice((0, 0, 4, 65_535)), self.text(), self.rng.random() < 0.5, self.tasks(), b"note"
         ),
         lambda self: Inventory(self.number(), self.text()),
+        lambda self: DrainReply([self.text()]),
     )

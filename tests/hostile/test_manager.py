@@ -105,7 +105,7 @@ def require_empty(world: World, clients: list[HonestClient]) -> None:
     core = world.core
     assert not [lane for lane in core._scheduler._lanes.values() if lane.lines]
     assert len(core._sessions.clients) == 0
-    assert len(core._timers._heap) < 50, len(core._timers._heap)
+    assert len(core._timers) < 50, len(core._timers)
 
 
 @pytest.mark.parametrize("seed", range(BASE, BASE + SEEDS))

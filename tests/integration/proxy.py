@@ -5,7 +5,10 @@
     peer ──▶ Proxy ──▶ manager        cut()        both ends closed at once, in the middle of whatever they said
                                       half_open()  the connections there are forward nothing more, and nobody hears why
                                       flip()       one bit of what comes next is another one
+                                      duplicate()  what comes next is said twice
+                                      pause()      one direction stands still, or both, until resume()
                                       delay        seconds that every piece waits
+                                      trickle      at most so many bytes a second each way; 0: as many as come
                                       closed       True: new connections are turned away
 
 It forwards bytes and knows nothing of TLS. It runs on a loop in a thread of its own; every method is for the test's.
@@ -17,12 +20,39 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from enum import Enum
 from typing import TypeVar
 
 PIECE_BYTES = 256 << 10
+TRICKLE_SECONDS = 0.05
+"""How often a trickle drops."""
 
 T = TypeVar("T")
+
+
+class To(Enum):
+    """Where a direction leads."""
+
+    MANAGER = 0
+    PEER = 1
+
+
+class _Way:
+    """One direction of one connection."""
+
+    def __init__(self, source: socket.socket, sink: socket.socket, to: To) -> None:
+        self.source, self.sink, self.to = source, sink, to
+        self.lost = asyncio.Event()
+        self.forwards = asyncio.Event()
+        self.forwards.set()
+        self.repeats = 0
+
+    async def open(self) -> None:
+        """Wait until it forwards; for ever, once the connection is half open."""
+        await self.forwards.wait()
+        if self.lost.is_set():
+            await asyncio.Event().wait()
 
 
 class _Pair:
@@ -30,8 +60,7 @@ class _Pair:
 
     def __init__(self, peer: socket.socket, manager: socket.socket) -> None:
         self.sockets = (peer, manager)
-        self.forwards = asyncio.Event()
-        self.forwards.set()
+        self.ways = (_Way(peer, manager, To.MANAGER), _Way(manager, peer, To.PEER))
         self.flips = 0
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -55,6 +84,7 @@ class Proxy:
 
     def __init__(self, port: int, listen: int = 0) -> None:
         self.delay = 0.0
+        self.trickle = 0
         self.closed = False
         self.accepted = 0
         self._port = port
@@ -84,7 +114,7 @@ class Proxy:
 
     def half_open(self) -> None:
         """From now on the connections that stand swallow everything; new ones are forwarded as ever."""
-        self._call(lambda: [pair.forwards.clear() for pair in self._pairs])
+        self._call(lambda: [way.lost.set() for way in self._ways()])
 
     def flip(self) -> None:
         """Change one bit of what each connection's next piece says, to the manager or to the peer."""
@@ -94,6 +124,23 @@ class Proxy:
                 pair.flips += 1
 
         self._call(flip)
+
+    def duplicate(self) -> None:
+        """Say the next piece of every direction twice."""
+
+        def duplicate() -> None:
+            for way in self._ways():
+                way.repeats += 1
+
+        self._call(duplicate)
+
+    def pause(self, to: To | None = None) -> None:
+        """Forward nothing more in one direction, or in both; TCP holds up who goes on speaking."""
+        self._call(lambda: [way.forwards.clear() for way in self._ways() if to in (None, way.to)])
+
+    def resume(self) -> None:
+        """Forward again what was paused."""
+        self._call(lambda: [way.forwards.set() for way in self._ways()])
 
     def close(self) -> None:
         """End everything."""
@@ -109,11 +156,14 @@ class Proxy:
 
     # -- the thread ------------------------------------------------------------------------------------------
 
+    def _ways(self) -> Iterator[_Way]:
+        return (way for pair in self._pairs for way in pair.ways)
+
     def _call(self, function: Callable[[], T]) -> T:
         async def call() -> T:
             return function()
 
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(5)
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(30)
 
     def _main(self) -> None:
         accepting = self._loop.create_task(self._accept())
@@ -146,25 +196,31 @@ class Proxy:
                 continue
             pair = _Pair(peer, manager)
             self._pairs.add(pair)
-            pair.tasks = [
-                self._loop.create_task(self._forward(pair, *ends)) for ends in ((peer, manager), (manager, peer))
-            ]
+            pair.tasks = [self._loop.create_task(self._forward(pair, way)) for way in pair.ways]
 
-    async def _forward(self, pair: _Pair, source: socket.socket, sink: socket.socket) -> None:
+    async def _forward(self, pair: _Pair, way: _Way) -> None:
         with contextlib.suppress(OSError):
             while True:
-                piece = await self._loop.sock_recv(source, PIECE_BYTES)
+                piece = await self._loop.sock_recv(way.source, self._piece_bytes())
                 if self.delay:
                     await asyncio.sleep(self.delay)
-                await pair.forwards.wait()
+                await way.open()
                 if not piece:
                     break
                 if pair.flips:
                     pair.flips -= 1
                     middle = len(piece) // 2
                     piece = piece[:middle] + bytes([piece[middle] ^ 1]) + piece[middle + 1 :]
-                await self._loop.sock_sendall(sink, piece)
+                if way.repeats:
+                    way.repeats -= 1
+                    piece *= 2
+                await self._loop.sock_sendall(way.sink, piece)
+                if self.trickle:
+                    await asyncio.sleep(TRICKLE_SECONDS)
         self._end(pair)
+
+    def _piece_bytes(self) -> int:
+        return max(1, min(PIECE_BYTES, int(self.trickle * TRICKLE_SECONDS))) if self.trickle else PIECE_BYTES
 
     def _end(self, pair: _Pair) -> None:
         self._pairs.discard(pair)

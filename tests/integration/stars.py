@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 import uuid
@@ -59,11 +60,21 @@ class TriedStar(LocalStar):
         Where its log goes.
     workers, slots, options
         As for `LocalStar`; `manager_options` and `worker_options` are for all of its processes.
+    variables : dict of str, optional
+        More environment variables of all its processes.
     """
 
-    def __init__(self, directory: Path, workers: int = 2, slots: int = 1, **options: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        workers: int = 2,
+        slots: int = 1,
+        variables: dict[str, str] | None = None,
+        **options: Any,
+    ) -> None:
         self.log_path = directory / "star.log"
         self.mark = uuid.uuid4().hex
+        self._variables = {**(variables or {}), MARK: self.mark}
         self._manager_options = list(options.get("manager_options", ()))
         options.setdefault("log_level", "info")
         with self._logged():
@@ -90,6 +101,11 @@ class TriedStar(LocalStar):
         """Start one more worker and return its pid."""
         with self._logged():
             return super().start_worker(*options)
+
+    def start_program(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        """Start a program that belongs to this star: its errors stand in the log, and it carries the mark."""
+        with self._logged():
+            return subprocess.Popen(command, **options)
 
     def kill_worker(self, pid: int, number: int = signal.SIGKILL) -> list[int]:
         """Kill -9 a supervisor; return the slots that it had."""
@@ -154,8 +170,8 @@ class TriedStar(LocalStar):
     @contextlib.contextmanager
     def _logged(self) -> Iterator[None]:
         """Whoever is started in here writes to the log, and carries the mark."""
-        saved, marked = os.dup(2), os.environ.get(MARK)
-        os.environ[MARK] = self.mark
+        saved, found = os.dup(2), {name: os.environ.get(name) for name in self._variables}
+        os.environ.update(self._variables)
         try:
             with self.log_path.open("ab", buffering=0) as log:
                 os.dup2(log.fileno(), 2)
@@ -163,8 +179,11 @@ class TriedStar(LocalStar):
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-            if marked is None:
-                del os.environ[MARK]
+            for name, value in found.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 @contextlib.contextmanager

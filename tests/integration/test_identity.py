@@ -20,6 +20,7 @@ import pytest
 
 from starcore import Client
 
+from .networks import Network, made_network
 from .processes import Manager, Place, Program, free_ports
 
 NOBODY = 65534
@@ -41,52 +42,10 @@ def hand_over(join: Path, place: Place, owner: int | None = None) -> str:
 # -- machines ------------------------------------------------------------------------------------------------
 
 
-class Network:
-    """Namespaces in a row, each joined to the first by a veth pair of its own."""
-
-    def __init__(self) -> None:
-        self._names: list[str] = []
-
-    def machine(self, *addresses: str) -> list[str]:
-        """Make a namespace with these addresses (for the first: its ends of the pairs), and return its command."""
-        name = f"star{os.getpid()}-{len(self._names)}"
-        self._ip("netns", "add", name)
-        self._names.append(name)
-        self._ip("-n", name, "link", "set", "lo", "up")
-        for address in addresses:
-            self.join(len(self._names) - 1, address)
-        return ["ip", "netns", "exec", name]
-
-    def join(self, number: int, address: str) -> None:
-        """Join machine `number` to the first one: `address` is 10.x.y.2, and the first one's end is 10.x.y.1."""
-        hub, name = self._names[0], self._names[number]
-        end = f"v{address.split('.')[1]}x{address.split('.')[2]}"
-        self._ip("-n", hub, "link", "add", f"h{end}", "type", "veth", "peer", "name", end, "netns", name)
-        for namespace, link, place in ((hub, f"h{end}", address[:-1] + "1"), (name, end, address)):
-            self._ip("-n", namespace, "address", "add", f"{place}/24", "dev", link)
-            self._ip("-n", namespace, "link", "set", link, "up")
-
-    def close(self) -> None:
-        for name in self._names:
-            self._ip("netns", "delete", name)
-
-    @staticmethod
-    def _ip(*arguments: str) -> None:
-        subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
-
-
 @pytest.fixture
 def network(places: Places) -> Iterator[Network]:
     """Namespaces, removed when every process in them has ended."""
-    if os.getuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("network namespaces need root and the command ip")
-    network = Network()
-    try:
-        network.machine()
-        network.machine("10.213.1.2")
-    except subprocess.CalledProcessError as error:
-        network.close()
-        pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
+    network = made_network("10.213.1.2")
     made: list[Place] = []
     with contextlib.closing(network):
         yield network
@@ -95,8 +54,8 @@ def network(places: Places) -> Iterator[Network]:
 
 
 def test_three_machines_with_a_join_file_each_also_after_a_move(places: Places, network: Network) -> None:
-    manager_at = ["ip", "netns", "exec", network._names[0]]
-    worker_at = ["ip", "netns", "exec", network._names[1]]
+    manager_at = ["ip", "netns", "exec", network.names[0]]
+    worker_at = ["ip", "netns", "exec", network.names[1]]
     client_at = network.machine("10.213.2.2")
     cloud, node, laptop = places("cloud"), places("node"), places("laptop")
     ports = ["--port", "8443", "--client-port", "8444"]
@@ -118,8 +77,8 @@ def test_three_machines_with_a_join_file_each_also_after_a_move(places: Places, 
 
         manager.terminate()
         worker.close()
-        network._ip("-n", network._names[0], "address", "flush", "dev", "hv213x1")
-        network._ip("-n", network._names[0], "address", "flush", "dev", "hv213x2")
+        network.ip("-n", network.names[0], "address", "flush", "dev", "hv213x1")
+        network.ip("-n", network.names[0], "address", "flush", "dev", "hv213x2")
         network.join(1, "10.213.3.2")
         network.join(2, "10.213.4.2")
         moved: Manager = cloud.start(*command, kind=Manager).listening()

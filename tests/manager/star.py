@@ -42,6 +42,7 @@ from starcore.events import (
 from starcore.manager.core import Limits, ManagerCore
 from starcore.manager.stored import StoreLimits
 from starcore.messages import (
+    CHUNK_BYTES_MAX,
     PROTOCOL_VERSION,
     Ack,
     Assign,
@@ -95,7 +96,7 @@ class Star:
 
     def feed(self, event: Event) -> None:
         """Turn the core once; every turn has to leave its accounts in order."""
-        chunks = set()
+        written: dict[int, int] = {}
         for action in self.core.handle(event, self.now):
             if isinstance(action, Log):
                 self.logs.append(action.text)
@@ -103,8 +104,8 @@ class Star:
                 self.dropped.append(action.token)
             else:
                 if isinstance(action, SendChunk):
-                    assert action.link not in chunks, "two chunks for one link in one turn"
-                    chunks.add(action.link)
+                    written[action.link] = written.get(action.link, 0) + action.length
+                    assert written[action.link] <= CHUNK_BYTES_MAX, "more than a link takes at a time"
                 self.actions.append(action)
         self.core.check()
 

@@ -201,6 +201,25 @@ def test_worker_keeps_an_answer_until_the_client_has_it():
     star.quiet()
 
 
+def test_answers_that_are_read_together_are_confirmed_together():
+    star = Star()
+    worker, client = star.worker(slots=2), star.client()
+    job = client.job()
+    job.submit(2)
+    first = worker.leased(job, 0, 2).lease
+    worker.result([first, first + 1], bodies=[BODY, BODY])
+    outcomes = [client.outcome(job, [index], ack=False) for index in (0, 1)]
+    for index in (0, 1):
+        client.say(Grant(job.stream(index), 1, 0, BODY))
+        star.expect(Grant(first + index, 1, 0, BODY), worker)
+        worker.push(first + index, 0, BODY)
+        client.writable()
+        star.chunk(client)
+    client.ack(*outcomes)
+    star.expect(Confirm(array("Q", [first, first + 1])), worker)
+    star.quiet()
+
+
 def test_answer_of_a_worker_lost_in_mid_stream_is_aborted_and_runs_again():
     star = Star()
     worker, client, job, lease, _ = answered(star)

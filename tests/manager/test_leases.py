@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from starcore.errors import Code, Status
-from starcore.messages import (
-    Assign,
-    Outcome,
-)
+from starcore.messages import HEAD_BYTES_MAX, Assign, Outcome
 
 from .star import Star, settle
 
@@ -22,6 +21,56 @@ def test_task_that_kills_its_slot_three_times_fails_with_signal_worker_and_attem
     text = bytes(outcome.heads).decode()
     assert all(word in text for word in ("SIGSEGV", "node7", "rack3", "3"))
     assert star.status()["crashes"] == 3
+    star.quiet()
+
+
+def test_report_on_a_killer_tells_every_death_and_shows_the_last_stack():
+    star = Star()
+    client = star.client()
+    job = client.job()
+    job.submit(1)
+    worker = star.worker(name="node7", host="rack3")
+    worker.finish(worker.leased(job, 0, 1), Status.CRASHED, head=b"ended by exit code 7")
+    worker.leased(job, 0, 1, attempt=2)
+    worker.goodbye(Code.INTERNAL)
+    star.wait(1.0)
+    worker.connect()
+    head = b"ended by SIGSEGV; peak memory 2.0 GiB\nlast stack, most recent call first:\n  File f.py\x1b[2J"
+    worker.finish(worker.leased(job, 0, 1, attempt=3), Status.CRASHED, head=head)
+    outcome = client.outcome(job, [0], Status.CRASHED, head=None)
+    assert bytes(outcome.heads).decode().split("\n") == [
+        "ended by SIGSEGV; peak memory 2.0 GiB; last run by worker node7 (rack3), attempt 3: given up after 3 deaths "
+        "under this task",
+        "  attempt 1, worker node7 (rack3): ended by exit code 7",
+        "  attempt 2, worker node7 (rack3): the connection to worker node7 was lost",
+        "  attempt 3, worker node7 (rack3): ended by SIGSEGV; peak memory 2.0 GiB",
+        "last stack, most recent call first:",
+        "  File f.py\\x1b[2J",
+    ]
+    settle(star)
+    star.quiet()
+
+
+@pytest.mark.parametrize("head", [b"\xff\n" * 30_000, b"\xff" * 60_000, (b"\xf0\x9f\x98\x80" * 299 + b"\n") * 50])
+def test_report_of_a_lying_worker_fits_an_outcome(head: bytes):
+    star = Star()
+    worker, client = star.worker(), star.client()
+    job = client.job()
+    job.submit(1)
+    for attempt in (1, 2, 3):
+        worker.finish(worker.leased(job, 0, 1, attempt=attempt), Status.CRASHED, head=head)
+    outcome = client.outcome(job, [0], Status.CRASHED, head=None)
+    assert len(outcome.heads) < HEAD_BYTES_MAX
+    star.quiet()
+
+
+def test_task_that_takes_too_much_memory_fails_at_once():
+    star = Star()
+    worker, client = star.worker(), star.client()
+    job = client.job()
+    job.submit(1)
+    worker.finish(worker.leased(job, 0, 1), Status.MEMORY, head=b"its slot had 5 GiB")
+    client.outcome(job, [0], Status.MEMORY, head=b"its slot had 5 GiB")
     star.quiet()
 
 

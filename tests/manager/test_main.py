@@ -28,7 +28,8 @@ def test_defaults_are_the_cards_ports_and_the_cores_limits() -> None:
     options = _parser().parse_args([])
     limits = Limits()
     assert (options.port, options.client_port, options.host) == (443, 444, None)
-    assert options.silence_seconds == limits.silence_seconds
+    assert (options.heartbeat_seconds, options.silence_seconds) == (limits.heartbeat_seconds, limits.silence_seconds)
+    assert (limits.heartbeat_seconds, limits.silence_seconds) == (2.0, 8.0)
     assert options.greeting_seconds == limits.greeting_seconds
     assert options.session_grace_seconds == limits.session_grace_seconds
     assert options.drain_seconds == limits.drain_seconds

@@ -12,7 +12,8 @@ from starcore.manager.flows import Flow
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.state import Limits
-from starcore.messages import Abort, Grant
+from starcore.messages import CHUNK_BYTES_MAX, Abort, Grant
+from starcore.pace import CHUNK_BYTES_AMONG, CHUNK_BYTES_FIRST
 
 SOURCE, SINK, OTHER = 1, 2, 3
 
@@ -65,7 +66,7 @@ def test_chunk_leaves_at_once_in_the_buffer_that_it_came_in():
     assert plane.relay.held_bytes == 0
 
 
-def test_blocked_link_holds_the_chunks_and_gets_one_each_time_it_is_writable():
+def test_blocked_link_holds_the_chunks_and_gets_all_that_it_takes_when_it_is_writable():
     plane = Plane()
     plane.flow(300)
     plane.grant(0, 300)
@@ -74,11 +75,39 @@ def test_blocked_link_holds_the_chunks_and_gets_one_each_time_it_is_writable():
         plane.chunk(offset, 100)
     assert plane.said() == [Grant(7, 1, 0, 300)]
     assert plane.relay.held_bytes == 300
-    for offset in (0, 100, 200):
-        plane.relay.writable(SINK)
-        assert plane.said() == [sent(offset, 100)]
+    plane.relay.writable(SINK)
+    assert plane.said() == [sent(offset, 100) for offset in (0, 100, 200)]
     plane.relay.writable(SINK)
     assert plane.said() == []
+
+
+def test_small_task_makes_the_chunks_of_its_link_small():
+    size = 64 * CHUNK_BYTES_AMONG
+    plane = Plane(window=size, link=size)
+    plane.flow(size)
+    plane.grant(0, size)
+    for offset in range(0, 4 * CHUNK_BYTES_MAX, CHUNK_BYTES_MAX):
+        plane.chunk(offset, CHUNK_BYTES_MAX)
+        plane.relay.writable(SINK)
+    assert max(each.length for each in plane.said() if isinstance(each, SendChunk)) > CHUNK_BYTES_AMONG
+    plane.relay.among(SINK)
+    plane.relay.among(OTHER)  # which carries no chunks
+    for _ in range(3):
+        plane.relay.writable(SINK)
+    assert {chunk.length for chunk in plane.said()} == {CHUNK_BYTES_AMONG}
+
+
+def test_link_is_given_no_more_than_its_pace_at_a_time():
+    plane = Plane(window=2 * CHUNK_BYTES_FIRST, link=2 * CHUNK_BYTES_FIRST)
+    plane.flow(2 * CHUNK_BYTES_FIRST)
+    plane.grant(0, 2 * CHUNK_BYTES_FIRST)
+    plane.relay.blocked(SINK)
+    piece = CHUNK_BYTES_FIRST // 4
+    for offset in range(0, 2 * CHUNK_BYTES_FIRST, piece):
+        plane.chunk(offset, piece)
+    plane.said()
+    plane.relay.writable(SINK)
+    assert plane.said() == [sent(offset, piece) for offset in range(0, CHUNK_BYTES_FIRST, piece)]
 
 
 def test_streams_of_a_link_take_turns():
@@ -273,3 +302,21 @@ def test_aborted_flow_is_over_at_both_ends():
     flow = plane.flow(300)
     plane.relay.abort(flow, 10, "gone")
     assert plane.said() == [Abort(7, 1, 10, "gone"), Abort(107, 1, 10, "gone")]
+
+
+def test_link_that_is_lost_may_have_read_several_values_of_one_source():
+    """The first value's bytes make room for the second one, whose reader is gone as well."""
+    plane = Plane(link=1000)
+    values = [Flow(3000, source_stream=stream, spread=True) for stream in (7, 8)]
+    for value in values:
+        plane.flows.append(value)
+        plane.relay.expect(value, SOURCE, window=False)
+        plane.flows.append(plane.relay.read(value, SINK, 100 + value.source_stream))
+        plane.grant(0, 3000, value.source_stream)
+    assert plane.said() == [Grant(7, 1, 0, 1000)]
+    plane.relay.blocked(SINK)
+    plane.chunk(0, 1000)
+    plane.relay.close_link(SINK)
+    plane.flows[:] = values
+    plane.said()
+    assert plane.relay.held_bytes == 0

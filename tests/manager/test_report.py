@@ -44,3 +44,11 @@ def test_missing_says_which_registered_function_nobody_has():
     workers = list(star.core._sessions.workers.values())
     assert missing((FunctionKind.REGISTERED, "m:f"), workers) == "no connected worker has the registered function m:f"
     assert missing((FunctionKind.REGISTERED, ""), workers) == "no connected worker has a registered function"
+
+
+def test_row_of_a_job_counts_its_tasks():
+    star = Star()
+    star.client(name="me").job(function="f\n").submit(3)
+    (row,) = star.status()["jobs"]
+    assert (row["client"], row["queued"], row["done"]) == ("me", 3, 0)
+    assert row["function"].isprintable()

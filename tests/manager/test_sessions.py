@@ -9,7 +9,7 @@ import pytest
 
 from starcore.errors import Code
 from starcore.events import Close, Received
-from starcore.manager.sessions import Timer
+from starcore.manager.sessions import BEAT_MOMENTS, Timer, Timers
 from starcore.messages import (
     PROTOCOL_VERSION,
     STATUS_BYTES_MAX,
@@ -90,6 +90,24 @@ def test_session_of_another_certificate_is_refused():
     star.quiet()
 
 
+def test_session_goes_on_under_a_renewed_certificate_of_the_same_name():
+    star = Star()
+    worker, client = star.worker(), star.client(name="laptop")
+    job = client.job()
+    job.submit(1)
+    assign = worker.leased(job, 0, 1)
+    client.lose()
+    client.fingerprint = "renewed"
+    assert client.connect().resumed
+    worker.finish(assign)
+    client.outcome(job, [0])
+    client.lose()
+    client.name, client.fingerprint = "another", "renewed"
+    assert client.connect().resumed, "what was renewed counts from then on"
+    settle(star)
+    star.quiet()
+
+
 def test_hello_that_was_long_on_its_way_does_not_supersede_a_newer_link():
     """The dialer gave up the older link before it made the newer one, and would take SUPERSEDED for its end."""
     star = Star()
@@ -143,6 +161,47 @@ def test_silence_is_filled_with_heartbeats_and_a_silent_peer_is_closed():
     star.quiet()
 
 
+def test_timers_of_one_time_are_due_together_and_in_the_order_in_which_they_were_set():
+    timers = Timers()
+    for when, subject in ((2.0, "b"), (1.0, "a"), (2.0, "c"), (3.0, "d")):
+        timers.set(when, Timer.LINK, subject)
+    assert (len(timers), timers.next()) == (4, 1.0)
+    assert timers.due(2.0) == [(Timer.LINK, "a"), (Timer.LINK, "b"), (Timer.LINK, "c")]
+    assert (len(timers), timers.next()) == (1, 3.0)
+
+
+def test_heartbeats_of_many_peers_leave_at_few_moments():
+    star = Star()
+    clients = []
+    for _ in range(3 * BEAT_MOMENTS):
+        star.wait(0.017)
+        clients.append(star.client())
+    for _ in range(12):
+        star.wait(1.0)
+        for client in clients:
+            client.say(Heartbeat())
+    assert len(star.core._timers) >= len(clients)
+    assert len(star.core._timers._times) <= BEAT_MOMENTS, "a moment's times differ by a rounding error"
+
+
+def test_heartbeat_before_the_greeting_is_out_of_place():
+    star = Star()
+    link = star.open(Role.CLIENT)
+    star.feed(Received(link, Heartbeat()))
+    assert "before HELLO" in star.closed(link, Code.UNEXPECTED)
+    star.quiet()
+
+
+def test_heartbeat_keeps_a_peer_that_says_nothing_else():
+    star = Star()
+    client = star.client()
+    for _ in range(20):
+        star.wait(1.0)
+        client.say(Heartbeat())
+    star.all(Heartbeat, client)
+    star.quiet()
+
+
 def test_peer_that_speaks_is_not_closed():
     star = Star()
     client = star.client()
@@ -183,7 +242,7 @@ def test_one_timer_waits_for_a_session_however_often_it_comes_and_goes():
     for _ in range(50):
         client.lose()
         client.connect()
-    graces = [entry for entry in star.core._timers._heap if entry[2] is Timer.GRACE]
+    graces = [timer for due in star.core._timers._set.values() for timer, _ in due if timer is Timer.GRACE]
     assert len(graces) == 1
 
 

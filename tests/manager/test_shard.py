@@ -81,7 +81,7 @@ class Desk:
         count = len(self.of(Told.OPENED))
         peer = await self.peer(link)
         await until(lambda: len(self.of(Told.OPENED)) == count + 1)
-        self.order(Order.GREETED, link)
+        self.cable.say(Order.GREETED, cable.GREETED.pack(link, WELCOME.silence_seconds))
         self.order(Order.WRITE, link, codec.encode(WELCOME))
         await until(peer.core.heard)
         return peer

@@ -20,7 +20,6 @@ from starcore.manager.state import (
     State,
     Step,
     Worker,
-    contiguous,
     python_capability,
 )
 from starcore.messages import FunctionKind
@@ -161,21 +160,6 @@ def test_leases_of_a_worker_are_found_by_number():
         104,
         None,
     ]
-
-
-@pytest.mark.parametrize(
-    ("numbers", "pieces"),
-    [
-        ([], []),
-        ([5], [(0, 1)]),
-        ([5, 6, 7], [(0, 3)]),
-        ([5, 6, 9, 10, 4], [(0, 2), (2, 4), (4, 5)]),
-        ([5, 9, 7], [(0, 1), (1, 2), (2, 3)]),
-        ([5, 5], [(0, 1), (1, 2)]),
-    ],
-)
-def test_columns_are_cut_into_consecutive_numbers(numbers, pieces):
-    assert list(contiguous(array("Q", numbers))) == pieces
 
 
 def test_mean_of_a_job_follows_its_late_tasks():

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from starcore.driver import Driver
 from starcore.errors import Code, SetupError
 from starcore.events import Action, ChunkReceived, Close, Drop, Lost, Opened, Received, Send, SendChunk, Tick, Writable
 from starcore.manager import switch as switches
-from starcore.manager.switch import CHUNKS_AHEAD, Cell, Switch, _cause
+from starcore.manager.switch import CHUNKS_AHEAD, Cell, RemoteLink, Switch, _cause
 from starcore.messages import CHUNK_BYTES_MAX, Goodbye, Hello, Notice, Role, StatusReply, Welcome
 
 from .peers import Caller, Recorder, caller, connected, until
@@ -195,6 +196,16 @@ def test_link_takes_some_chunks_ahead_and_the_next_when_there_is_room(star: cert
         assert line._ahead == 0
 
     run(star, test)
+
+
+def test_link_that_was_given_many_small_chunks_is_free_again_when_few_are_left() -> None:
+    cable: Any = SimpleNamespace(say=lambda *order, **options: None)
+    line = RemoteLink(1, SimpleNamespace(cable=cable), Role.CLIENT, "192.0.2.1:1")  # type: ignore[arg-type]
+    for stream in range(5):
+        line.send_chunk(stream, 1, 0, b"x")
+    assert line.blocked
+    assert [line.room() for _ in range(5)] == [False, False, False, True, False]
+    assert not line.blocked
 
 
 def test_fault_of_a_peer_closes_its_link_here(star: certificates.Star, caplog: pytest.LogCaptureFixture) -> None:

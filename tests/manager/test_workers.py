@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from array import array
 
-from starcore.errors import Status
+from starcore.codec import encode
+from starcore.errors import Code, Status
+from starcore.manager.workers import DRAINED_MAX
 from starcore.messages import (
     Assign,
     Confirm,
+    Drain,
     Draining,
+    DrainReply,
+    DrainRequest,
     Forget,
     Outcome,
     Running,
@@ -126,6 +131,46 @@ def test_goodbye_of_a_worker_gives_its_work_back_at_once():
     star.quiet()
 
 
+def test_drain_is_told_to_connected_workers_whose_name_or_host_fits():
+    star = Star()
+    first = star.worker(name="node1-7", host="node1")
+    second = star.worker(name="mine", host="node2")
+    other, away, client = star.worker(name="x", host="y"), star.worker(name="node3-1"), star.client(name="laptop")
+    away.lose()
+    client.say(DrainRequest("node*"))
+    star.expect(DrainReply(["node1-7", "mine"]), client)
+    for worker in (first, second):
+        star.expect(Drain("asked by client laptop"), worker)
+    client.say(DrainRequest("x"))
+    star.expect(DrainReply(["x"]), client)
+    star.take(Drain, other)
+    for nobody in ("[nobody", "", "*a" * 30_000, "NODE1"):
+        client.say(DrainRequest(nobody))
+        star.expect(DrainReply([]), client)
+    settle(star)
+    star.quiet()
+
+
+def test_names_of_very_many_drained_workers_fit_a_message():
+    star = Star()
+    for number in range(DRAINED_MAX + 5):
+        star.worker(name=f"{number:06}" + "\N{SNOWMAN}" * 94, fingerprint="one for all")
+    client = star.client()
+    star.actions.clear()
+    client.say(DrainRequest("*"))
+    reply = star.take(DrainReply, client)
+    assert len(reply.workers) == DRAINED_MAX
+    assert len(encode(reply)) < 1 << 20
+    assert sum(isinstance(action.message, Drain) for action in star.actions) == DRAINED_MAX + 5
+
+
+def test_drain_is_not_for_workers_to_ask():
+    star = Star()
+    worker = star.worker()
+    worker.say(DrainRequest("*"))
+    star.closed(worker, Code.UNEXPECTED)
+
+
 def test_draining_worker_gets_nothing_more_and_gives_back_what_waits():
     star = Star()
     worker, client = star.worker(), star.client()
@@ -178,6 +223,24 @@ def test_returning_worker_gives_back_leases_that_nobody_knows_of():
     worker.connect(leases=array("Q", [5, 6]))
     assert worker.retracted(kill=True) == [5, 6]
     worker.give_back([5], declined=[6])
+    settle(star)
+    star.quiet()
+
+
+def test_forget_that_was_lost_with_its_link_is_said_again_to_the_worker_that_comes_back():
+    """The simulator found it: such a worker kept the job for as long as the session lived."""
+    star = Star()
+    worker, client = star.worker(slots=1), star.client()
+    job = client.job()
+    job.submit(1)
+    worker.result([worker.leased(job, 0).lease])
+    star.take(Confirm, worker)
+    client.ack(client.outcome(job, [0]))
+    client.say(Forget(job.number))
+    forget = star.take(Forget, worker)
+    worker.lose()
+    worker.connect(leases=array("Q"))
+    assert star.take(Forget, worker) == forget
     settle(star)
     star.quiet()
 

@@ -82,7 +82,6 @@ class ClientProcess(Process):
         result_bytes: int,
         first_window_bytes: int,
         jobs_idle_max: int,
-        check_every: int = 1,
     ) -> None:
         super().__init__(world, name)
         self.finished = False
@@ -103,7 +102,7 @@ class ClientProcess(Process):
             first_window_bytes=first_window_bytes, result_bytes=result_bytes,
         )  # fmt: skip
         self.core = ClientCore(hello, jobs_idle_max=jobs_idle_max)
-        self.driver = SimDriver(self, self.core, self, check_every=check_every, watch=truth.wire.client_hears)
+        self.driver = SimDriver(self, self.core, self, watch=self._hears)
         self._actions: dict[type, Callable[[Any], None]] = {
             orders.Dial: self._dial,
             orders.Connected: lambda action: None,
@@ -203,6 +202,10 @@ class ClientProcess(Process):
 
     # -- the driver's shell ----------------------------------------------------------------------------------
 
+    def _hears(self, core: ClientCore, event: Any, now: float) -> None:
+        self._truth.wire.client_hears(self.name, event)
+        self._truth.reached.client(core, event)
+
     def perform(self, action: Any) -> None:
         """Carry out what the core asks for."""
         self._actions[type(action)](action)
@@ -230,8 +233,9 @@ class ClientProcess(Process):
             return piece(0, 0, length)
         return piece(spec.base, offset, min(length, spec.argument - offset))
 
-    def leaves(self, token: Any) -> None:
+    def leaves(self, token: Any) -> Any:
         """A piece of a function is written."""
+        return token
 
     def release(self, token: Any) -> None:
         """There are no tokens to drop here."""

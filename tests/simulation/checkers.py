@@ -16,10 +16,12 @@ from starcore.client.core import ClientCore
 from starcore.errors import Status
 from starcore.events import ChunkReceived, Received
 from starcore.manager.core import Limits, ManagerCore
+from starcore.manager.state import Mark
 from starcore.messages import HEAD_BYTES_MAX, Assign, Outcome
 from starcore.worker.core import WorkerCore
 from starcore.worker.runs import Run
 
+from .reached import Reached
 from .work import Answer, Kind, Spec, answer_of
 from .world import Violation, World
 
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     from .callers import Calls
 
 CRASH_LIMIT = 3
+_BLAME = b"given up after %d deaths under this task" % CRASH_LIMIT
 CHUNK_SLACK_SECONDS = 0.02
+VIGIL_SLACK_SECONDS = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +49,7 @@ class Truth:
     def __init__(self, world: World) -> None:
         self.world = world
         self.wire = Wire()
+        self.reached = Reached()
         self.arenas: list[int] = []
         """The arena of every worker that there ever was."""
         self.memory_fails = False
@@ -54,6 +59,8 @@ class Truth:
         self._tasks: dict[tuple[str, int, int], _Task] = {}
         self._by_serial: dict[int, _Task] = {}
         self._executed: dict[int, Counter[int]] = {}
+        self._owed: dict[tuple[str, int, int], _Task] = {}
+        """Those without an outcome, that somebody waits for."""
         self._gone: dict[str, None] = {}
 
     # -- what happens ----------------------------------------------------------------------------------------
@@ -63,11 +70,14 @@ class Truth:
         key = (client, record.number, index)
         if key in self._tasks:
             raise Violation(f"the simulator names two tasks {key}")
-        self._tasks[key] = self._by_serial[spec.serial] = _Task(record, spec, head)
+        self._tasks[key] = self._by_serial[spec.serial] = task = _Task(record, spec, head)
+        if client not in self._gone:
+            self._owed[key] = task
 
     def cancelled(self, client: str, job: int, index: int) -> None:
         """Nobody waits for a task any more."""
         self._tasks[client, job, index].cancelled = True
+        self._owed.pop((client, job, index), None)
 
     def needs(self, run: Run) -> tuple[bytes, ...]:
         """The values that were given to a task, by what its client asked for."""
@@ -85,6 +95,7 @@ class Truth:
     def gone(self, client: str) -> None:
         """A client will never come back: nothing is promised to it any more."""
         self._gone[client] = None
+        self._owed = {key: task for key, task in self._owed.items() if key[0] != client}
 
     def executed(self, head: bytes, status: int) -> None:
         """A slot came to the end of a task."""
@@ -117,6 +128,7 @@ class Truth:
         if task.outcome is not None:
             raise Violation(f"I1: {name} has two outcomes, {task.outcome.name} and {status.name}")
         task.outcome = status
+        self._owed.pop((client, job, index), None)
         self.counts[status] += 1
         fault = self._judge(task, status, head, body)
         if fault:
@@ -136,7 +148,7 @@ class Truth:
             return "I9: no cause"
         fits = {
             Status.RAISED: spec.kind in (Kind.RAISE, Kind.FLAKY) and executed[Status.RAISED] > record.retries,
-            Status.CRASHED: executed[Status.CRASHED] + self.world.deaths >= CRASH_LIMIT and b"worker" in head,
+            Status.CRASHED: executed[Status.CRASHED] + self.world.deaths >= CRASH_LIMIT and _BLAME in bytes(head),
             Status.TIMEOUT: self._may_time_out(spec, record.timeout_seconds),
             Status.UNSENDABLE: spec.kind is Kind.UNSENDABLE,
             Status.UNRUNNABLE: self.memory_fails or spec.argument + record.shared_bytes > min(self.arenas),
@@ -151,18 +163,14 @@ class Truth:
 
     def unfinished(self) -> list[tuple[str, int, int]]:
         """Tasks that are still owed an outcome."""
-        return [
-            key
-            for key, task in self._tasks.items()
-            if task.outcome is None and not task.cancelled and key[0] not in self._gone
-        ]
+        return list(self._owed)
 
     def hanging(self) -> list[tuple[str, Calls, int]]:
         """Tasks that will never end by themselves."""
         return [
-            (key[0], self._tasks[key].record, key[2])
-            for key in self.unfinished()
-            if self._tasks[key].spec.kind is Kind.HANG and not self._tasks[key].record.timeout_seconds
+            (key[0], task.record, key[2])
+            for key, task in self._owed.items()
+            if task.spec.kind is Kind.HANG and not task.record.timeout_seconds
         ]
 
     @property
@@ -186,7 +194,7 @@ class Wire:
         self._completed: dict[tuple[str, int, int, int], None] = {}
         self._bodies: dict[tuple[str, int, int, int], list[int]] = {}
         self._leases: dict[int, str] = {}
-        self._attempts: dict[tuple[int, int, int], int] = {}
+        self._attempts: dict[tuple[int, int, int, int], None] = {}
 
     def client_hears(self, name: str, event: Any) -> None:
         """I3: at most one completed RESULT a task and connection."""
@@ -212,7 +220,7 @@ class Wire:
         self._completed[key] = None
 
     def worker_hears(self, name: str, event: Any) -> None:
-        """A lease is given once, and a task's attempts count up."""
+        """A lease is given once, and so is each attempt of a task."""
         if type(event) is not Received or type(event.message) is not Assign:
             return
         assign = event.message
@@ -221,8 +229,10 @@ class Wire:
             if lease in self._leases:
                 raise Violation(f"lease {lease} is given to {name}, and was given to {self._leases[lease]}")
             self._leases[lease] = name
-            task = (lease >> 32, assign.job, assign.first + at)
-            self._attempts[task] = assign.attempt
+            attempt = (lease >> 32, assign.job, assign.first + at, assign.attempt)
+            if attempt in self._attempts:
+                raise Violation(f"attempt {assign.attempt} of task {assign.job}/{assign.first + at} is given twice")
+            self._attempts[attempt] = None
 
 
 def require_within_budget(core: ManagerCore, limits: Limits) -> None:
@@ -236,6 +246,17 @@ def require_within_budget(core: ManagerCore, limits: Limits) -> None:
     for client in core._sessions.clients.values():
         if client.owed_bytes > max(limits.submit_bytes, HEAD_BYTES_MAX + 64):
             raise Violation(f"I5: client {client.name} owes {client.owed_bytes} bytes of {limits.submit_bytes}")
+
+
+def require_no_vigil(core: ManagerCore, limits: Limits, now: float) -> None:
+    """I10: no worker keeps a place for an argument whose client has been away for long."""
+    for worker in core._sessions.workers.values():
+        for leased in worker.leases:
+            flow, client = leased.run.flows.get(leased.start), leased.run.job.client
+            waits = flow is not None and flow.end < flow.size and leased.marks[0] == Mark.HELD
+            since = max(client.left_at, leased.at) + limits.argument_grace_seconds + VIGIL_SLACK_SECONDS
+            if waits and not client.link and now > since:
+                raise Violation(f"I10: worker {worker.name} waits for an argument of {client.name}, who is away")
 
 
 def require_drained(manager: ManagerCore, limits: Limits, tokens: int) -> None:
@@ -281,8 +302,10 @@ def require_empty(manager: ManagerCore) -> None:
     _require(manager.deadline() is None, "I6: a timer", manager.deadline())
 
 
-def require_idle_worker(core: WorkerCore, name: str) -> None:
-    """A worker without work holds nothing but functions."""
+def require_idle_worker(core: WorkerCore, name: str, manager: ManagerCore) -> None:
+    """A worker without work holds nothing but functions, of jobs that the manager knows."""
+    known = {job for session in manager._sessions.workers.values() if session.name == name for job in session.jobs}
+    _require(core._library.jobs.keys() <= known, "I6: jobs that are over", (name, known, [*core._library.jobs]))
     _require(not core._leases(), "I7: leases in a worker", (name, core._leases()))
     _require(core._memory.keys() <= core._custody.keys, "I6: memory of a worker", (name, core._memory.keys()))
     parked = [number for number, entry in core._library.jobs.items() if entry.parked]
@@ -294,8 +317,10 @@ def require_idle_worker(core: WorkerCore, name: str) -> None:
     _require(all(not slot.batches and not slot.wanted for slot in slots), "I7: batches in slots", name)
 
 
-def require_idle_client(core: ClientCore, name: str) -> None:
-    """A client without work has nothing outstanding."""
+def require_idle_client(core: ClientCore, name: str, manager: ManagerCore) -> None:
+    """A client without work has nothing outstanding, and the manager keeps no job of its that is over."""
+    kept = {job for session in manager._sessions.clients.values() if session.name == name for job in session.jobs}
+    _require(kept <= core._ledger.jobs.keys(), "I6: jobs that are over", (name, kept, [*core._ledger.jobs]))
     _require(not core.outstanding and not core._ledger.charged, "tasks of a client", (name, core._ledger.charged))
     _require(not core._answers._landings and not core._answers._acks, "answers of a client", name)
 

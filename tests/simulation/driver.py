@@ -1,7 +1,7 @@
 """A process that can be stopped and killed, and the driver that turns its core upon the simulated network.
 
-`SimDriver` keeps to the contract of `starcore/driver.py` to the letter: one event at a time, at most one chunk a
-link and turn, Writable after each, Lost at once for a link that the core closes. What the real one logs is a
+`SimDriver` keeps to the contract of `starcore/driver.py` to the letter: one event at a time, a bounded part of
+chunks a link and turn, Writable after each, Lost at once for a link that the core closes. What the real one logs is a
 violation here: an exception of a core's, and the blame of a peer, for all peers are honest.
 """
 
@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from starcore import codec
 from starcore.errors import Code, ProtocolError
 from starcore.events import Blocked, Close, Core, Drop, Lost, Opened, Peer, Send, SendChunk, Tick, Writable
-from starcore.messages import Goodbye
+from starcore.messages import CHUNK_BYTES_MAX, Goodbye
 
 from .world import Violation, World
 
 if TYPE_CHECKING:
     from .network import End
 
+GRAIN_SECONDS = 0.0015
+"""A coarse clock and a rounded timer are no further apart."""
+QUIET_SECONDS = 20.0
+"""So long after the last trouble every silence was noticed; one that is noticed later is a false alarm."""
 INNOCENT = frozenset({Code.NORMAL, Code.SILENT, Code.DRAINING, Code.SUPERSEDED, Code.GONE, Code.CANCELLED})
 """Why an honest peer may be closed."""
 
@@ -40,8 +44,8 @@ class Shell(Protocol):
     def source(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Any:
         """The bytes of an outgoing chunk that has no token."""
 
-    def leaves(self, token: Any) -> None:
-        """A token's bytes are written."""
+    def leaves(self, token: Any) -> Any:
+        """A token is written; returns its bytes."""
 
     def release(self, token: Any) -> None:
         """A token that nobody needs any more."""
@@ -58,11 +62,14 @@ class Process:
         self.coarse = world.chance(0.5)
         """Its loop counts in whole milliseconds, as uvloop's does."""
         self._backlog: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._asleep_at: float | None = None
+        self._slept = 0.0
 
     @property
     def clock(self) -> float:
         """What the process's loop takes the time to be."""
-        return int(self.world.now * 1000.0) / 1000.0 if self.coarse else self.world.now
+        now = self.world.now - self._slept
+        return int(now * 1000.0) / 1000.0 if self.coarse else now
 
     def post(self, callback: Callable[..., None], *args: Any) -> None:
         """Let the process do something: now, when it goes on, or never."""
@@ -71,13 +78,18 @@ class Process:
         elif self.alive:
             callback(*args)
 
-    def freeze(self) -> None:
-        """SIGSTOP."""
+    def freeze(self, *, asleep: bool = False) -> None:
+        """SIGSTOP; or the machine is `asleep`, and its monotonic clock stands still meanwhile."""
         self.frozen = True
+        self._asleep_at = self.world.now if asleep else None
 
     def thaw(self) -> None:
         """SIGCONT: everything that waited happens; timers first, as with libuv, or last, as with asyncio."""
         self.frozen = False
+        self.world.troubled_at = self.world.now
+        if self._asleep_at is not None:
+            self._slept += self.world.now - self._asleep_at
+            self._asleep_at = None
         backlog, self._backlog = self._backlog, []
         timers_first = self.coarse
         for callback, args in sorted(backlog, key=lambda entry: (entry[0].__name__ == "tick") != timers_first):
@@ -99,17 +111,14 @@ class SimDriver:
         core: Core,
         shell: Shell,
         *,
-        check_every: int = 1,
-        watch: Callable[[str, Any], None] | None = None,
+        watch: Callable[[Any, Any, float], None],
     ) -> None:
         self.process = process
         self.core = core
         self.ends: dict[int, End] = {}
         self._world = process.world
         self._shell = shell
-        self._check_every = check_every
         self._watch = watch
-        self._turns = 0
         self._links = 0
         self._events: deque[Any] = deque()
         self._marks: deque[str] = deque()
@@ -142,7 +151,7 @@ class SimDriver:
     def perform(self, actions: list[Any]) -> None:
         """Carry out what a core asked for outside of `handle` (its first actions)."""
         for action in actions:
-            self._perform(action, set())
+            self._perform(action, {})
         self._flush()
         self._arm()
 
@@ -165,7 +174,12 @@ class SimDriver:
 
     def tick(self, timer: int) -> None:
         """The one timer."""
-        if timer == self._timer and self._timer_at is not None:
+        if timer != self._timer or self._timer_at is None:
+            return
+        early = self._timer_at - self.process.clock
+        if early > GRAIN_SECONDS:  # the clock stood still meanwhile
+            self._world.later(early, self.process.post, self.tick, timer)
+        else:
             self._now = max(self._now, self._timer_at)  # a timer may be early by a grain of the clock
             self._timer_at = None
             self.feed(Tick())
@@ -177,21 +191,19 @@ class SimDriver:
         self._world.note(self.process.name, f"{kind.__name__} {mark}", event)
         if kind in (Blocked, Writable) and event.link in self.ends:
             self.ends[event.link].told_blocked = kind is Blocked
-        if self._watch is not None:
-            self._watch(self.process.name, event)
+        self._now = max(self._now, self.process.clock)
+        self._watch(self.core, event, self._now)
         try:
-            self._now = max(self._now, self.process.clock)
             actions = self.core.handle(event, self._now)
         except ProtocolError as error:
             raise Violation(f"{self.process.name} blames an honest peer: {type(error).__name__}: {error}") from error
-        self._turns += 1
-        if self._turns % self._check_every == 0:
-            self.core.check()
-        chunks: set[int] = set()
+        self._world.steps += 1
+        self.core.check()
+        chunks: dict[int, int] = {}
         for action in actions:
             self._perform(action, chunks)
 
-    def _perform(self, action: Any, chunks: set[int]) -> None:
+    def _perform(self, action: Any, chunks: dict[int, int]) -> None:
         kind = type(action)
         if kind is Send:
             end = self.ends.get(action.link)
@@ -199,9 +211,9 @@ class SimDriver:
                 end.outbox.append(codec.encode(action.message))
                 self._unflushed.append(end)
         elif kind is SendChunk:
-            if action.link in chunks:
-                raise Violation(f"{self.process.name} writes two chunks to link {action.link} in one turn")
-            chunks.add(action.link)
+            chunks[action.link] = written = chunks.get(action.link, 0) + action.length
+            if written > CHUNK_BYTES_MAX:
+                raise Violation(f"{self.process.name} writes {written} bytes of chunks to link {action.link} at once")
             self._send_chunk(action)
         elif kind is Drop:
             self._shell.release(action.token)
@@ -219,8 +231,7 @@ class SimDriver:
         if token is None:
             payload = self._shell.source(action.link, action.stream, action.attempt, action.offset, action.length)
         else:
-            self._shell.leaves(token)
-            payload = memoryview(token)[action.start : action.start + action.length]
+            payload = self._shell.leaves(token)[action.start : action.start + action.length]
         if len(payload) != action.length:
             raise Violation(f"{self.process.name} sends {len(payload)} bytes as {action}")
         end.flush()
@@ -237,6 +248,8 @@ class SimDriver:
     def _close(self, action: Close) -> None:
         if action.code not in INNOCENT:
             raise Violation(f"{self.process.name} closes an honest peer: {action}")
+        if action.code == Code.SILENT and self._world.now > self._world.troubled_at + QUIET_SECONDS:
+            raise Violation(f"{self.process.name} takes a living peer for dead: {action}")
         end = self.ends.pop(action.link, None)
         if end is not None:
             end.close(Goodbye(action.code, action.reason))

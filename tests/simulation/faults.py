@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from starcore import codec
 from starcore.manager.core import Drain
+from starcore.messages import Heartbeat, StatusReply, StatusRequest
 
 from .driver import Process
+from .network import End, Spring
 from .peers import WorkerProcess
 
 if TYPE_CHECKING:
     from .star import SimStar
+
+
+PARTITION_SECONDS_MAX = 120.0
+SLOW_LATENCY_SECONDS_MAX = 0.2
+KINDS = [kind for kind, record, _, _ in codec.TABLE if record not in {Heartbeat, StatusRequest, StatusReply}]
+"""The kinds of messages at which connections break."""
 
 
 class Faults:
@@ -31,7 +40,9 @@ class Faults:
         self._until = seconds
         rng = self._world.rng
         table: list[tuple[Callable[[], None], float]] = [
-            (self._cut, 4.0),
+            (self._cut, 3.0),
+            (self._cut_flow, 2.0),
+            (self._trap, 6.0),
             (self._kill_slot, 1.5),
             (self._kill_worker, 1.0),
             (self._freeze, 1.5),
@@ -39,10 +50,12 @@ class Faults:
             (self._partition, 0.5),
             (self._storm, 0.5),
             (self._slow, 1.0),
+            (self._unread, 0.7),
+            (self._resend, 1.0),
             (self._kill_manager, 0.4),
             (self._drain_manager, 0.2),
             (self._drain_worker, 0.4),
-            (self._client_goes, 0.2),
+            (self._client_goes, 0.4),
         ]
         # A seed's mood: some faults often, some never.
         self._table = [(fault, weight * rng.choice((0.0, 1.0, 1.0, 3.0))) for fault, weight in table]
@@ -77,6 +90,21 @@ class Faults:
             self._world.fault("cut", connection.dialer.driver.process.name)
             connection.cut()
 
+    def _cut_flow(self) -> None:
+        """A connection breaks on which something is on its way."""
+        flowing = [one for one in self._star.network.connections if not one.dead and one.flowing]
+        if flowing:
+            connection = self._world.rng.choice(flowing)
+            self._world.fault("cut in mid-flow", connection.dialer.driver.process.name)
+            connection.cut()
+
+    def _trap(self) -> None:
+        """A connection breaks just before or after the next message of some kind: the rare moments, made frequent."""
+        standing = [one for one in self._star.network.connections if not one.dead]
+        if standing:
+            rng = self._world.rng
+            rng.choice(standing).trap = rng.choice(KINDS), rng.choice(tuple(Spring))
+
     def _half_open(self) -> None:
         """F6: nothing passes any more, and nobody is told."""
         standing = [one for one in self._star.network.connections if not one.dead]
@@ -99,7 +127,11 @@ class Faults:
         apart = self._world.rng.sample(people, (len(people) + 1) // 2)
         self._world.fault("partition", " ".join(process.name for process in apart))
         self._star.network.separate([process.name for process in apart])
-        self._world.later(self._world.skewed(0.2, 20.0), self._star.network.heal)
+        self._world.later(self._world.skewed(0.2, PARTITION_SECONDS_MAX), self._heal)
+
+    def _heal(self) -> None:
+        self._world.troubled_at = self._world.now
+        self._star.network.heal()
 
     def _slow(self) -> None:
         """F9, F22: a line of a megabit, or a reader that takes its time."""
@@ -108,18 +140,41 @@ class Faults:
             connection = self._world.rng.choice(standing)
             self._world.fault("slow", connection.dialer.driver.process.name)
             connection.bandwidth = 125e3
-            connection.latency *= 4
+            connection.latency = min(4 * connection.latency, SLOW_LATENCY_SECONDS_MAX)
+
+    def _unread(self) -> None:
+        """F9: somebody stops reading for a while, though it goes on writing."""
+        standing = [one for one in self._star.network.connections if not one.dead]
+        if standing:
+            end = self._world.rng.choice(self._world.rng.choice(standing).ends)
+            self._world.fault("stop reading", end.other)
+            end.out.leave_unread()
+            self._world.later(self._world.skewed(0.1, 12.0), self._read_on, end)
+
+    def _read_on(self, end: End) -> None:
+        self._world.troubled_at = self._world.now
+        end.out.read_on()
+
+    def _resend(self) -> None:
+        """F11: a worker loses its connection just when its answers are not confirmed, so it tells them again."""
+        workers = [worker for worker in self._workers() if worker.core._shelf]
+        standing = [one for worker in workers for one in self._star.network.of(worker) if not one.dead]
+        if standing:
+            connection = self._world.rng.choice(standing)
+            self._world.fault("cut before CONFIRM", connection.dialer.driver.process.name)
+            connection.cut()
 
     def _freeze(self) -> None:
-        """F5: SIGSTOP, and SIGCONT a while later."""
+        """F5: SIGSTOP, and SIGCONT a while later; F12: a machine sleeps, and its clock with it."""
         victims: list[Process] = [*self._people(), *self._people()]
         if self._star.manager is not None:
             victims.append(self._star.manager)
         victims = [process for process in victims if process.alive and not process.frozen]
         if victims:
             process = self._world.rng.choice(victims)
-            self._world.fault("freeze", process.name)
-            process.freeze()
+            asleep = self._world.chance(0.3)
+            self._world.fault("sleep" if asleep else "freeze", process.name)
+            process.freeze(asleep=asleep)
             self._world.later(self._world.skewed(0.05, 15.0), self._thaw, process)
 
     @staticmethod

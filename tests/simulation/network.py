@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Any
 from zlib import crc32
 
@@ -28,6 +29,10 @@ from .world import World
 HIGH_WATER_BYTES = 128 << 10
 LOW_WATER_BYTES = HIGH_WATER_BYTES // 4
 DIAL_SECONDS = 10.0
+FLOW_BYTES = 4096
+LATENCY_SECONDS_MAX = 0.05
+BANDWIDTH_MIN = 4e5
+"""Bytes a second of a line that is not called slow."""
 INSTANT_SECONDS = 50e-6
 """What takes no longer to send takes no time at all."""
 
@@ -40,6 +45,13 @@ def peer(role: Role, name: str) -> Peer:
 MANAGER = peer(Role.MANAGER, "manager")
 
 
+class Spring(Enum):
+    """When a trap springs: the message that it waits for is lost, or it is the last one that comes."""
+
+    BEFORE = auto()
+    AFTER = auto()
+
+
 class Connection:
     """Two ends and what is between them."""
 
@@ -47,8 +59,10 @@ class Connection:
         self.world = world
         self.dead = False
         self.stalled = False
-        self.latency = world.skewed(0.0002, 0.05)
-        self.bandwidth = world.skewed(2e6, 1e9)
+        self.trap: tuple[int, Spring] | None = None
+        """The kind of message at which it breaks."""
+        self.latency = world.skewed(0.0002, LATENCY_SECONDS_MAX)
+        self.bandwidth = world.skewed(BANDWIDTH_MIN, 1e9)
         self.dialer = End(self, dialer, listener.process.name)
         self.listener = End(self, listener, dialer.process.name)
         self.dialer.out = Pipe(self, self.dialer, self.listener)
@@ -58,6 +72,11 @@ class Connection:
     def ends(self) -> tuple[End, End]:
         """Both."""
         return self.dialer, self.listener
+
+    @property
+    def flowing(self) -> bool:
+        """Whether a body, or much of anything, is on its way."""
+        return any(end.out.flying > FLOW_BYTES for end in self.ends)
 
     def cut(self) -> None:
         """The connection is gone; each end finds out in its own time, or by the silence alone."""
@@ -69,6 +88,19 @@ class Connection:
             if not world.chance(0.1):
                 delay = world.skewed(0.0001, 3.0)
                 world.later(delay, end.driver.process.post, end.broken, "connection reset")
+
+    def springs(self, reader: End, kind: int) -> Spring | None:
+        """Whether it breaks at a message of this kind that has come; where BEFORE, the message is lost."""
+        if self.trap is None or self.trap[0] != kind or self.dead:
+            return None
+        spring, self.trap = self.trap[1], None
+        self.world.fault("cut at a message", self.dialer.driver.process.name)
+        if spring is Spring.BEFORE:
+            for end in self.ends:
+                if end is not reader:
+                    end.out.drop(keep=False)
+            self.cut()
+        return spring
 
     def vanish(self) -> None:
         """Nothing passes any more, and nobody is told."""
@@ -134,10 +166,15 @@ class End:
         for frame in frames:
             if self.over:
                 return
+            sprung = self.connection.springs(self, frame[2])
+            if sprung is Spring.BEFORE:
+                return
             kind, meta_bytes = frame[2], int.from_bytes(frame[4:8], "little")
             view = memoryview(frame)
             message = codec.decode(kind, view[16 : 16 + meta_bytes], view[16 + meta_bytes :])
             self.driver.feed(Received(self.link, message), f"{self.link} {kind} {crc32(frame)}")
+            if sprung is Spring.AFTER:
+                self.connection.cut()
 
     def begin_chunk(self, state: list[Any], chunk: tuple[int, int, int, int, Any]) -> None:
         """A chunk's first byte is here."""
@@ -166,11 +203,13 @@ class Pipe:
         self._queue: deque[tuple[int, Any]] = deque()
         self._buffered = 0
         self._busy = False
-        self._flying = 0
+        self.flying = 0
+        """Bytes that have left and were not read."""
         self._window = int(self._world.skewed(64 << 10, 1 << 20))
         self._free_at = 0.0
         self._epoch = 0
         self._waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._unread = False
 
     def push(self, size: int, item: Any) -> None:
         """Write: a list of frames, a chunk, or the reason of the end."""
@@ -187,7 +226,7 @@ class Pipe:
         self._queue.clear()
         if not keep:
             self._epoch += 1
-            self._flying = 0
+            self.flying = 0
 
     def resume(self) -> None:
         """Go on after a stall."""
@@ -197,16 +236,26 @@ class Pipe:
         self._free_at = max(self._free_at, self._world.now)
         self._pump()
 
+    def leave_unread(self) -> None:
+        """The reader takes nothing for now; what comes fills its kernel's memory, then the writer's."""
+        self._unread = True
+
+    def read_on(self) -> None:
+        """The reader takes what waited."""
+        self._unread = False
+        if not self._connection.stalled:
+            self.resume()
+
     # -- private ---------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
         connection = self._connection
-        while self._queue and not self._busy and self._flying < self._window:
+        while self._queue and not self._busy and self.flying < self._window:
             if connection.stalled or connection.dead:
                 return
             size, item = self._queue.popleft()
             seconds = size / connection.bandwidth
-            self._flying += size
+            self.flying += size
             if seconds < INSTANT_SECONDS:
                 self._sent(size, item)
             else:
@@ -247,13 +296,13 @@ class Pipe:
     def _arrive(self, epoch: int, size: int, take: Callable[..., None], args: tuple[Any, ...]) -> None:
         if epoch != self._epoch:
             return
-        if self._connection.stalled:
+        if self._connection.stalled or self._unread:
             self._waiting.append((self._arrive, (epoch, size, take, args)))
         else:
             self._receiver.driver.process.post(self._read, size, take, args)
 
     def _read(self, size: int, take: Callable[..., None], args: tuple[Any, ...]) -> None:
-        self._flying -= size
+        self.flying -= size
         take(*args)
         self._pump()
 
@@ -342,6 +391,16 @@ class Network:
         for connection in self.connections:
             if connection.stalled:
                 connection.resume()
+
+    def mend(self) -> None:
+        """No line is slow any more, and no reader."""
+        self.heal()
+        for connection in self.connections:
+            connection.trap = None
+            connection.latency = min(connection.latency, LATENCY_SECONDS_MAX)
+            connection.bandwidth = max(connection.bandwidth, BANDWIDTH_MIN)
+            for end in connection.ends:
+                end.out.read_on()
 
     def kill(self, process: Process, *, power: bool = False) -> None:
         """A process is gone; its kernel closes its connections, unless that is gone as well (`power`)."""

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from starcore.errors import Code
 from starcore.events import Lost
 from starcore.manager.core import Finished as ManagerFinished
@@ -30,15 +28,35 @@ from .work import Spec, answer_of, piece, require_body
 from .world import Violation, World
 
 
+@dataclass(slots=True, eq=False)
+class Token:
+    """A buffer of the manager's pool."""
+
+    view: Any
+
+
+def view_of(token: Token) -> Any:
+    """A buffer's bytes."""
+    return token.view
+
+
 class ManagerProcess(Process):
     """A manager, from its start to its end."""
 
-    def __init__(self, world: World, network: Network, epoch: int, limits: Limits, *, check_every: int) -> None:
+    def __init__(
+        self,
+        world: World,
+        network: Network,
+        truth: Truth,
+        epoch: int,
+        limits: Limits,
+        core: ManagerCore | None = None,
+    ) -> None:
         super().__init__(world, "manager")
-        self.core = ManagerCore(epoch, limits)
-        self.driver = SimDriver(self, self.core, self, check_every=check_every)
+        self.core = core or ManagerCore(epoch, limits, read=view_of)
+        self.driver = SimDriver(self, self.core, self, watch=truth.reached.manager)
         self.finished = False
-        self.tokens: dict[int, Any] = {}
+        self.tokens: dict[Token, None] = {}
         """Buffers that hold a chunk: from its arrival until the core drops it."""
         self._network = network
         network.listener = self.driver
@@ -55,23 +73,24 @@ class ManagerProcess(Process):
         return self
 
     def landed(self, place: Any, offset: int, length: int, payload: Any) -> Any:
-        """Return the buffer: a view of an object of its own, over bytes that are not copied."""
-        token = np.frombuffer(payload, np.uint8).data
-        self.tokens[id(token.obj)] = token.obj
+        """Return the buffer: an object of its own, over bytes that are not copied."""
+        token = Token(payload)
+        self.tokens[token] = None
         return token
 
     def source(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Any:
         """The manager sends nothing of its own."""
         raise Violation(f"the manager sends a chunk of stream {stream} that has no token")
 
-    def leaves(self, token: Any) -> None:
+    def leaves(self, token: Token) -> Any:
         """A buffer, or a part of one, is written."""
-        if self.tokens.get(id(token.obj)) is not token.obj:
+        if token not in self.tokens:
             raise Violation("the manager sends a buffer that it gave back")
+        return token.view
 
-    def release(self, token: Any) -> None:
+    def release(self, token: Token) -> None:
         """Take a buffer back."""
-        if self.tokens.pop(id(token.obj), None) is not token.obj:
+        if self.tokens.pop(token, token) is token:
             raise Violation("the manager gives a buffer back twice")
 
     def die(self) -> None:
@@ -113,9 +132,7 @@ class _Held:
 class WorkerProcess(Process):
     """A worker's supervisor, and its slots."""
 
-    def __init__(
-        self, world: World, network: Network, truth: Truth, options: WorkerOptions, *, check_every: int = 1
-    ) -> None:
+    def __init__(self, world: World, network: Network, truth: Truth, options: WorkerOptions) -> None:
         super().__init__(world, options.name)
         self.options = options
         self.exit_code: int | None = None
@@ -134,7 +151,7 @@ class WorkerProcess(Process):
             functions=["", *options.functions] if options.functions else [],
         )  # fmt: skip
         self.core = WorkerCore(hello, dial_when_ready=bool(options.functions))
-        self.driver = SimDriver(self, self.core, self, check_every=check_every, watch=truth.wire.worker_hears)
+        self.driver = SimDriver(self, self.core, self, watch=self._hears)
         self._actions: dict[type, Callable[[Any], None]] = {
             orders.Dial: self._dial,
             orders.Allocate: self._allocate,
@@ -155,6 +172,9 @@ class WorkerProcess(Process):
             orders.Finished: self._finish,
         }
         self.driver.perform(self.core.start(self.clock))
+
+    def _hears(self, core: WorkerCore, event: Any, now: float) -> None:
+        self._truth.wire.worker_hears(self.name, event)
 
     @property
     def busy(self) -> int:
@@ -199,7 +219,7 @@ class WorkerProcess(Process):
         base, size, _ = self.answers[stream]
         return piece(base, offset, min(length, size - offset))
 
-    def leaves(self, token: Any) -> None:
+    def leaves(self, token: Any) -> Any:
         """There are no tokens here."""
         raise Violation(f"{self.name} sends a token")
 

@@ -46,6 +46,9 @@ class Owner(Protocol):
     def executed(self, head: bytes, status: int) -> None:
         """A task came to its end, for the checkers."""
 
+    def die(self) -> None:
+        """The supervisor is killed, and all its slots."""
+
     def body_of(self, lease: int, spec: Spec) -> None:
         """Check that the argument of a lease is here whole."""
 
@@ -287,6 +290,8 @@ class SimSlot:
         unlucky = self.world.chance(spec.odds)
         if spec.kind is Kind.CRASH or (spec.kind is Kind.FRAIL and unlucky):
             self._again(seconds * self.world.rng.random(), self._crash)
+        elif spec.kind is Kind.DOOM:
+            self._again(seconds, self._owner.die)
         elif spec.kind is Kind.RAISE or (spec.kind is Kind.FLAKY and unlucky):
             self._again(seconds, self._raise)
         elif spec.kind is Kind.UNSENDABLE:

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starcore.manager.core import Drain, Limits
 
@@ -20,19 +20,25 @@ from .checkers import (
     require_empty,
     require_idle_client,
     require_idle_worker,
+    require_no_vigil,
     require_within_budget,
 )
 from .faults import Faults
 from .network import Network
 from .peers import ManagerProcess, WorkerOptions, WorkerProcess
+from .reached import Pair
 from .workload import PYTHONS, REGISTERED, Workload
 from .world import Violation, World
 
 LIVENESS_SECONDS = 240.0
 """Everything has to be done this long after the last fault."""
-SETTLE_SECONDS = 40.0
-"""After which no session that is gone is remembered, no silence unnoticed."""
+SETTLE_SECONDS = 10.0
+"""After which no silence is unnoticed; beyond the grace, no session that is gone is remembered either."""
 BUDGET_SECONDS = 0.25
+LONG, LONG_SECONDS = 0.02, (40.0, 150.0)
+"""How many of the worlds have faults for longer than most, and for how long."""
+LARGE = 0.2
+"""How many of the worlds are large; most faults need no crowd, and a small world costs a tenth."""
 
 
 @dataclass(slots=True)
@@ -47,6 +53,8 @@ class Report:
     executions: int
     faults: dict[str, int]
     outcomes: dict[str, int]
+    reached: list[Pair] = field(repr=False)
+    """What happened to tasks in which state."""
 
     def line(self) -> str:
         """Say it in a line."""
@@ -68,16 +76,23 @@ class SimStar:
         self.manager: ManagerProcess | None = None
         self.workers: list[WorkerProcess] = []
         self.clients: list[ClientProcess] = []
-        world, rng = self.world, self.world.rng
-        self._check_every = rng.choice((1, 1, 7))
+        world = self.world
+        self._large = world.chance(LARGE)
+        self._alone = world.chance(0.1)
+        """There is one worker only."""
         self._tight = world.chance(0.6)
         self._body_bytes = int(world.skewed(20_000, 600_000) if self._tight else world.skewed(20_000, 5_000_000))
         self._limits = self._make_limits()
         self._epochs = 0
         self._numbers = 0
         self._calm = False
-        self._fault_seconds = world.skewed(1.0, 25.0)
-        self._work = Workload(world, body_bytes=self._body_bytes, seconds=0.7 * self._fault_seconds)
+        longest = 25.0 if self._large else 8.0
+        self._fault_seconds = world.between(*LONG_SECONDS) if world.chance(LONG) else world.skewed(1.0, longest)
+        burst = 150 if self._large else 40
+        self._work = Workload(
+            world, body_bytes=self._body_bytes, burst=burst, pythons=PYTHONS[self._alone :],
+            seconds=0.7 * self._fault_seconds,
+        )  # fmt: skip
         self._options = self._make_options()
         self.truth.arenas = [options.arena_bytes for options in self._options]
         self.truth.memory_fails = any(options.memory_fails for options in self._options)
@@ -88,7 +103,7 @@ class SimStar:
         self.start_manager()
         for options in self._options:
             world.later(world.skewed(0.001, 2.0), self._start_worker, options)
-        for _ in range(rng.randint(1, 3)):
+        for _ in range(rng.randint(1, 3 if self._large else 2)):
             world.later(world.skewed(0.001, 2.0), self._start_client)
         world.later(BUDGET_SECONDS, self._look)
         Faults(self, self._fault_seconds)
@@ -100,8 +115,9 @@ class SimStar:
         self._say_goodbye()
         names = {status.name: count for status, count in self.truth.counts.items()}
         return Report(
-            world.seed, world.hash, world.steps, world.now, self.truth.tasks, self.truth.executions, world.faults, names
-        )
+            world.seed, world.hash, world.steps, world.now, self.truth.tasks, self.truth.executions, world.faults,
+            names, sorted(self.truth.reached.pairs),
+        )  # fmt: skip
 
     # -- who is there ----------------------------------------------------------------------------------------
 
@@ -109,9 +125,7 @@ class SimStar:
         """Start a manager where there is none; it knows nothing of an earlier one."""
         if self.manager is None or not self.manager.alive:
             self._epochs += 1
-            self.manager = ManagerProcess(
-                self.world, self.network, self._epochs, self._limits, check_every=self._check_every
-            )
+            self.manager = ManagerProcess(self.world, self.network, self.truth, self._epochs, self._limits)
 
     def replace(self, worker: WorkerProcess) -> None:
         """Another worker comes where one has gone."""
@@ -131,7 +145,8 @@ class SimStar:
 
     def _make_limits(self) -> Limits:
         world = self.world
-        limits = Limits(session_grace_seconds=world.skewed(3.0, 30.0), drain_seconds=world.skewed(1.0, 30.0))
+        longest = 30.0 if self._large else 8.0
+        limits = Limits(session_grace_seconds=world.skewed(2.0, longest), drain_seconds=world.skewed(1.0, 30.0))
         if self._tight:
             limits.submit_bytes = int(world.skewed(2000, 300_000))
             limits.first_window_bytes = int(world.skewed(1000, 200_000))
@@ -145,7 +160,7 @@ class SimStar:
         world, rng = self.world, self.world.rng
         fails = 0.02 if world.chance(0.1) else 0.0
         options = []
-        for number in range(rng.randint(1, 4)):
+        for number in range(0 if self._alone else rng.randint(1, 4 if self._large else 2)):
             arena = int(self._body_bytes * world.skewed(1.3, 20.0)) + 500_000
             one = WorkerOptions(f"worker{number}", rng.randint(1, 4), arena, memory_fails=fails)
             if number:
@@ -157,13 +172,13 @@ class SimStar:
             options.append(one)
         # Somebody can run everything that will be asked for.
         options.append(
-            WorkerOptions("worker_all", rng.randint(1, 2), self._body_bytes * 3 + 500_000, "3.12", list(REGISTERED))
+            WorkerOptions("worker_all", rng.randint(1, 2), self._body_bytes * 3 + 500_000, PYTHONS[1], list(REGISTERED))
         )
         return options
 
     def _start_worker(self, options: WorkerOptions) -> None:
         self.workers = [worker for worker in self.workers if worker.alive or not worker.replaced]
-        worker = WorkerProcess(self.world, self.network, self.truth, options, check_every=self._check_every)
+        worker = WorkerProcess(self.world, self.network, self.truth, options)
         self.workers.append(worker)
 
     def _start_client(self) -> None:
@@ -177,7 +192,6 @@ class SimStar:
             result_bytes=int(world.skewed(1000, 200_000)) if self._tight else 256 << 20,
             first_window_bytes=int(world.skewed(1000, 200_000)) if self._tight else 1 << 20,
             jobs_idle_max=world.rng.choice((1, 2, 256)),
-            check_every=self._check_every,
         )
         self.clients.append(client)
         self._work.begin(client)
@@ -186,6 +200,8 @@ class SimStar:
         """The checks that are not worth making at every step."""
         if self.manager is not None and self.manager.alive:
             require_within_budget(self.manager.core, self._limits)
+            if not self.manager.frozen:
+                require_no_vigil(self.manager.core, self._limits, self.manager.clock)
         if not self._calm:
             self.world.later(BUDGET_SECONDS, self._look)
 
@@ -195,7 +211,8 @@ class SimStar:
         """No more faults: who is stopped goes on, who is gone is replaced, what hangs is given up."""
         world = self.world
         world.note("world", "=== all is well")
-        self.network.heal()
+        world.troubled_at = world.now
+        self.network.mend()
         if self.manager is None or not self.manager.alive:
             self.start_manager()
         for process in [self.manager, *self.workers, *self.clients]:
@@ -221,19 +238,19 @@ class SimStar:
     def _drain(self) -> None:
         """All is done: let the last words pass, and look what is left."""
         world = self.world
-        world.run(world.now + SETTLE_SECONDS)
+        world.run(world.now + SETTLE_SECONDS + self._limits.session_grace_seconds)
         self._calm = True
         manager = self.manager
         assert manager is not None
         require_drained(manager.core, self._limits, len(manager.tokens))
         for worker in self.workers:
             if worker.alive:
-                require_idle_worker(worker.core, worker.name)
+                require_idle_worker(worker.core, worker.name, manager.core)
                 if worker.busy:
                     raise Violation(f"I7: {worker.busy} slots of {worker.name} are busy after the drain")
         for client in self.clients:
             if client.alive and not client.finished:
-                require_idle_client(client.core, client.name)
+                require_idle_client(client.core, client.name, manager.core)
 
     def _say_goodbye(self) -> None:
         """Everybody leaves, and is forgotten."""

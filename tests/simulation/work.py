@@ -16,11 +16,9 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
 from .world import Violation
 
-PATTERN = np.frombuffer(random.Random(0).randbytes(12 << 20), np.uint8)
+PATTERN = memoryview(random.Random(0).randbytes(12 << 20))
 BASES = 6 << 20
 """Bodies begin below this, and are no longer than the rest of the pattern."""
 SAMPLE_BYTES = 16
@@ -39,6 +37,8 @@ class Kind(IntEnum):
     """Kills its slot at times."""
     HANG = 5
     UNSENDABLE = 6
+    DOOM = 7
+    """Takes its whole worker along."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,8 @@ def require_body(pieces: Iterable[tuple[int, Any]], base: int, size: int, what: 
     for offset, payload in pieces:
         if offset != at:
             raise Violation(f"{what}: bytes at {offset} came where those at {at} were due")
-        ours = memoryview(piece(base, offset, len(payload)))
-        theirs = memoryview(payload)
-        if ours[:SAMPLE_BYTES] != theirs[:SAMPLE_BYTES] or ours[-SAMPLE_BYTES:] != theirs[-SAMPLE_BYTES:]:
+        ours = piece(base, offset, len(payload))
+        if ours[:SAMPLE_BYTES] != payload[:SAMPLE_BYTES] or ours[-SAMPLE_BYTES:] != payload[-SAMPLE_BYTES:]:
             raise Violation(f"{what}: wrong bytes at {offset} of {size}")
         at += len(payload)
     if at != size:

@@ -23,16 +23,24 @@ class Workload:
         Whose chance decides.
     body_bytes : int
         The longest body.
+    burst : int
+        The most tasks that are asked for at once.
+    pythons : tuple of str
+        What functions are made with, the usual one first.
     seconds : float
         Over how long a time they ask.
     """
 
-    def __init__(self, world: World, *, body_bytes: int, seconds: float) -> None:
+    def __init__(self, world: World, *, body_bytes: int, burst: int, pythons: tuple[str, ...], seconds: float) -> None:
         self.world = world
         self._body_bytes = body_bytes
+        self._burst_max = burst
+        self._pythons = pythons
         self._seconds = seconds
         self._serials = count(1)
         self._functions = count(1)
+        self._shipped: list[Calls] = []
+        """Functions that another client may have as well."""
 
     def begin(self, client: ClientProcess) -> None:
         """Plan everything that this client will ask for."""
@@ -52,15 +60,20 @@ class Workload:
 
     def _function(self) -> Calls:
         world, rng = self.world, self.world.rng
-        record = Calls(FunctionKind.SHIPPED, f"function{next(self._functions)}")
+        record = Calls(FunctionKind.SHIPPED, f"function{next(self._functions)}", python=self._pythons[0])
+        shared = rng.choice(self._shipped) if self._shipped and world.chance(0.3) else None
         if world.chance(0.2):
             record.kind, record.function = FunctionKind.REGISTERED, rng.choice(("", *REGISTERED))
+        elif shared is not None:
+            record.function, record.blob_bytes = shared.function, shared.blob_bytes
         elif world.chance(0.3):
             record.blob_bytes = int(world.skewed(HEAD_BYTES_MAX + 1, 400_000))
         else:
             record.blob_bytes = int(world.skewed(50, HEAD_BYTES_MAX))
+        if record.kind is FunctionKind.SHIPPED:
+            self._shipped.append(record)
         if world.chance(0.25):
-            record.python = rng.choice(PYTHONS)
+            record.python = rng.choice(self._pythons)
         if world.chance(0.4):
             record.retries = rng.randint(1, 3)
         if world.chance(0.3):
@@ -94,7 +107,7 @@ class Workload:
             return
         world, rng = self.world, self.world.rng
         streamed = world.chance(0.4)
-        tasks = int(world.skewed(1, 8) if streamed else world.skewed(1, 150))
+        tasks = int(world.skewed(1, 8) if streamed else world.skewed(1, self._burst_max))
         pace = world.skewed(20e-6, 0.3)
         troubled = world.chance(0.4)
         specs = []
@@ -123,7 +136,7 @@ class Workload:
         )  # fmt: skip
 
     def _trouble(self, spec: Spec, record: Calls) -> Spec:
-        kinds = [Kind.RAISE, Kind.FLAKY, Kind.FLAKY, Kind.CRASH, Kind.FRAIL, Kind.UNSENDABLE, Kind.HANG]
+        kinds = [Kind.RAISE, Kind.FLAKY, Kind.FLAKY, Kind.CRASH, Kind.FRAIL, Kind.UNSENDABLE, Kind.HANG, Kind.DOOM]
         kind = self.world.rng.choice(kinds)
         fields = (spec.serial, kind, spec.micros, spec.argument, spec.base, 16, 0, 0.5)
         return Spec(*fields)

@@ -17,7 +17,7 @@ from typing import Any
 TAIL_EVENTS = 80
 """How many of the last events a failing seed shows."""
 LINE_LETTERS = 260
-STEPS_MAX = 100_000
+CALLBACKS_MAX = 100_000
 """More than this and something ticks for ever."""
 
 
@@ -41,11 +41,15 @@ class World:
         self.rng = random.Random(seed)
         self.now = 0.0
         self.steps = 0
+        """Events that a core took; after each, that core was checked."""
         self.faults: dict[str, int] = {}
+        self.troubled_at = 0.0
+        """When something last went wrong, or the last of it was mended."""
         self.deaths = 0
         """Slots and workers that died, or were taken for dead."""
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._serial = 0
+        self._callbacks = 0
         self._hash = hashlib.blake2b(digest_size=16)
         self._tail: deque[tuple[float, str, Any]] = deque(maxlen=TAIL_EVENTS)
         self._trace = trace
@@ -68,9 +72,9 @@ class World:
         while heap and heap[0][0] <= until:
             time, _, callback, args = heappop(heap)
             self.now = time
-            self.steps += 1
-            if self.steps > STEPS_MAX:
-                raise Violation(f"{STEPS_MAX} steps, and no end: something ticks for ever")
+            self._callbacks += 1
+            if self._callbacks > CALLBACKS_MAX:
+                raise Violation(f"{CALLBACKS_MAX} callbacks, and no end: something ticks for ever")
             callback(*args)
             if done is not None and time >= look_at:
                 if done():
@@ -107,6 +111,7 @@ class World:
     def fault(self, name: str, who: str) -> None:
         """Count and note a fault."""
         self.faults[name] = self.faults.get(name, 0) + 1
+        self.troubled_at = self.now
         self.note(who, f"*** {name}")
 
     @property

@@ -17,6 +17,7 @@ from starcore import pickling
 from starcore._framing import Segment
 from starcore.messages import FunctionKind
 from starcore.worker.arena import Arena, Piece
+from starcore.worker.blackbox import BlackBox
 from starcore.worker.board import Board
 from starcore.worker.channel import Attach, Broken, Done, Inlet, Learn, Ready, Setup, Work, send_all
 from starcore.worker.process import slot_environment
@@ -37,8 +38,9 @@ class Child:
         self.socket, child = socket.socketpair()
         self.socket.settimeout(SECONDS_MAX)
         self.board, board = Board.create()
+        self.box = BlackBox()
         self._lifeline = os.pipe()
-        fds = (child.fileno(), board, self._lifeline[0])
+        fds = (child.fileno(), board, self.box.descriptor, self._lifeline[0])
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "starcore.worker.slot", *map(str, fds), str(os.getpid())],
@@ -61,6 +63,7 @@ class Child:
         self.socket.close()
         self.own.clear()
         self.arena.close()
+        self.box.close()
         for end in self._lifeline:
             os.close(end)
 

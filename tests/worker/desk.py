@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from starcore.errors import Status
@@ -65,7 +65,9 @@ class Desk:
         self.asked: list[Action] = []
         self.lines: list[Log] = []
         self._jobs = 0
-        hello = Hello(PROTOCOL_VERSION, Role.WORKER, SESSION, slots=slots, arena_bytes=arena_bytes)
+        self._told: dict[int, Job] = {}
+        name = {"name": "node7-1", "host": "node7"}
+        hello = Hello(PROTOCOL_VERSION, Role.WORKER, SESSION, **name, slots=slots, arena_bytes=arena_bytes)
         self.core = WorkerCore(hello, **options)
         self._note(self.core.start(self.now))
         if up:
@@ -83,14 +85,21 @@ class Desk:
         self.core.check()
 
     def receive(self, message: Message) -> None:
+        if isinstance(message, Job):
+            self._told[message.job] = message
         self.feed(Received(self.link, message))
 
-    def connect(self, *, resumed: bool = False, window: int = 0) -> Hello:
-        """Let the dialled connection stand and the manager welcome us; return our HELLO."""
+    def connect(self, *, resumed: bool = False, window: int = 0, over: Sequence[int] = ()) -> Hello:
+        """Let the dialled connection stand and the manager welcome us; return our HELLO.
+
+        A manager that knows the session names all jobs again but those that are `over`.
+        """
         self.link += 1
         self.feed(Opened(self.link, MANAGER))
         hello = self.said(Hello)
         self.receive(Welcome(PROTOCOL_VERSION, 1, resumed, first_window_bytes=window))
+        for number in [number for number in self._told if resumed and number not in over]:
+            self.receive(self._told[number])
         return hello
 
     def lose(self, reason: str = "cut") -> None:

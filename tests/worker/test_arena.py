@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from starcore.capacity import memory_limit_bytes
 from starcore.worker.arena import (
     FREE_SECONDS_MAX,
     Arena,
     Pool,
-    _cgroup_limits,
     default_arena_bytes,
     memory_file,
-    memory_limit_bytes,
 )
 
 MIB = 1 << 20
@@ -107,16 +106,5 @@ def test_a_pool_uses_what_was_freed_and_closes_what_is_too_much() -> None:
     pool.close()
 
 
-def test_the_cgroup_limits_of_all_parents_count(tmp_path: Path) -> None:
-    group = tmp_path / "a" / "b"
-    group.mkdir(parents=True)
-    (group / "memory.max").write_text("max\n")
-    (tmp_path / "a" / "memory.max").write_text("1048576\n")
-    membership = tmp_path / "cgroup"
-    membership.write_text("0::/a/b\n")
-    assert _cgroup_limits(membership, tmp_path) == [1048576]
-
-
 def test_the_default_is_a_quarter_of_the_memory() -> None:
     assert default_arena_bytes() == max(64 * MIB, memory_limit_bytes() // 4)
-    assert memory_limit_bytes() > 0

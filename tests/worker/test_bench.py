@@ -20,6 +20,7 @@ from starcore.worker.orders import (
     SlotDied,
     SlotDone,
     StartSlot,
+    Swollen,
     Teach,
     Unteach,
 )
@@ -127,6 +128,22 @@ def test_an_obituary_names_the_task(bench: Bench) -> None:
     bench.feed(deque([run(10)]), 0.0)
     _, (log, _) = bench.died(SlotDied(0, "SIGSEGV", 1, 1, True), 0.0)
     assert log.text == "slot 0 (pid 100) ended by SIGSEGV while it ran task 1/10; another one starts"
+
+
+def test_an_obituary_ends_with_the_last_stack(bench: Bench) -> None:
+    bench.feed(deque([run(10)]), 0.0)
+    _, (log, _) = bench.died(SlotDied(0, "SIGSEGV", 1, 1, True, "9 MiB", "  File f"), 0.0)
+    assert log.text.endswith("; peak memory of its slot 9 MiB\nlast stack, most recent call first:\n  File f")
+
+
+def test_a_slot_that_is_idle_and_has_too_much_memory_is_started_anew_at_nobodys_cost(bench: Bench) -> None:
+    slot = bench.slots[0]
+    assert bench.swollen(Swollen(0, 5 << 30, 4 << 30)) == []  # it began like this: another one would too
+    bench.feed(deque([run(10)]), 0.0)
+    slot.batches.clear()
+    (kill,) = bench.swollen(Swollen(0, 5 << 30, 4 << 30))
+    assert kill == KillSlot(0, "its tasks left 5.0 GiB behind, more than its 4.0 GiB")
+    assert bench.swollen(Swollen(0, 5 << 30, 4 << 30)) == []
 
 
 def test_only_slots_that_know_a_job_forget_it(bench: Bench) -> None:

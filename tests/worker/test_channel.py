@@ -115,6 +115,24 @@ def test_what_a_full_socket_does_not_take_waits(pair: Pair) -> None:
     assert waits[-1] is False
 
 
+def test_records_without_hurry_leave_with_the_next_one_and_keep_their_order(pair: Pair) -> None:
+    pair[0].setblocking(False)
+    outlet, inlet = Outlet(pair[0], lambda waiting: None), Inlet(pair[1])
+    pair[1].setblocking(False)
+    outlet.send(Free(6), hurry=False)
+    outlet.send(Attach(1, 10), pair[0].fileno(), hurry=False)
+    with pytest.raises(BlockingIOError):
+        inlet.pull()
+    work = Work(1, 2, 3, 0, 0, array("I", [1, 2]), b"abb")
+    outlet.send(work)
+    found: list[Record] = []
+    while len(found) < 3:
+        inlet.pull()
+        found += inlet
+    assert found == [Free(6), Attach(1, 10), work]
+    os.close(inlet.descriptor())
+
+
 def test_a_frame_of_another_kind_is_refused() -> None:
     with pytest.raises(FrameError):
         decode(1, b"", b"")

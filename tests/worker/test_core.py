@@ -25,6 +25,7 @@ from starcore.messages import (
     Started,
     Want,
 )
+from starcore.pace import CHUNK_BYTES_AMONG
 from starcore.worker.orders import (
     Allocate,
     Allocated,
@@ -41,6 +42,7 @@ from starcore.worker.orders import (
     SlotStopped,
     StartSlot,
     Stop,
+    Swollen,
     Teach,
     Unteach,
 )
@@ -331,6 +333,31 @@ def test_an_answer_with_a_body_is_sent_as_it_is_granted_and_freed_when_confirmed
     desk.quiet()
 
 
+def test_small_answer_makes_the_chunks_of_a_large_one_small() -> None:
+    desk = Desk(slots=2)
+    job = desk.job()
+    desk.assign(job, lease=10)
+    desk.done(desk.batch(), body=64 * MIB)
+    desk.result([10])
+    desk.receive(Grant(10, 1, 0, 64 * MIB))
+
+    def lengths() -> list[int]:
+        found = []
+        for _ in range(4):
+            desk.feed(Writable(desk.link))
+            found.append(desk.chunk().length)
+        return found
+
+    desk.chunk()
+    assert max(lengths()) > CHUNK_BYTES_AMONG
+    desk.assign(job, lease=11)
+    desk.done(desk.batch(taught=False))
+    desk.result([11])
+    assert desk.chunk().length == CHUNK_BYTES_AMONG
+    assert set(lengths()) == {CHUNK_BYTES_AMONG}
+    desk.quiet()
+
+
 def test_an_answer_in_its_argument_holds_the_argument_until_it_is_confirmed() -> None:
     desk = Desk()
     desk.assign(desk.job(), lease=10, bodies=[MIB])
@@ -473,9 +500,40 @@ def test_a_task_beyond_its_timeout_is_killed_with_its_slot() -> None:
     desk.wait(2.0)
     desk.take(Inspect)
     desk.inspected(batch, 1, since=begun)
-    assert "timeout of 2 s" in desk.take(KillSlot).reason
-    desk.die(batch, 1, "SIGKILL")
-    assert b"timeout of 2 s" in bytes(desk.result([10], Status.TIMEOUT).heads)
+    kill = desk.take(KillSlot)
+    assert "timeout of 2 s" in kill.reason
+    assert kill.stack
+    desk.feed(SlotDied(0, "SIGKILL", batch.batch, 1, running=True, peak="2.0 GiB", stack="  File f"))
+    assert bytes(desk.result([10], Status.TIMEOUT).heads).decode() == (
+        "it ran longer than its timeout of 2 s; peak memory of its slot 2.0 GiB; worker node7-1 (node7), attempt 1\n"
+        "last stack, most recent call first:\n  File f"
+    )
+
+
+def test_a_crash_is_reported_with_peak_and_stack_and_the_manager_says_where() -> None:
+    desk = Desk()
+    desk.assign(desk.job(), lease=10)
+    batch = desk.batch()
+    desk.feed(SlotDied(0, "SIGSEGV", batch.batch, 1, running=True, peak="70 MiB", stack="  File f"))
+    assert bytes(desk.result([10], Status.CRASHED).heads).decode() == (
+        "the slot that ran it ended by SIGSEGV; peak memory of its slot 70 MiB\n"
+        "last stack, most recent call first:\n  File f"
+    )
+    assert desk.lines[-1].text.endswith("  File f")
+
+
+def test_a_task_that_takes_too_much_memory_is_ended_and_told_limit_peak_and_advice() -> None:
+    desk = Desk()
+    desk.assign(desk.job(), lease=10)
+    batch = desk.batch()
+    desk.feed(Swollen(0, 5 << 30, 4 << 30))
+    assert desk.take(KillSlot).stack
+    desk.feed(Swollen(0, 6 << 30, 4 << 30))  # it is not dead yet
+    desk.feed(SlotDied(0, "SIGKILL", batch.batch, 1, running=True, peak="6.1 GiB"))
+    text = bytes(desk.result([10], Status.MEMORY).heads).decode()
+    assert all(word in text for word in ("5.0 GiB", "4.0 GiB", "--slot-memory", "6.1 GiB", "node7", "smaller pieces"))
+    desk.take(StartSlot)
+    desk.quiet()
 
 
 def test_a_task_that_ended_just_before_its_slot_was_killed_has_its_answer() -> None:
@@ -570,6 +628,17 @@ def test_answers_wait_for_a_new_link_and_are_sent_again_until_confirmed() -> Non
     desk.result([11])
     desk.confirm(10, 11)
     desk.quiet()
+
+
+def test_a_job_whose_forget_went_down_with_the_link_is_forgotten_once_the_manager_has_named_the_others() -> None:
+    desk = Desk()
+    kept, over = desk.job(), desk.job()
+    desk.lose()
+    desk.take(Dial)
+    desk.connect(resumed=True, over=[over])
+    assert set(desk.core._library.jobs) == {kept, over}
+    desk.receive(Heartbeat())
+    assert set(desk.core._library.jobs) == {kept}
 
 
 def test_an_argument_goes_on_where_it_was_cut_off() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from starcore.worker.__main__ import _parser, main
+from starcore.worker.__main__ import END_VARIABLE, _lifetime, _parser, main
+from starcore.worker.departure import Lifetime
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,9 @@ from starcore.worker.__main__ import _parser, main
         ["--only-registered"],
         ["--function", "no_module"],
         ["--initializer", "lab:"],
+        ["--slot-memory", "0"],
+        ["--lifetime", "-3"],
+        ["--lifetime", "60", "--drain-before", "60"],
     ],
 )
 def test_a_wrong_option_is_a_usage_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,6 +38,26 @@ def test_a_wrong_option_is_a_usage_error(arguments: list[str], capsys: pytest.Ca
 def test_options_are_read() -> None:
     options = _parser().parse_args(["--function", "a:f", "--function", "b:g", "--arena", "1G", "--slots", "3"])
     assert (options.function, options.arena, options.slots) == (["a:f", "b:g"], 1 << 30, 3)
+
+
+def test_a_lifetime_is_given_or_the_batch_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(END_VARIABLE, raising=False)
+    assert _lifetime(None, None) is None
+    assert _lifetime(300.0, None) == Lifetime(300.0, 30.0)
+    assert _lifetime(86_400.0, None) == Lifetime(86_400.0, 60.0)
+    assert _lifetime(300.0, 120.0) == Lifetime(300.0, 120.0)
+    monkeypatch.setattr(time, "time", lambda: 1_000_000.0)
+    monkeypatch.setenv(END_VARIABLE, "1003600")
+    assert _lifetime(None, None) == Lifetime(3600.0, 60.0)
+    assert _lifetime(None, 7200.0) == Lifetime(3600.0, 3600.0)
+    assert _lifetime(300.0, None) == Lifetime(300.0, 30.0)
+
+
+@pytest.mark.parametrize("end", ["999999", "", "tomorrow", "1e9", "²"])
+def test_an_end_that_is_past_or_no_time_is_none(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_000_000.0)
+    monkeypatch.setenv(END_VARIABLE, end)
+    assert _lifetime(None, None) is None
 
 
 def test_a_missing_join_file_is_one_line_and_exit_code_3(tmp_path: Path) -> None:

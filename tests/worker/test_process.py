@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,6 +17,7 @@ import pytest
 
 from starcore import pickling
 from starcore.messages import FunctionKind
+from starcore.worker.blackbox import STACK_SIGNAL
 from starcore.worker.channel import Learn, Ready, Record, Setup, Work
 from starcore.worker.process import THREAD_VARIABLES, SlotProcess, _cause, slot_environment
 
@@ -134,11 +137,91 @@ def test_a_slot_that_is_told_to_leave_leaves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "ours", "text"),
-    [(0, False, "exit code 0"), (3, False, "exit code 3"), (-11, False, "SIGSEGV"), (-9, True, "SIGKILL")],
+    ("code", "ours", "short", "text"),
+    [
+        (0, False, False, "exit code 0"),
+        (3, False, False, "exit code 3"),
+        (-11, False, True, "SIGSEGV"),
+        (-9, True, True, "SIGKILL"),
+        (-9, False, False, "SIGKILL (from outside; perhaps "),
+        (-9, False, True, "SIGKILL (from outside; probably out of memory: "),
+    ],
 )
-def test_causes_have_names(code: int, ours: bool, text: str) -> None:
-    assert _cause(code, ours) == text
+def test_causes_have_names(code: int, ours: bool, short: bool, text: str) -> None:
+    assert _cause(code, ours, short).startswith(text)
+
+
+def crash_in_fit(how: str) -> None:
+    import ctypes  # noqa: PLC0415
+    import os as system  # noqa: PLC0415
+
+    if how == "abort":
+        system.abort()
+    ctypes.string_at(0)
+
+
+@pytest.mark.parametrize("how", ["abort", "segfault"])
+def test_a_fault_leaves_the_stack_of_the_task_and_nothing_of_ours(how: str) -> None:
+    async def test() -> None:
+        async with started() as (process, heard):
+            order(process, crash_in_fit, how)
+            await asyncio.wait_for(heard.end, 20)
+            assert "in crash_in_fit" in process.stack
+            assert "worker/slot.py" not in process.stack
+            assert process.peak.endswith("MiB")
+
+    run(test)
+
+
+def hold_the_interpreter(directory: str) -> None:
+    """Sleep for a minute in C, with the interpreter's lock held: no line of Python runs here any more."""
+    import ctypes  # noqa: PLC0415
+    import pathlib  # noqa: PLC0415
+
+    pathlib.Path(directory, "begun").touch()
+    ctypes.PyDLL(None).sleep(60)
+
+
+def test_a_slot_that_holds_the_interpreters_lock_says_where_before_it_is_killed(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with started() as (process, heard):
+            order(process, hold_the_interpreter, str(tmp_path))
+            while not (tmp_path / "begun").exists():
+                await asyncio.sleep(0)
+            process.kill(stack=True)
+            assert await asyncio.wait_for(heard.end, 20) == STACK_SIGNAL.name
+            assert heard.untold == 0, "the sleep that the signal cut short passed for an answer"
+            assert "in hold_the_interpreter" in process.stack
+
+    run(test)
+
+
+def test_a_frozen_slot_is_killed_though_it_cannot_say_where_it_is() -> None:
+    async def test() -> None:
+        async with started() as (process, heard):
+            os.kill(process.pid, signal.SIGSTOP)
+            process.kill(stack=True)
+            assert await asyncio.wait_for(heard.end, 20) == "SIGKILL"
+            assert process.stack == ""
+
+    run(test)
+
+
+def take_memory(mebibytes: int) -> None:
+    import os as system  # noqa: PLC0415
+
+    assert bytearray(mebibytes << 20)
+    system.abort()
+
+
+def test_the_peak_is_that_of_the_slot() -> None:
+    async def test() -> None:
+        async with started() as (process, heard):
+            order(process, take_memory, 400)
+            await asyncio.wait_for(heard.end, 20)
+            assert 400 <= int(process.peak.removeprefix("below ").split()[0]) < 800
+
+    run(test)
 
 
 def test_threads_are_shared_between_slots_unless_the_user_says_otherwise() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -146,7 +147,7 @@ def test_a_segfault_ends_the_slot_by_its_signal_and_the_board_says_where(child: 
     assert child.ended() == -signal.SIGSEGV
     batch, started, running, _ = child.board.read()
     assert (batch, started, running) == (1, 1, True)
-    assert "Segmentation fault" in child.log()
+    assert "Segmentation fault" in child.box.dump()
 
 
 def test_a_task_that_exits_the_process_ends_the_slot(child: Child) -> None:
@@ -154,9 +155,9 @@ def test_a_task_that_exits_the_process_ends_the_slot(child: Child) -> None:
     assert child.ended() == 7
 
 
-def test_ctrl_c_and_sigterm_are_not_for_slots(child: Child) -> None:
-    os.kill(child.process.pid, signal.SIGINT)
-    os.kill(child.process.pid, signal.SIGTERM)
+def test_signals_of_terminals_and_batch_systems_are_not_for_slots(child: Child) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(child.process.pid, number)
     assert child.answer(child.call(abs, -1)) == 1
 
 
@@ -325,6 +326,26 @@ def test_own_memory_beyond_the_pools_limit_is_given_back(child: Child) -> None:
 
 
 # -- recalls, prints, set-up ---------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="this C library's malloc has no options")
+def test_memory_that_a_task_frees_is_there_for_the_next_one() -> None:
+    program = '''if True:
+        import resource, sys
+        import numpy as np
+        from starcore.worker.slot import keep_freed_memory
+
+        if sys.argv[1] == "keep":
+            keep_freed_memory()
+        for round in range(11):
+            if round == 1:
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            several = [np.ones(3 << 17) for _ in range(8)]
+            del several
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    '''
+    faults = [int(subprocess.check_output([sys.executable, "-c", program, how])) for how in ("keep", "not")]
+    assert faults[0] < 1000 < faults[1]
 
 
 def test_a_recalled_batch_is_not_begun(child: Child) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from starcore.errors import Status
 from starcore.worker.runs import Run
-from starcore.worker.slots import TRANSITIONS, End, Remains, Slot, SlotState, Turn, Why, batch_tasks
+from starcore.worker.slots import FATAL, TRANSITIONS, End, Remains, Slot, SlotState, Turn, Why, batch_tasks
 
 
 def run(lease: int, count: int = 1, body: int = 0) -> Run:
@@ -89,6 +89,8 @@ def test_the_dead_leave_what_ran_what_may_have_run_and_what_did_not() -> None:
         (End(Why.TIMEOUT, 10, "late"), 0, "answered"),
         (End(Why.TIMEOUT, 99, "late"), 0, "again"),
         (End(Why.TIMEOUT, 99, "late"), 9, "given"),
+        (End(Why.MEMORY, 0, "large"), 0, "answered"),
+        (End(Why.MEMORY, 0, "large"), 9, "answered"),
         (End(Why.CANCELLED, 10), 0, "given"),
         (End(Why.CANCELLED, 99), 0, "again"),
         (End(Why.STOPPED), 0, "given"),
@@ -101,7 +103,7 @@ def test_the_verdict_on_what_ran(end: End | None, body: int, fate: str) -> None:
     assert found.pop(fate) == [running]
     assert list(found.values()) in ([[None], []], [[], []])
     if fate == "answered":
-        assert verdict.status == (Status.CRASHED if end is None else Status.TIMEOUT)
+        assert verdict.status == (Status.CRASHED if end is None else FATAL[end.why])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,202 @@
+"""The journal's vocabulary: what a manager has to know after it died, one record a fact. Pure.
+
+A record says what *is* from now on, never what to do: whoever reads them in order (`recovery.py`) needs no clock and
+no rules. How they become bytes is `journal.py`'s table; `docs/JOURNAL.md` tells the same.
+
+    a session    ClientKnown … ClientOver          WorkerKnown, JobsHeld … WorkerOver
+    a job        JobKnown, BlobKnown … JobForgotten
+    its tasks    Accepted ─▶ Leased ─▶ Ended ─▶ Acknowledged          the answer was here: it is in `Ended`
+                      ▲         │└────────────▶ Delivered             its body was at a worker until the client had it
+                      └ Requeued, Troubled
+
+Tasks are named by the manager's number of their job and their index, sessions by their 16 bytes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from starcore.messages import Buffer, Column, FunctionKind
+
+
+def _u32() -> Column:
+    return array("I")
+
+
+def _u64() -> Column:
+    return array("Q")
+
+
+@dataclass(slots=True)
+class Epoch:
+    """The first record of a segment: the journal's number, the last one that leases began with, and the last job's."""
+
+    epoch: int
+    generation: int
+    jobs: int
+
+
+@dataclass(slots=True)
+class ClientKnown:
+    """A client's session; its outcomes are numbered from `sequence` on."""
+
+    session: bytes
+    fingerprint: str
+    certificate: str
+    name: str
+    address: str
+    result_bytes: int
+    sequence: int
+
+
+@dataclass(slots=True)
+class ClientOver:
+    """A client's session is over, and its jobs with it."""
+
+    session: bytes
+
+
+@dataclass(slots=True)
+class WorkerKnown:
+    """A worker's session, and what it can run."""
+
+    session: bytes
+    fingerprint: str
+    certificate: str
+    name: str
+    host: str
+    address: str
+    python: str
+    slots: int
+    arena_bytes: int
+    shipped: bool
+    functions: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class WorkerOver:
+    """A worker's session is over: what it held waits again."""
+
+    session: bytes
+
+
+@dataclass(slots=True)
+class JobsHeld:
+    """A worker knows these jobs."""
+
+    session: bytes
+    jobs: Column = field(default_factory=_u32)
+
+
+@dataclass(slots=True)
+class JobKnown:
+    """A job, by the manager's number and by its client's."""
+
+    job: int
+    session: bytes
+    number: int
+    kind: FunctionKind
+    digest: bytes
+    function: str
+    python: str
+    retries: int
+    timeout_seconds: float
+    priority: int
+    shares: Buffer = b""
+
+
+@dataclass(slots=True)
+class JobForgotten:
+    """No task of this job will come any more; it goes with its last unread outcome."""
+
+    job: int
+
+
+@dataclass(slots=True)
+class BlobKnown:
+    """A function that fits into a head. A larger one is asked of its client again."""
+
+    digest: bytes
+    head: Buffer = b""
+
+
+@dataclass(slots=True)
+class Accepted:
+    """Tasks `first`, `first + 1`, ... of a job."""
+
+    job: int
+    first: int
+    head_sizes: Column = field(default_factory=_u32)
+    body_sizes: Column = field(default_factory=_u64)
+    heads: Buffer = b""
+
+
+@dataclass(slots=True)
+class Leased:
+    """A worker has these tasks, under leases of consecutive numbers."""
+
+    session: bytes
+    lease: int
+    job: int
+    first: int
+    count: int
+    attempt: int
+
+
+@dataclass(slots=True)
+class Requeued:
+    """These tasks wait again, for this attempt."""
+
+    job: int
+    first: int
+    count: int
+    attempt: int
+
+
+@dataclass(slots=True)
+class Troubled:
+    """What happened to a task that did not simply run."""
+
+    job: int
+    index: int
+    losses: int
+    raised: int
+    settled: bool
+    deaths: str
+
+
+@dataclass(slots=True)
+class Ended:
+    """An outcome that is here whole, kept until it is acknowledged; `settled`: no worker had a part in it."""
+
+    job: int
+    sequence: int
+    attempt: int
+    settled: bool
+    indices: Column = field(default_factory=_u32)
+    statuses: Buffer = b""
+    head_sizes: Column = field(default_factory=_u32)
+    heads: Buffer = b""
+
+
+@dataclass(slots=True)
+class Acknowledged:
+    """A client has these outcomes."""
+
+    session: bytes
+    sequences: Column = field(default_factory=_u64)
+
+
+@dataclass(slots=True)
+class Delivered:
+    """A client has the answers of these tasks: nothing of them is needed any more."""
+
+    job: int
+    indices: Column = field(default_factory=_u32)
+    statuses: Buffer = b""
+
+
+Fact: TypeAlias = Any
+"""One of the above."""

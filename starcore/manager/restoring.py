@@ -1,0 +1,242 @@
+"""A manager's state, rebuilt from what its journal's records came to. Pure.
+
+Sessions are absent until their peers dial again, tasks are QUEUED, or LEASED to a worker that is waited for. Bodies
+are not here: a living client sends them again (`Submit` with `again`), a worker has its answers on the shelf.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from array import array
+from collections.abc import Iterator
+
+from starcore.errors import ProtocolError
+from starcore.manager.blobs import Blobs
+from starcore.manager.clients import Clientele
+from starcore.manager.columns import contiguous
+from starcore.manager.delivery import Deliveries
+from starcore.manager.leases import Leases
+from starcore.manager.records import ClientKnown, Ended, JobKnown, WorkerKnown
+from starcore.manager.recovery import NO_LEASE, KeptClient, KeptJob, KeptRun, KeptWorker, Recovery
+from starcore.manager.scheduling import Scheduler
+from starcore.manager.sessions import Sessions
+from starcore.manager.state import (
+    TASK_OVERHEAD_BYTES,
+    Capability,
+    Client,
+    Delivery,
+    Job,
+    Run,
+    Span,
+    State,
+    Task,
+    Worker,
+    python_capability,
+)
+from starcore.messages import Blob as BlobMessage
+from starcore.messages import FunctionKind, Outcome
+from starcore.messages import Job as JobMessage
+
+
+class Restorer:
+    """Fills the tables of a manager that has none yet."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        blobs: Blobs,
+        scheduler: Scheduler,
+        deliveries: Deliveries,
+        leases: Leases,
+        clientele: Clientele,
+    ) -> None:
+        self._sessions = sessions
+        self._blobs = blobs
+        self._scheduler = scheduler
+        self._deliveries = deliveries
+        self._leases = leases
+        self._clientele = clientele
+        self._workers: dict[bytes, Worker] = {}
+        self._jobs: dict[int, Job] = {}
+
+    def restore(self, recovery: Recovery, now: float) -> None:
+        """Make what was."""
+        for kept in recovery.workers.values():
+            self._worker(kept.known, now)
+        for client in recovery.clients.values():
+            self._client(client, recovery, now)
+        self._clientele.jobs = recovery.last_job
+        for worker in recovery.workers.values():
+            self._jobs_held(worker)
+        self._tasks(recovery, now)
+        for client in recovery.clients.values():
+            self._unread(client)
+        for job in recovery.jobs.values():
+            self._jobs[job.known.job].forgotten = job.forgotten
+
+    # -- sessions and jobs -----------------------------------------------------------------------------------
+
+    def _worker(self, known: WorkerKnown, now: float) -> None:
+        capabilities: list[Capability] = [python_capability(known.python)] if known.shipped else []
+        capabilities += [(FunctionKind.REGISTERED, name) for name in known.functions]
+        worker = self._workers[known.session] = Worker(
+            known.session,
+            known.fingerprint,
+            known.name,
+            known.host,
+            known.address,
+            known.python,
+            known.slots,
+            known.arena_bytes,
+            tuple(capabilities),
+            certificate=known.certificate,
+        )
+        self._sessions.restore(worker, now)
+        self._scheduler.join(worker)
+        self._scheduler.leave(worker, returning=True)
+
+    def _client(self, kept: KeptClient, recovery: Recovery, now: float) -> None:
+        known = kept.known
+        client = _client_of(known)
+        # Outcomes that were said and not written down have numbers that must not come again.
+        client.sequence = (kept.sequence >> 32) + 1 << 32
+        self._sessions.restore(client, now)
+        for job in kept.jobs.values():
+            self._job(client, job, recovery)
+
+    def _job(self, client: Client, kept: KeptJob, recovery: Recovery) -> None:
+        known = kept.known
+        self._clientele.jobs = known.job - 1
+        with contextlib.suppress(ProtocolError):  # it broke a rule then, too, and its client was told
+            self._clientele.job(client, _message_of(known))
+        self._jobs[known.job] = client.jobs[known.number]
+        blob = recovery.blobs.get(known.digest)
+        if blob is not None and known.kind == FunctionKind.SHIPPED:
+            self._blobs.offered(client, BlobMessage(blob.digest, 0, 0, blob.head))
+
+    def _jobs_held(self, kept: KeptWorker) -> None:
+        worker = self._workers[kept.known.session]
+        for number in kept.jobs:
+            job = self._jobs.get(number)
+            if job is None:
+                worker.forgotten.append(number)
+            else:
+                worker.jobs[number] = job
+                job.workers[worker] = None
+
+    # -- tasks -----------------------------------------------------------------------------------------------
+
+    def _tasks(self, recovery: Recovery, now: float) -> None:
+        """Make the runs, oldest first; queue what waits, lease what was leased."""
+        leases: list[tuple[int, Worker, Span]] = []
+        runs = [(run.order, job, run) for job in recovery.jobs.values() for run in job.runs]
+        for _, job, kept in sorted(runs, key=lambda each: each[0]):
+            run = self._run(self._jobs[job.known.job], kept)
+            for start, stop in _alike(kept, self._workers):
+                worker = self._workers.get(kept.holders[start] or b"")
+                attempt = kept.attempts[start]
+                if worker is not None:
+                    leases.append((kept.leases[start], worker, run.span(start, stop, attempt)))
+                    continue
+                # What a worker held whose end was not written down was tried.
+                self._queue(run.span(start, stop, attempt + (kept.leases[start] != NO_LEASE)))
+        for number, worker, span in sorted(leases, key=lambda each: each[0]):
+            leased = self._leases.begin(worker, span, now, number)
+            if leased.start in leased.run.flows:
+                leased.run.flows[leased.start].leased = leased
+
+    def _run(self, job: Job, kept: KeptRun) -> Run:
+        count = len(kept.states)
+        heads = memoryview(bytes(kept.heads))
+        unfinished = kept.states.count(State.QUEUED)
+        unread = kept.read.count(0)
+        states = bytearray(kept.states)
+        run = Run(job, 0, kept.first, kept.head_sizes, kept.body_sizes, heads, states, unfinished, unread)
+        if not unfinished:
+            run.release()
+        for position, trouble in kept.troubles.items():
+            if states[position] == State.QUEUED:
+                run.tasks[position] = Task(
+                    trouble.losses, trouble.raised, trouble.deaths.splitlines(), trouble.settled
+                )
+        self._clientele.restore(run)
+        assert len(run.states) == count
+        return run
+
+    def _queue(self, span: Span) -> None:
+        job = span.run.job
+        if job.ready:
+            self._scheduler.queue(span)
+        else:
+            job.waiting.append(span)
+
+    def _unread(self, kept: KeptClient) -> None:
+        client = self._sessions.clients[kept.known.session]
+        for ended in kept.unread.values():
+            self._deliveries.restore(client, _delivery(self._jobs[ended.job], ended))
+
+
+def _client_of(known: ClientKnown) -> Client:
+    return Client(
+        known.session,
+        known.fingerprint,
+        known.name,
+        known.address,
+        known.result_bytes,
+        certificate=known.certificate,
+    )
+
+
+def _message_of(known: JobKnown) -> JobMessage:
+    return JobMessage(
+        known.number,
+        known.kind,
+        known.digest,
+        known.function,
+        known.python,
+        known.retries,
+        known.timeout_seconds,
+        known.priority,
+        known.shares,
+    )
+
+
+def _alike(run: KeptRun, workers: dict[bytes, Worker]) -> Iterator[tuple[int, int]]:
+    """Cut a run's open tasks where they wait for another attempt, or are leased otherwise: (start, stop) positions."""
+    bodied = bool(run.body_sizes)
+    attempts, leases, holders = run.attempts, run.leases, run.holders
+    position, stop = 0, len(run.states)
+    while (position := run.states.find(State.QUEUED, position)) >= 0:
+        start, lease = position, leases[position]
+        alone = bodied and lease != NO_LEASE
+        position += 1
+        while (
+            position < stop
+            and not alone
+            and run.states[position] == State.QUEUED
+            and attempts[position] == attempts[start]
+            and holders[position] == holders[start]
+            and leases[position] == (lease + position - start if lease else NO_LEASE)
+        ):
+            position += 1
+        yield start, position
+
+
+def _delivery(job: Job, ended: Ended) -> Delivery:
+    outcome = Outcome(
+        ended.sequence,
+        job.client_number,
+        ended.attempt,
+        ended.indices,
+        ended.statuses,
+        ended.head_sizes,
+        array("Q"),
+        ended.heads,
+    )
+    pieces = []
+    for low, high in contiguous(ended.indices):
+        first, stop = ended.indices[low], ended.indices[high - 1] + 1
+        for run in job.overlapping(first, stop):
+            pieces.append((run, max(first, run.first) - run.first, min(stop, run.stop) - run.first))
+    measure = len(ended.heads) + TASK_OVERHEAD_BYTES * len(ended.indices)
+    return Delivery(outcome, pieces, measure, settled=ended.settled)

@@ -1,0 +1,113 @@
+"""A hundred million steps: ``python -m tests.simulation.soak``, or ``make soak``.
+
+It may be ended at any time (Ctrl-C) and goes on where it stopped: its place is a file beside the results' checkout,
+of one commit; another commit begins anew, with seeds that were not lived through before. Every sitting appends a row
+to ``benchmarks/results/soak.jsonl``: what ran, on which machine, at which commit, and which seeds failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from benchmarks.harness import Row
+from benchmarks.report import commit, record
+
+from .campaign import CHUNK_SEEDS, Tally, campaign
+
+STEPS = 100_000_000
+FIRST_SEED = 2_000_000_000
+"""Beyond the fixed and the fresh seeds of the tests."""
+SEEDS_AHEAD = 1_000 * CHUNK_SEEDS
+"""How many seeds a campaign is given at a time."""
+PLACE = Path(__file__).resolve().parents[2] / ".soak.json"
+SAID_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class Place:
+    """How far a soak has come."""
+
+    commit: str
+    next_seed: int = FIRST_SEED
+    seeds: int = 0
+    steps: int = 0
+    failed: list[int] = field(default_factory=list)
+
+    def add(self, part: Tally) -> None:
+        """Take in what the next seeds came to."""
+        self.next_seed += part.seeds
+        self.seeds += part.seeds
+        self.steps += part.steps
+        self.failed += part.failed
+
+
+def load(path: Path, now: str) -> Place:
+    """Read a place; that of another commit gives only its seeds on."""
+    if not path.exists():
+        return Place(now)
+    place = Place(**json.loads(path.read_text()))
+    return place if place.commit == now else Place(now, place.next_seed)
+
+
+def save(path: Path, place: Place) -> None:
+    """Keep a place, whatever happens meanwhile."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(asdict(place)))
+    new.replace(path)
+
+
+def sit(place: Place, path: Path, steps: int) -> Tally:
+    """Live through seeds until the soak has so many steps, or until Ctrl-C. What this sitting came to."""
+    sitting, said_at = Tally(), time.monotonic()
+    try:
+        while place.steps < steps:
+            for part in campaign(place.next_seed, SEEDS_AHEAD):
+                sitting.add(part)
+                place.add(part)
+                save(path, place)
+                for text in part.failed.values():
+                    print(text, flush=True)
+                if time.monotonic() >= said_at + SAID_SECONDS:
+                    said_at = time.monotonic()
+                    print(f"{place.steps:,} of {steps:,} steps; this sitting: {sitting.line()}", flush=True)
+                if place.steps >= steps:
+                    break
+    except KeyboardInterrupt:
+        print(f"interrupted; it goes on at seed {place.next_seed}")
+    return sitting
+
+
+def row(place: Place, sitting: Tally, steps: int) -> Row:
+    """What is kept of a sitting."""
+    rate = sitting.steps / sitting.cpu_seconds if sitting.cpu_seconds else 0.0
+    return Row(
+        "soak", "simulated steps, each checked", "star", "steps per CPU s", rate, rate, rate, 1,
+        parameters={
+            "first_seed": place.next_seed - sitting.seeds, "seeds": sitting.seeds, "steps": sitting.steps,
+            "tasks": sitting.tasks, "faults": sum(sitting.faults.values()), "failed": list(sitting.failed),
+            "cpu_seconds": round(sitting.cpu_seconds, 1), "soak_steps": place.steps, "soak_steps_wanted": steps,
+        },
+    )  # fmt: skip
+
+
+def main() -> int:
+    """Return 1 if a seed failed in this soak."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.soak", description=__doc__)
+    parser.add_argument("--steps", type=int, default=STEPS, help="when the soak is over")
+    parser.add_argument("--place", type=Path, default=PLACE, help="where its place is kept")
+    options = parser.parse_args()
+    place = load(options.place, commit())
+    sitting = sit(place, options.place, options.steps)
+    if sitting.seeds:
+        record([row(place, sitting, options.steps)], f"python -m tests.simulation.soak --steps {options.steps}")
+    print(f"{place.steps:,} of {options.steps:,} steps at commit {place.commit}; this sitting: {sitting.line()}")
+    return 1 if place.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""The whole star with a journal, simulated: every seed keeps its promises, whoever dies."""
+
+from __future__ import annotations
+
+import pytest
+
+from .disk import JournaledStar
+
+SEEDS = range(30)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_star_with_a_journal_keeps_every_promise(seed: int) -> None:
+    JournaledStar(seed).run()  # a broken promise raises
+
+
+def test_seeds_have_managers_that_are_killed_and_find_their_work_again() -> None:
+    star = JournaledStar(next(seed for seed in SEEDS if JournaledStar(seed).run().faults.get("kill the manager")))
+    assert star.run().executions
+    assert star.disk.frames
+    assert star.manager is not None
+    assert star.manager.core.status(0.0)["epoch"] == 9

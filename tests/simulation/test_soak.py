@@ -1,0 +1,50 @@
+"""The soak goes on where it stopped, and keeps what it came to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from . import soak
+from .campaign import Tally
+
+
+def test_soak_goes_on_where_it_stopped_and_another_commit_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "place.json"
+    place = soak.load(path, "abc")
+    place.add(Tally(seeds=25, steps=1000, failed={7: "text"}))
+    soak.save(path, place)
+    assert soak.load(path, "abc") == soak.Place("abc", soak.FIRST_SEED + 25, 25, 1000, [7])
+    assert soak.load(path, "def") == soak.Place("def", soak.FIRST_SEED + 25)
+    assert [file.name for file in tmp_path.iterdir()] == ["place.json"]
+
+
+def test_sitting_ends_with_its_steps_and_again_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "place.json"
+    place = soak.load(path, "abc")
+    sitting = soak.sit(place, path, steps=1)
+    assert sitting.steps == place.steps > 0
+    assert not place.failed
+    assert soak.load(path, "abc") == place
+    assert not soak.sit(place, path, steps=1).seeds
+
+
+def test_interrupted_sitting_keeps_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(first: int, count: int) -> object:
+        yield Tally(seeds=25, steps=10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(soak, "campaign", interrupted)
+    path = tmp_path / "place.json"
+    place = soak.load(path, "abc")
+    assert soak.sit(place, path, steps=1000).seeds == 25
+    assert soak.load(path, "abc").next_seed == soak.FIRST_SEED + 25
+
+
+def test_row_says_what_ran() -> None:
+    place = soak.Place("abc", soak.FIRST_SEED + 50, 50, 4000, [])
+    made = soak.row(place, Tally(seeds=25, steps=2000, cpu_seconds=2.0), 100)
+    assert made.value == 1000
+    assert made.parameters["first_seed"] == soak.FIRST_SEED + 25
+    assert (made.parameters["steps"], made.parameters["soak_steps"]) == (2000, 4000)
