@@ -165,7 +165,6 @@ class DetachedStar(SimStar):
             result_bytes=credit,
             first_window_bytes=window,
             jobs_idle_max=world.rng.choice((1, 256)),
-            check_every=self._check_every,
         )
         self.clients.append(owner)
         return owner
