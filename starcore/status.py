@@ -10,7 +10,7 @@ from starcore import settings
 from starcore.errors import StarCoreError, UnreachableError
 from starcore.messages import Role
 from starcore.options import Parser
-from starcore.texts import NAME_CHARS_MAX, plain
+from starcore.texts import NAME_CHARS_MAX, counted, plain
 
 _EPILOG = """\
 examples:
@@ -36,8 +36,8 @@ def render(status: dict[str, Any]) -> str:
     slots = sum(worker["slots"] for worker in workers)
     running = sum(worker["running"] for worker in workers)
     lines = [
-        f"{_count(len(workers), 'worker')}, {_count(slots, 'slot')}, {_count(running, 'task')} on workers, "
-        f"{_count(len(clients), 'client')}"
+        f"{counted(len(workers), 'worker')}, {counted(slots, 'slot')}, {counted(running, 'task')} on workers, "
+        f"{counted(len(clients), 'client')}"
     ]
     if "memory_bytes" in status:
         lines += [f"manager: {status['memory_used_bytes'] >> 20} of {status['memory_bytes'] >> 20} MiB"]
@@ -64,10 +64,6 @@ def table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> l
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in cells)
     return ["", *("  ".join(line).rstrip() for line in padded)]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _cell(value: Any) -> str:

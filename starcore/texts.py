@@ -41,6 +41,15 @@ def task_name(session: bytes, job: int, index: int) -> str:
     return f"{session.hex()[:TASK_SESSION_DIGITS]}/{job}/{index}" if session else f"{job}/{index}"
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number of things, with the plural that English has for most of them.
+
+    >>> counted(1, "slot"), counted(2, "slot")
+    ('1 slot', '2 slots')
+    """
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def plain_lines(text: str, lines_max: int = LINES_MAX) -> list[str]:
     r"""Return the first lines of a text, each made fit as by `plain`.
 

@@ -280,7 +280,8 @@ def identify(
             )
     elif (uris := _role_uris(shown)) != [ROLE_URI + _said(role)]:
         found = " and ".join(uri.removeprefix(ROLE_URI) for uri in uris) or "nobody in a star"
-        where = "where the manager should be" if role is Role.MANAGER else f"at the port for {_said(role)}s"
+        port = f"at the port for {_said(role)}s: workers and clients have one each"
+        where = "where the manager should be" if role is Role.MANAGER else port
         raise CredentialsError(f"{address} shows the certificate of a {found} ({name!r}) {where}")
     return Peer(role=role, name=name or f"{_said(role)}-{digest[:8]}", address=address, fingerprint=digest)
 
@@ -402,5 +403,7 @@ def as_error(exc: BaseException | None, target: Target | None = None) -> StarCor
     refused = isinstance(exc, ssl.SSLError) and not isinstance(exc, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
     kind = CredentialsError if refused and "VERSION" not in str(exc) else UnreachableError
     error = kind(explain(exc, target))
+    if isinstance(exc, OSError):
+        exc.__traceback__ = None  # the sentence says it all: a stack of the event loop's inside would only bury it
     error.__cause__ = exc
     return error

@@ -337,3 +337,12 @@ def test_cython_stays_one_small_unit_that_knows_no_numpy() -> None:
         code = [line.split("#")[0] for line in path.read_text(encoding="utf-8").splitlines()]
         assert not [line for line in code if "import" in line.split() and "numpy" in line]
         assert path.with_suffix(".pyi").is_file()
+
+
+def test_make_builds_anew_and_lints_after_a_change_of_any_part_of_the_unit() -> None:
+    lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    (sources,) = (line for line in lines if line.startswith("SOURCES :="))
+    (lint,) = (line for line in lines if " cython-lint " in line)
+    parts = {f"starcore/{path.name}" for path in (*PACKAGE.glob("*.pyx"), *PACKAGE.glob("*.pxi"))}
+    assert parts <= set(sources.split())
+    assert parts <= set(lint.split())

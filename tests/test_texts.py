@@ -9,6 +9,7 @@ from starcore.texts import (
     LINE_CHARS_MAX,
     LINES_MAX,
     TASK_SESSION_DIGITS,
+    counted,
     plain,
     plain_lines,
     task_name,
@@ -41,3 +42,8 @@ def test_lines_of_a_report_are_plain_each_and_bounded_together() -> None:
     assert len(lines) == LINES_MAX
     assert (len(lines[0]), len(lines[1])) == (LINE_CHARS_MAX, FURTHER_CHARS_MAX)
     assert plain_lines("") == [""]
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 slots"), (1, "1 slot"), (2, "2 slots")])
+def test_one_thing_is_no_plural(number: int, said: str) -> None:
+    assert counted(number, "slot") == said

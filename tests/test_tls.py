@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import traceback
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -152,7 +153,8 @@ def test_client_certificate_at_the_worker_port_is_told_by_its_role(manager, clie
     done = meet(manager, Role.WORKER, client)
     assert done.stands  # TLS alone cannot tell
     with pytest.raises(
-        CredentialsError, match=r"shows the certificate of a client \('client'\) at the port for workers"
+        CredentialsError,
+        match=r"shows the certificate of a client \('client'\) at the port for workers: .* have one each$",
     ):
         tls.identify(manager, Role.WORKER, done.manager, ADDRESS)
 
@@ -461,6 +463,26 @@ def test_errors_get_the_class_whose_exit_code_fits(manager, other, worker):
     assert isinstance(tls.as_error(ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER]")), UnreachableError)
     own = CredentialsError("as it is")
     assert tls.as_error(own) is own
+
+
+@pytest.mark.parametrize(("exc", "stacks"), [(ConnectionRefusedError(111, "no"), 1), (KeyError("odd"), 2)])
+def test_what_the_network_did_is_told_without_the_stack_of_our_inside(exc, stacks):
+    """Only a fault of ours is worth a second stack above the sentence."""
+
+    def dial():
+        raise exc
+
+    def report():
+        try:
+            dial()
+        except Exception as error:
+            raise tls.as_error(error) from error
+
+    with pytest.raises(UnreachableError) as caught:
+        report()
+    shown = "".join(traceback.format_exception(caught.value))
+    assert shown.count("Traceback (most recent call last)") == stacks
+    assert str(exc) in shown
 
 
 def test_importing_is_cheap_and_blind():

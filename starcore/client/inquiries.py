@@ -11,6 +11,7 @@ from starcore.client.futures import BlockFuture, TaskFuture
 from starcore.client.session import Session
 from starcore.client.story import Story, read_story
 from starcore.errors import ArgumentValueError
+from starcore.texts import NAME_CHARS_MAX, plain
 from starcore.tls import Target
 
 ANSWER_SECONDS = 10.0
@@ -70,6 +71,9 @@ class Inquiries(Executor):
         name = task if isinstance(task, str) else getattr(task, "task", "")
         if not name:
             raise ArgumentValueError("this future stands for no task, or for one whose blocks are all done")
+        if len(name) > NAME_CHARS_MAX or not name.isascii():  # it would fit no message, on any link
+            shown = plain(name, NAME_CHARS_MAX)
+            raise ArgumentValueError(f"{shown!r} is no task's name: SESSION/JOB/INDEX is one, as in 3fa9c1d2/1/0")
         return read_story(self._client._live().story(name).result(ANSWER_SECONDS), time.time())
 
     @property

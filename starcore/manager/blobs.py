@@ -82,19 +82,24 @@ class Blobs:
         if message.body_bytes and message.stream in client.blobs:
             raise UnexpectedError(f"two blobs on stream {message.stream}")
         self._charge(client, message.body_bytes or len(message.head))
-        if message.body_bytes == 0:
-            if hashlib.sha256(message.head).digest() != message.digest:
-                raise UnexpectedError("a blob that is not what its digest says")
-            blob.head, blob.size = message.head, len(message.head)
-            return self._arrived(blob)
-        room = min(self._limits.blob_bytes, self._room(message.body_bytes))
-        if message.body_bytes > room:
-            reason = f"a blob of {message.body_bytes} bytes, where {room} is the limit"
-            self._outbox.send(client.link, Abort(message.stream, FIRST_ATTEMPT, Code.OVERRUN, reason))
+        if message.body_bytes == 0 and hashlib.sha256(message.head).digest() != message.digest:
+            raise UnexpectedError("a blob that is not what its digest says")
+        size = message.body_bytes or len(message.head)
+        room = max(0, min(self._limits.blob_bytes, self._room(blob, size)))
+        if size > room:
+            reason = (
+                f"a function of {size} bytes, where the manager has room for {room}: send what it carries by "
+                f"client.put, or give the manager more --memory"
+            )
+            if message.body_bytes:
+                self._outbox.send(client.link, Abort(message.stream, FIRST_ATTEMPT, Code.OVERRUN, reason))
             if any(job.client is not client and type(job.client) is not Keeper for job in blob.jobs):
                 return None  # what one client cannot send may still come from another
             blob.refusal = reason
             return blob if blob.jobs else None
+        if message.body_bytes == 0:
+            blob.head, blob.size = message.head, size
+            return self._arrived(blob)
         self._register(blob)
         blob.size, blob.refusal = message.body_bytes, ""
         blob.flow = Flow(message.body_bytes, source_stream=message.stream)
@@ -198,11 +203,14 @@ class Blobs:
                 most = self._limits.session_blob_bytes
                 raise OverrunError(f"{client.blob_bytes} bytes of functions, where {most} are granted")
 
-    def _room(self, wanted: int) -> int:
-        """How large a blob may come; what nobody needs goes for it."""
-        while (left := self._budget_bytes - sum(blob.size for blob in self._blobs.values())) < wanted and self._idle:
+    def _room(self, blob: Blob, wanted: int) -> int:
+        """How large this blob may be beside the others; what nobody needs goes for it."""
+        while (left := self._budget_bytes - self._bytes_beside(blob)) < wanted and self._idle:
             self._forget(next(iter(self._idle)))
         return left
+
+    def _bytes_beside(self, blob: Blob) -> int:
+        return sum(each.size for each in self._blobs.values() if each is not blob)
 
     def _register(self, blob: Blob) -> None:
         self._blobs[blob.digest] = blob

@@ -73,7 +73,6 @@ class Budget:
             relay_window_bytes=min(limits.relay_window_bytes, self.relay_bytes // WINDOWS_MIN),
             value_window_bytes=min(limits.value_window_bytes, self.relay_bytes // 8),
             blob_bytes=min(limits.blob_bytes, self.blob_bytes),
-            session_blob_bytes=min(limits.session_blob_bytes, self.blob_bytes),
             blob_idle_bytes=min(limits.blob_idle_bytes, self.blob_bytes // 4),
             job_bytes=min(limits.job_bytes, self.submit_bytes // 2),
             value_bytes=min(limits.value_bytes, self.submit_bytes // 2),

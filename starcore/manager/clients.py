@@ -36,6 +36,7 @@ from starcore.manager.state import (
     Step,
     python_capability,
 )
+from starcore.manager.stored import Keeper
 from starcore.manager.story import Stories
 from starcore.manager.values import Values
 from starcore.manager.workers import Workforce
@@ -526,10 +527,10 @@ class Clientele:
                 self._end(run, position, Status.UNRUNNABLE, reason)
 
     def _enlist(self, job: Job) -> None:
-        """Put a job into its client's table, whose texts are bounded; a stored one's client has no link."""
+        """Put a job into its client's table, whose texts are bounded; those of stored ones the store counts."""
         client = job.client
         job.bytes = job.bytes or JOB_OVERHEAD_BYTES
-        if client.link and client.job_bytes + job.bytes > self._limits.job_bytes:
+        if type(client) is not Keeper and client.job_bytes + job.bytes > self._limits.job_bytes:
             raise OverrunError(f"more than {self._limits.job_bytes} bytes of jobs")
         client.job_bytes += job.bytes
         client.jobs[job.client_number] = job

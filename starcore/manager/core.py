@@ -86,7 +86,7 @@ from starcore.messages import (
 from starcore.messages import (
     Job as JobMessage,
 )
-from starcore.texts import plain
+from starcore.texts import counted, plain
 
 STATUS_ROWS_MAX = 2000
 """Of each of a status's tables; fewer, where the whole is longer than STATUS_BYTES_MAX."""
@@ -385,7 +385,7 @@ class ManagerCore:
             self._outbox.log("info", f"client {session.name} {verb} from {session.address}")
             self._clientele.resume(session)
             return
-        slots_said = f"{session.slots} slot{'' if session.slots == 1 else 's'}"
+        slots_said = counted(session.slots, "slot")
         about = f"{slots_said}, Python {session.python}, an arena of {session.arena_bytes >> 20} MiB"
         who = f"worker {session.name} (certificate {link.peer.name})"
         self._outbox.log("info", f"{who} {verb} from {session.address}: {about}")

@@ -20,7 +20,7 @@ from starcore.manager.relay import Relay
 from starcore.manager.state import TASK_OVERHEAD_BYTES, Client, Delivery, Job, Leased, Limits, Run
 from starcore.manager.stored import Keeper
 from starcore.manager.story import Stories
-from starcore.messages import Abort, Buffer, Column, Outcome
+from starcore.messages import FRAME_PAYLOAD_BYTES_MAX, Abort, Buffer, Column, Outcome
 
 Piece = tuple[Run, int, int]
 """Positions [start, stop) of a run."""
@@ -96,8 +96,9 @@ class Deliveries:
 
     def refuse(self, job: Job, indices: Iterable[int], status: Status, text: str = "") -> None:
         """Make an OUTCOME of tasks that are not here at all."""
-        column, head = array("I", indices), text.encode()
+        column = array("I", indices)
         count = len(column)
+        head = text.encode()[: FRAME_PAYLOAD_BYTES_MAX // max(1, count)]  # it goes to each, in one message
         sizes = array("I", [len(head)]) * count
         self.deliver(job, [], column, 0, bytes((status,)) * count, sizes, head * count, settled=True)
 

@@ -24,6 +24,7 @@ import logging
 import os
 import re
 import secrets
+import stat
 import threading
 import time
 from collections import deque
@@ -73,7 +74,7 @@ class Ledger:
     Raises
     ------
     SetupError
-        It cannot be used, or another manager uses it.
+        It cannot be used, everybody may write to it, or another manager uses it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -152,6 +153,8 @@ class Ledger:
             self._changed.notify()
         if self._thread is not None:
             self._thread.join(STOP_SECONDS_MAX)
+            if self._thread.is_alive():
+                return  # the disk hangs: a descriptor that was closed under a write may be somebody else's by then
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -188,10 +191,10 @@ class Ledger:
     def _commit(self, entries: list[_Entry]) -> None:
         """Bring entries to the disk, and say so."""
         anew = max((place for place, entry in enumerate(entries) if entry.anew), default=None)
+        if self._failing and (anew is None or not self._renewing):
+            return  # a segment that was asked for before the failure lacks what has come about since
         if anew is not None:  # it tells all that the ones before it do
             entries = entries[anew:]
-        elif self._failing:
-            return
         begun = time.monotonic()
         frames = [frame for entry in entries for frame in entry.frames]
         if anew is None:
@@ -284,6 +287,8 @@ def _keep(path: Path) -> Path:
 def _lock(directory: Path) -> int:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if directory.stat().st_mode & stat.S_IWOTH:  # who may put a segment there gives the workers code to run
+            raise SetupError(f"every user may write to {directory}: say 'chmod 700 {directory}', or name another one")
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise SetupError(f"the journal's directory {directory} cannot be used: {error.strerror}") from error

@@ -152,6 +152,7 @@ class Recovery:
         self.epoch, self.generation, self.last_job = fact.epoch, fact.generation, fact.jobs
 
     def _client(self, fact: ClientKnown) -> None:
+        self._client_over(ClientOver(fact.session))  # a session begins once: that it was over may be what was lost
         self.clients[fact.session] = KeptClient(fact, fact.sequence)
 
     def _client_over(self, fact: ClientOver) -> None:

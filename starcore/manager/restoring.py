@@ -109,10 +109,15 @@ class Restorer:
         self._clientele.jobs = known.job - 1
         with contextlib.suppress(ProtocolError):  # it broke a rule then, too, and its client was told
             self._clientele.job(client, _message_of(known))
+        if known.number not in client.jobs:  # the limits were larger: its client says it again, and is told why
+            del recovery.jobs[known.job]
+            return
         self._jobs[known.job] = client.jobs[known.number]
         blob = recovery.blobs.get(known.digest)
         if blob is not None and known.kind == FunctionKind.SHIPPED:
-            self._blobs.offered(client, BlobMessage(blob.digest, 0, 0, blob.head))
+            refused = self._blobs.offered(client, BlobMessage(blob.digest, 0, 0, blob.head))
+            if refused is not None:
+                refused.refusal = ""  # its tasks are not here yet: their client is asked for it, and told the reason
 
     def _jobs_held(self, kept: KeptWorker) -> None:
         worker = self._workers[kept.known.session]
@@ -173,7 +178,9 @@ class Restorer:
     def _unread(self, kept: KeptClient) -> None:
         client = self._sessions.clients[kept.known.session]
         for ended in kept.unread.values():
-            self._deliveries.restore(client, _delivery(self._jobs[ended.job], ended))
+            job = self._jobs.get(ended.job)
+            if job is not None:
+                self._deliveries.restore(client, _delivery(job, ended))
 
 
 def _client_of(known: ClientKnown) -> Client:

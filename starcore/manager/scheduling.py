@@ -80,7 +80,7 @@ class _Line:
         """Where a span waits."""
         if span.suspect:
             return self.suspect
-        return self.bodied if span.bodied or span.run.job.values else self.plain
+        return self.bodied if _pulls(span) else self.plain
 
     def sweep(self) -> None:
         """Throw out the spans whose tasks were all cancelled, before they are more than the others."""
@@ -95,6 +95,8 @@ class _Line:
         for heap in heaps:
             while heap and not heap[0][4].skip():
                 heappop(heap)
+        if not connected and self.suspect and _pulls(self.suspect[0][4]):
+            heaps.remove(self.suspect)
         waiting = sorted((heap for heap in heaps if heap), key=_urgency)
         if connected and self.plain and self.bodied and self.plain[0][0] == self.bodied[0][0]:
             one, other = (place for place, heap in enumerate(waiting) if heap is not self.suspect)
@@ -117,6 +119,11 @@ class _Lane:
     idle: OrderedDict[Worker, None] = field(default_factory=OrderedDict)
     roomy: OrderedDict[Worker, None] = field(default_factory=OrderedDict)
     laden: OrderedDict[Worker, None] = field(default_factory=OrderedDict)
+
+
+def _pulls(span: Span) -> bool:
+    """Whether its tasks need bytes that only their client has."""
+    return span.bodied or bool(span.run.job.values)
 
 
 def _urgency(heap: list[Entry]) -> tuple[int, int, int, int]:

@@ -22,7 +22,7 @@ from starcore.errors import Status
 from starcore.manager.columns import contiguous
 from starcore.manager.outbox import Outbox
 from starcore.manager.state import Client, Delivery, Job, Leased, Limits, Run
-from starcore.messages import Buffer, Column, StoryReply
+from starcore.messages import STATUS_BYTES_MAX, Buffer, Column, StoryReply
 from starcore.texts import NAME_CHARS_MAX, plain, task_name
 
 RECORD_BYTES = 512
@@ -31,7 +31,7 @@ CAUSE_CHARS_MAX = 200
 STATUSES_MAX = 200
 """Of one record; where tasks of a run ended differently, more records say how."""
 STORY_RECORDS_MAX = 500
-"""The newest of one task's that are told."""
+"""The newest of one task's that are told; fewer, where the whole is longer than STATUS_BYTES_MAX."""
 STORY_JOBS_MAX = 4096
 """Jobs whose names are known; those that began first are forgotten first."""
 
@@ -123,9 +123,12 @@ class Stories:
 
     def answer(self, client: Client, question: int, task: str) -> None:
         """Tell a client the story of a task of its own, or of another session of the same certificate."""
-        self._outbox.send(client.link, StoryReply(question, json.dumps(self.tell(client, task))))
+        records = STORY_RECORDS_MAX
+        while len(text := json.dumps(self.tell(client, task, records))) > STATUS_BYTES_MAX:
+            records //= 2
+        self._outbox.send(client.link, StoryReply(question, text))
 
-    def tell(self, client: Client, task: str) -> dict[str, Any]:
+    def tell(self, client: Client, task: str, records_max: int = STORY_RECORDS_MAX) -> dict[str, Any]:
         """Return the story, or the reason why there is none."""
         named = _NAME.fullmatch(task)
         if named is None:
@@ -141,8 +144,8 @@ class Stories:
             "task": task_name(label.session, label.number, index),
             "function": label.function,
             "manager_job": number,
-            "whole": bool(records) and records[0][1] == "queued" and len(records) <= STORY_RECORDS_MAX,
-            "records": [_told(each, index, self._outbox.now) for each in records[-STORY_RECORDS_MAX:]],
+            "whole": bool(records) and records[0][1] == "queued" and len(records) <= records_max,
+            "records": [_told(each, index, self._outbox.now) for each in records[-records_max:]],
         }
 
     def check(self) -> None:

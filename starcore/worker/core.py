@@ -45,6 +45,7 @@ from starcore.messages import (
 from starcore.messages import Drain as DrainMessage
 from starcore.messages import Draining as DrainingMessage
 from starcore.streams import Receiving, Sending
+from starcore.texts import counted
 from starcore.uplink import LinkState
 from starcore.worker.bench import Bench
 from starcore.worker.custody import Custody
@@ -209,7 +210,8 @@ class WorkerCore:
     def _welcome(self, welcome: Any) -> None:
         resumed = self._uplink.welcomed(welcome)
         again = "again " if resumed else ""
-        self._say("info", f"connected {again}to a star of now {welcome.slots} slots at {welcome.workers} worker(s)")
+        slots, workers = counted(welcome.slots, "slot"), counted(welcome.workers, "worker")
+        self._say("info", f"connected {again}to a star of now {slots} at {workers}")
         if not resumed:
             self._forget_everything()
         self._library.doubted = set(self._library.jobs)

@@ -37,6 +37,7 @@ from starcore.driver import Driver
 from starcore.errors import ArgumentValueError, CredentialsError, SetupError, StarCoreError, UnreachableError
 from starcore.events import Action, Dial, Event, Finished, Log, Lost, Peer
 from starcore.messages import HEAD_BYTES_MAX, PROTOCOL_VERSION, Buffer, Hello, Role
+from starcore.texts import counted
 from starcore.worker import orders
 from starcore.worker.arena import Arena, Piece, default_arena_bytes
 from starcore.worker.board import SETTLE_SECONDS
@@ -219,7 +220,8 @@ class Supervisor:
     def _say_hello(self) -> None:
         mib = self._arena.capacity >> 20
         threads = max(1, self._cores // self._slots)
-        _log.info("%s slots with %s threads each, an arena of %s MiB", self._slots, threads, mib)
+        slots, each = counted(self._slots, "slot"), counted(threads, "thread")
+        _log.info("%s with %s each, an arena of %s MiB", slots, each, mib)
 
     def _watch_signals(self) -> None:
         with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: nobody sends us any

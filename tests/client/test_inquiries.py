@@ -57,6 +57,13 @@ def test_future_of_nothing_has_no_story(client: Client) -> None:
         client.story(Future())
 
 
+@pytest.mark.parametrize("name", ["x" * 70_000, "3fa9c1d2/1/\ud800"])
+def test_text_that_fits_no_message_is_refused_before_it_is_sent(client: Client, name: str) -> None:
+    with pytest.raises(ArgumentValueError, match="no task's name"):
+        client.story(name)
+    assert client.submit(abs, -1).result(10) == 1
+
+
 def test_status_slots_and_address_are_told(star: InlineStar, client: Client) -> None:
     assert isinstance(client.status(), dict)
     assert client.slots == client._max_workers == 2

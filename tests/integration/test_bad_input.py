@@ -65,7 +65,7 @@ def other_star(tmp_path_factory: pytest.TempPathFactory) -> certificates.Star:
 
 
 def assert_one_line(ran: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
-    said = [line for line in ran.stderr.splitlines() if " slots with " not in line]  # a worker's first line
+    said = [line for line in ran.stderr.splitlines() if " each, an arena of " not in line]  # a worker's first line
     assert ran.returncode == code, ran
     assert len(said) == 1, ran.stderr
     assert "Traceback" not in ran.stderr

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
+from starcore.errors import Status
 from starcore.events import ChunkReceived, Send, SendChunk
 from starcore.manager.budget import BASE_BYTES, MEMORY_BYTES_MIN, WINDOW_BYTES_MIN, Budget, Credits, Shares
 from starcore.manager.core import ManagerCore
@@ -14,7 +15,7 @@ from starcore.manager.flows import Flow
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import FLOORS_MIN, Relay
 from starcore.manager.state import Limits
-from starcore.messages import Grant
+from starcore.messages import BLOB_STREAM, Abort, Blob, Grant, Want
 
 from .star import Star, settle
 
@@ -57,6 +58,33 @@ def test_a_session_keeps_its_credit_until_it_is_over() -> None:
         credits.close(session)
     assert len(credits) == 0
     assert credits.open(b"third") == first
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_function_that_finds_no_room_is_refused_and_costs_no_link(large: bool) -> None:
+    star = Star()
+    star.core = ManagerCore(7, star.limits, budget=replace(Budget(), blob_bytes=10_000))
+    client = star.client()
+    job = client.job(blob=False, code=bytes(10_001))
+    job.submit(1)
+    star.take(Want, client)
+    client.say(Blob(job.digest, BLOB_STREAM | 1, 1 << 20) if large else Blob(job.digest, 0, 0, bytes(10_001)))
+    outcome = client.outcome(job, [0], Status.UNRUNNABLE, head=None)
+    assert b"client.put" in bytes(outcome.heads)
+
+
+def test_function_that_a_lost_link_cut_off_has_room_when_it_is_sent_again() -> None:
+    star = Star()
+    star.core = ManagerCore(7, star.limits, budget=replace(Budget(), blob_bytes=3 << 20))
+    client = star.client()
+    job = client.job(blob=False, code=b"large")
+    star.take(Want, client)
+    for _ in range(2):
+        client.say(Blob(job.digest, BLOB_STREAM | 1, 2 << 20))
+        assert star.all(Grant, client) and not star.all(Abort, client)
+        client.lose()
+        client.connect()
+    settle(star)
 
 
 def test_credits_follow_sessions_that_come_and_go() -> None:

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from manager.test_store import Detaching, attach, detached, owner, push_all, told
+from starcore import codec
 from starcore.errors import Code, Status
 from starcore.events import Send
 from starcore.manager import journal
 from starcore.manager.journaled import Durable, Renew
-from starcore.messages import Ack, Assign, Attach, Confirm, Forget, Outcome, Result, Retract, Stored
+from starcore.messages import BATCH_TASKS_MAX, Ack, Assign, Attach, Confirm, Forget, Outcome, Result, Retract, Stored
 from starcore.messages import Job as JobMessage
 from tests.manager.journals import JournaledStar, comes_to
 from tests.manager.star import JobSide, settle
@@ -317,6 +318,17 @@ def test_new_tasks_are_refused_with_the_reason_and_old_ones_are_served() -> None
     client.outcome(job, [0])
     star.expect(Confirm(array("Q", [lease])), worker)
     assert star.status()["journal"]["failure"]
+
+
+def test_refusal_of_a_whole_batch_fits_one_message_however_long_the_reason() -> None:
+    star = JournaledStar()
+    client = star.client()
+    job = client.job()
+    star.fail("No space left on device (/" + 100 * "deep/" + ")")
+    job.submit(BATCH_TASKS_MAX)
+    outcome = star.take(Outcome, client)
+    assert len(codec.encode(outcome)) and len(outcome.head_sizes) == BATCH_TASKS_MAX
+    assert bytes(outcome.heads).startswith(b"the manager's journal cannot be written: No space left on device")
 
 
 def test_what_was_held_is_said_when_the_disk_fails() -> None:

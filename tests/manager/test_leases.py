@@ -116,3 +116,23 @@ def test_suspect_runs_alone_and_the_innocent_beside_it_survive():
     client.outcome(job, [1], Status.CRASHED, head=None)
     settle(star)
     star.quiet()
+
+
+def test_suspect_with_an_argument_waits_for_its_client():
+    """Nobody else has the bytes; a worker that got it would keep a place for it until the session's end."""
+    star = Star()
+    client = star.client()
+    job = client.job()
+    job.submit(1, bodies=[100_000])
+    for _ in range(2):
+        worker = star.worker()
+        star.take(Assign, worker)
+        worker.lose()
+        star.wait(1.0)
+    client.lose()
+    worker = star.worker()
+    star.wait(1.0)
+    assert not star.all(Assign, worker)
+    client.connect()
+    job.submit(1, bodies=[100_000], again=True)
+    assert star.take(Assign, worker).attempt == 3

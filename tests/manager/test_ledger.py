@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import queue
+import threading
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +107,13 @@ def test_two_managers_never_share_a_journal(kept: Kept, directory: Path) -> None
         Ledger(directory)
 
 
+def test_directory_that_everybody_may_write_to_is_refused(directory: Path) -> None:
+    directory.mkdir()
+    directory.chmod(0o1777)
+    with pytest.raises(SetupError, match="chmod 700"):
+        Ledger(directory)
+
+
 def test_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SetupError, match="file"):
@@ -198,6 +206,42 @@ def test_failing_disk_is_told_and_a_new_segment_makes_an_end_of_it(
     kept.ledger.close()
     assert again(directory).open_tasks == 3
     kept.ledger = Ledger(directory)
+
+
+def test_segment_asked_for_before_a_failure_is_no_end_of_it(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept.ledger, "_retry_seconds", 0.3)
+
+    def refuse(*arguments: Any) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ledger, "RENEW_BYTES_MIN", 100_000)
+        kept.append([tasks(index, 1, 50_000) for index in range(3)])
+        kept.hear(Renew)
+        broken.setattr(ledger.os, "write", refuse)
+        kept.append([tasks(3)])
+        kept.hear(Failed)
+    kept.append([*BEGUN, tasks(0)], anew=True)  # the core said so before it heard of the failure, and is silent since
+    assert isinstance(kept.said.get(timeout=WAIT_SECONDS), Renew)
+    kept.durable(kept.append([*BEGUN, tasks(0), tasks(3)], anew=True))
+
+
+def test_descriptors_stay_open_under_a_write_that_hangs(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, gate = threading.Event(), threading.Event()
+
+    def hang(descriptor: int) -> None:
+        entered.set()
+        gate.wait(WAIT_SECONDS)
+
+    monkeypatch.setattr(ledger, "STOP_SECONDS_MAX", 0.01)
+    monkeypatch.setattr(ledger.os, "fdatasync", hang)
+    kept.append([tasks(0)])
+    assert entered.wait(WAIT_SECONDS)
+    kept.ledger.close()
+    assert os.fstat(kept.ledger._descriptor).st_size
+    gate.set()
+    monkeypatch.setattr(ledger, "STOP_SECONDS_MAX", WAIT_SECONDS)
+    kept.hear(Durable)
 
 
 def test_many_records_share_a_commit_and_a_lone_one_waits_for_nothing(

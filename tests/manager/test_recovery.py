@@ -132,3 +132,8 @@ def test_whatever_is_lost_the_rest_is_taken(lost: int, length: int) -> None:
     for number, job in made.jobs.items():
         assert made.clients[job.known.session].jobs[number] is job
         assert all(run.states for run in job.runs)
+
+
+def test_session_that_begins_again_leaves_no_jobs_of_its_first_life() -> None:
+    made = recovery(accepted(0, 2), BEGUN[1])
+    assert made.jobs == {} and made.clients[CLIENT].jobs == {}

@@ -6,7 +6,10 @@ import random
 
 import pytest
 
-from starcore.messages import Assign
+from starcore.manager import journal
+from starcore.manager.records import Accepted
+from starcore.manager.state import JOB_OVERHEAD_BYTES
+from starcore.messages import Assign, Forget
 from tests.manager.journals import JournaledStar, comes_to, recovered
 
 SEEDS = range(40)
@@ -49,6 +52,29 @@ def test_star_with_a_hole_in_its_journal_has_its_books_in_order(seed: int) -> No
     later.core.check()
     later.wait(400.0)
     assert later.status()["clients"] == [] == later.status()["workers"]
+
+
+def test_outcome_outlives_the_records_of_its_tasks_and_of_its_job() -> None:
+    star = JournaledStar()
+    worker, client = star.worker(), star.client()
+    job = client.job()
+    job.submit(1)
+    worker.result([star.all(Assign, worker)[0].lease])
+    client.say(Forget(job.number))
+    frames = [frame for frame in star.frames if not isinstance(journal.decode(frame), Accepted)]
+    later = JournaledStar(recovered(frames), now=star.now)
+    later.core.check()
+    assert later.status()["jobs"] == []
+
+
+def test_jobs_beyond_a_limit_that_was_lowered_wait_for_their_client() -> None:
+    star = JournaledStar()
+    client = star.client()
+    for _ in range(3):
+        client.job().submit(1)
+    later = JournaledStar(star.recovered(), now=star.now, job_bytes=2 * JOB_OVERHEAD_BYTES + 100)
+    later.core.check()
+    assert len(later.status()["jobs"]) < 3
 
 
 def test_peers_that_never_come_back_are_let_go_and_leave_nothing() -> None:

@@ -341,7 +341,7 @@ def test_function_too_large_refuses_the_job():
     star.take(Want, client)
     job.begun()
     client.say(Blob(job.job.digest, 1 << 63 | 9, BODY + 1))
-    assert "the limit" in job.refused(Code.GONE)
+    assert "has room for" in job.refused(Code.GONE)
     assert rows(client) == []
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from starcore import codec
 from starcore.errors import Code, Status
-from starcore.manager.story import CAUSE_CHARS_MAX, RECORD_BYTES, STATUSES_MAX, STORY_JOBS_MAX
+from starcore.manager.story import CAUSE_CHARS_MAX, RECORD_BYTES, STATUSES_MAX, STORY_JOBS_MAX, STORY_RECORDS_MAX
 from starcore.messages import Forget, Running, StoryReply, StoryRequest
+from starcore.texts import NAME_CHARS_MAX
 
 from .star import ClientSide, JobSide, Star, settle
 
@@ -74,6 +76,21 @@ def test_every_lost_attempt_is_told_with_its_cause():
     ]
     settle(star)
     star.quiet()
+
+
+def test_long_story_in_letters_that_json_writes_long_fits_its_message():
+    star = Star()
+    client = star.client()
+    job = client.job(retries=STORY_RECORDS_MAX)
+    job.submit(1)
+    worker = star.worker(name="\N{GRINNING FACE}" * NAME_CHARS_MAX)
+    for attempt in range(1, STORY_RECORDS_MAX):
+        worker.finish(worker.leased(job, 0, 1, attempt=attempt), Status.RAISED)
+    client.say(StoryRequest(1, name(job, 0)))
+    reply = star.take(StoryReply, client)
+    assert codec.encode(reply)
+    told = json.loads(reply.text)
+    assert len(told["records"]) > 100 and not told["whole"]
 
 
 def test_task_that_runs_for_long_or_is_given_back_or_cancelled_is_told():

@@ -58,8 +58,8 @@ TABLE: dict[str, dict[str, Row]] = {
             "span = run.span(start, stop, attempt)",
         ),
         "what was given back is counted as leased still": (
-            "        self.unlease(run.job, stop - start)\n        if self._outbox.journaled",
-            "        if self._outbox.journaled",
+            "        self.unlease(run.job, stop - start)\n        if self._outbox",
+            "        if self._outbox",
         ),
         "a task is tried once more than its deaths allow": (
             "if task.losses < self._limits.crash_tasks_max:",

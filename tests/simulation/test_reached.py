@@ -45,6 +45,9 @@ IMPOSSIBLE: dict[str, Rows] = {
         ("RESULT UNLOADABLE",): {
             "UNKNOWN QUEUED LEASED DONE FAILED CANCELLED": "the simulated slots can load every function"
         },
+        ("RESULT MEMORY",): {
+            "UNKNOWN QUEUED LEASED DONE FAILED CANCELLED": "the simulated slots have no limit of memory"
+        },
         ("RETRACTED", "STARTED", "worker GRANT"): {"QUEUED DONE FAILED": LIVE},
         ("CHUNK of an answer",): {"FAILED": "an answer with a body is of a task whose function returned"},
     },

@@ -219,7 +219,9 @@ def test_the_peak_is_that_of_the_slot() -> None:
         async with started() as (process, heard):
             order(process, take_memory, 400)
             await asyncio.wait_for(heard.end, 20)
-            assert 400 <= int(process.peak.removeprefix("below ").split()[0]) < 800
+            mebibytes = int(process.peak.removeprefix("below ").split()[0])
+            assert mebibytes >= 400
+            assert mebibytes < 800 or process.peak.startswith("below ")  # as where this process was that large itself
 
     run(test)
 
