@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from starcore.client.api import Client
+    from starcore.client.jobs import DetachedJob
     from starcore.default import connect, map, put, run, submit, submit_array
     from starcore.errors import (
         AddressError,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         SessionLostError,
         SetupError,
         StarCoreError,
+        StoredJobError,
         TaskError,
         TaskFailure,
         TaskTimeoutError,
@@ -55,6 +57,7 @@ __all__ = [
     "Client",
     "CrashError",
     "CredentialsError",
+    "DetachedJob",
     "LinkError",
     "LoadError",
     "LocalStar",
@@ -67,6 +70,7 @@ __all__ = [
     "SessionLostError",
     "SetupError",
     "StarCoreError",
+    "StoredJobError",
     "TaskError",
     "TaskFailure",
     "TaskTimeoutError",
@@ -85,6 +89,7 @@ __all__ = [
 
 _ROOMS = {
     "starcore.client.api": ("Client",),
+    "starcore.client.jobs": ("DetachedJob",),
     "starcore.default": ("connect", "map", "put", "run", "submit", "submit_array"),
     "starcore.local": ("LocalStar",),
     "starcore.references": ("Ref",),

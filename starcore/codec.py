@@ -26,10 +26,12 @@ from starcore.messages import (
     Abort,
     Ack,
     Assign,
+    Attach,
     Blob,
     Buffer,
     Cancel,
     Confirm,
+    Detach,
     Drain,
     Draining,
     DrainReply,
@@ -40,6 +42,8 @@ from starcore.messages import (
     Grant,
     Heartbeat,
     Hello,
+    Inquire,
+    Inventory,
     Job,
     Message,
     Notice,
@@ -54,6 +58,7 @@ from starcore.messages import (
     Started,
     StatusReply,
     StatusRequest,
+    Stored,
     StoryReply,
     StoryRequest,
     Submit,
@@ -200,6 +205,16 @@ TABLE: tuple[Row, ...] = (
     (55, StoryRequest, (("question", "u32"), ("task", "text")), None),
     (56, StoryReply, (("question", "u32"), ("text", "long text")), None),
     (
+        40,
+        Detach,
+        (("job", "job"), ("name", "text"), ("tasks", "u32"), ("size", "u64"), ("keep_seconds", "seconds")),
+        "note",
+    ),
+    (41, Attach, (("job", "job"), ("name", "text"), ("take", "flag")), None),
+    (42, Stored, (("job", "job"), ("code", "u16"), ("reason", "text"), ("whole", "flag"), ("tasks", "u32")), "note"),
+    (43, Inquire, (("question", "u32"), ("deed", "u16"), ("name", "text")), None),
+    (44, Inventory, (("question", "u32"), ("text", "long text")), None),
+    (
         48,
         Assign,
         (
@@ -239,7 +254,7 @@ TABLE: tuple[Row, ...] = (
 def _compile(row: Row, *, only: int | None = None) -> RecordCodec:
     kind, record, fields, payload = row
     compiled = [(name, *TYPES[kind_of_field]) for name, kind_of_field in fields[:only]]
-    payload_max = HEAD_BYTES_MAX if payload == "head" else None
+    payload_max = HEAD_BYTES_MAX if payload in {"head", "note"} else None
     return RecordCodec(kind, record, compiled, payload, payload_max=payload_max, open_ended=only is not None)
 
 

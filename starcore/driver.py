@@ -38,6 +38,7 @@ from starcore.events import (
     Received,
     Send,
     SendChunk,
+    Spooled,
     Tick,
     Writable,
 )
@@ -265,7 +266,10 @@ class Driver:
         connection = self._links.get(link)
         if connection is not None:
             stream, attempt, offset, length = action.stream, action.attempt, action.offset, action.length
-            if action.token is None:
+            if type(action.token) is Spooled:
+                assert action.token.read is not None, "spilled before it is sent"
+                connection.send_chunk(stream, attempt, offset, action.token.read(action.start, length))
+            elif action.token is None:
                 view = self._shell.source(link, stream, attempt, offset, length)
                 connection.send_chunk(stream, attempt, offset, view)
             else:

@@ -18,6 +18,7 @@
     │       ├── UnknownMessageError  a frame kind that this version does not know
     │       ├── OverrunError         more bytes than were granted
     │       └── UnexpectedError      a message that does not belong here
+    ├── StoredJobError           a stored job that is not there, or not any more; or its answers are not
     ├── SessionLostError         the session ended with work outstanding (closed client, forked child)
     └── TaskFailure              the outcome of one task, raised by its future
         ├── TaskError            the function raised a class that is not loaded here
@@ -162,6 +163,12 @@ class UnexpectedError(ProtocolError):
     """A message that does not belong here."""
 
     code = Code.UNEXPECTED
+
+
+class StoredJobError(StarCoreError):
+    """There is no such stored job, or it went while it was brought or read: forgotten, or kept for too long."""
+
+    exit_code = 6
 
 
 class SessionLostError(StarCoreError, RuntimeError):

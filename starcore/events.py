@@ -6,13 +6,25 @@ knows (a slot that died, a call of the user's) stands among that role's own orde
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from starcore.messages import Message, Role
+from starcore.messages import Buffer, Message, Role
 
 Token: TypeAlias = Any
 """A chunk's bytes, opaque to the cores: a buffer in a real star, None in a simulated one."""
+
+
+@dataclass(slots=True)
+class Spooled:
+    """A token whose bytes lie in a file of the shell's: a piece of the body of this number."""
+
+    body: int
+    offset: int
+    length: int
+    read: Callable[[int, int], Buffer] | None = None
+    """The shell's: returns `length` bytes from a place in the piece on."""
 
 
 @dataclass(slots=True)
@@ -117,6 +129,14 @@ class Drop:
     """The core has no more use for these bytes."""
 
     token: Token
+
+
+@dataclass(slots=True)
+class Spill:
+    """Move these bytes to a file: from now on `spooled` stands for them, and the token is not needed any more."""
+
+    token: Token
+    spooled: Spooled
 
 
 @dataclass(slots=True)

@@ -47,7 +47,7 @@ SHARES_MAX = 128
 """Shared values that one job may need: their names fill a column of octets."""
 TEXT_BYTES_MAX = 1 << 16
 STATUS_BYTES_MAX = 512 << 10
-"""The text of a STATUS_REPLY or a STORY_REPLY; no other may be long."""
+"""The text of a STATUS_REPLY, a STORY_REPLY or an INVENTORY; no other may be long."""
 JOB_MAX = (1 << 31) - 1
 """A job's number is the upper half of its streams' names, below the bit of `BLOB_STREAM`."""
 BLOB_STREAM = 1 << 63
@@ -67,6 +67,14 @@ class FunctionKind(IntEnum):
 
     SHIPPED = 0
     REGISTERED = 1
+
+
+class Deed(IntEnum):
+    """What INQUIRE wants done with stored jobs before it is told of them."""
+
+    LIST = 0
+    CANCEL = 1
+    FORGET = 2
 
 
 def share_names(shares: Buffer) -> tuple[bytes, ...]:
@@ -260,6 +268,36 @@ class StatusRequest:
 
 
 @dataclass(slots=True)
+class Detach:
+    """The tasks of this job, so many and of so many bytes, are to be stored under a name: they outlive this session."""
+
+    job: int
+    name: str
+    tasks: int
+    size: int
+    keep_seconds: float
+    note: Buffer = b""
+
+
+@dataclass(slots=True)
+class Attach:
+    """Tell the outcomes of the stored job of this name as those of `job`; `take`: what is acknowledged may go."""
+
+    job: int
+    name: str
+    take: bool = False
+
+
+@dataclass(slots=True)
+class Inquire:
+    """Do this with the stored job of this name, and say how it stands; or, without a name, how all do."""
+
+    question: int
+    deed: int
+    name: str = ""
+
+
+@dataclass(slots=True)
 class StoryRequest:
     """Ask what happened to one task, by its name; `question` comes back with the answer."""
 
@@ -319,6 +357,26 @@ class Slots:
 class StatusReply:
     """The star's state as a JSON object."""
 
+    text: str
+
+
+@dataclass(slots=True)
+class Stored:
+    """What became of DETACH or ATTACH: refused (`code`), begun, or all is stored (`whole`). Said again later."""
+
+    job: int
+    code: int
+    reason: str
+    whole: bool
+    tasks: int
+    note: Buffer = b""
+
+
+@dataclass(slots=True)
+class Inventory:
+    """How stored jobs of the asking certificate stand: a JSON array."""
+
+    question: int
     text: str
 
 
@@ -412,8 +470,8 @@ class Draining:
 
 Message: TypeAlias = (
     Hello | Welcome | Goodbye | Heartbeat | Grant | Abort | Blob | Share | Want | Job | Forget
-    | Submit | Cancel | Ack | StatusRequest | StoryRequest | DrainRequest
-    | Outcome | Running | Notice | Slots | StatusReply | StoryReply | DrainReply
+    | Submit | Cancel | Ack | StatusRequest | StoryRequest | DrainRequest | Detach | Attach | Inquire
+    | Outcome | Running | Notice | Slots | StatusReply | StoryReply | DrainReply | Stored | Inventory
     | Assign | Retract | Confirm | Drain
     | Result | Retracted | Started | Draining
 )  # fmt: skip

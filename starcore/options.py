@@ -10,6 +10,8 @@ import math
 import os
 from typing import NoReturn
 
+from starcore.capacity import parse_bytes
+
 PORT_MAX = (1 << 16) - 1
 SECONDS_MAX = 1e9
 
@@ -62,6 +64,14 @@ def seconds(text: str) -> float:
     if not 0 < value <= SECONDS_MAX:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time: give seconds above 0")
     return value
+
+
+def size(text: str) -> int:
+    """Return the bytes that an option gives. Raises as `port` does."""
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def wait_at_gate(descriptor: int | None) -> None:

@@ -41,9 +41,9 @@ def render(status: dict[str, Any]) -> str:
     ]
     if "memory_bytes" in status:
         lines += [f"manager: {status['memory_used_bytes'] >> 20} of {status['memory_bytes'] >> 20} MiB"]
-    lines += _table("WORKER", workers, ("name", "address", "python", "slots", "running"))
-    lines += _table("CLIENT", clients, ("name", "address", "queued", "leased"))
-    lines += _table("JOB", jobs, ("function", "client", "queued", "leased", "done", "failed", "mean_seconds"))
+    lines += table("WORKER", workers, ("name", "address", "python", "slots", "running"))
+    lines += table("CLIENT", clients, ("name", "address", "queued", "leased"))
+    lines += table("JOB", jobs, ("function", "client", "queued", "leased", "done", "failed", "mean_seconds"))
     return "\n".join(lines + _journal(status.get("journal")))
 
 
@@ -54,7 +54,8 @@ def _journal(journal: dict[str, Any] | None) -> list[str]:
     return ["", told, *([journal["failure"]] if journal["failure"] else [])]
 
 
-def _table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> list[str]:
+def table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> list[str]:
+    """Return rows as an empty line and a table; its first column has this title. Nothing where there are none."""
     if not rows:
         return []
     names = [column for column in columns if any(column in row for row in rows)]

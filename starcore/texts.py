@@ -33,10 +33,12 @@ def plain(text: str, chars_max: int = LINE_CHARS_MAX) -> str:
 def task_name(session: bytes, job: int, index: int) -> str:
     """Return what people call a task; `job` is the number that its client gave the job.
 
-    >>> task_name(bytes(range(16)), 1, 0)
-    '00010203/1/0'
+    A task of a stored job belongs to no session, and `job` is the manager's number.
+
+    >>> task_name(bytes(range(16)), 1, 0), task_name(b"", 17, 0)
+    ('00010203/1/0', '17/0')
     """
-    return f"{session.hex()[:TASK_SESSION_DIGITS]}/{job}/{index}"
+    return f"{session.hex()[:TASK_SESSION_DIGITS]}/{job}/{index}" if session else f"{job}/{index}"
 
 
 def counted(number: int, what: str) -> str:

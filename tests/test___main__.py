@@ -35,4 +35,4 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
 def test_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["nonsense", "--port", "3"]) == 2
     said = capsys.readouterr().err
-    assert said == "starcore: no command 'nonsense'; there are manager, worker, certs, status, story, drain\n"
+    assert said == "starcore: no command 'nonsense'; there are manager, worker, certs, jobs, status, story, drain\n"

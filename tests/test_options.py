@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from starcore.options import Parser, listening_port, port, seconds, wait_at_gate
+from starcore.options import Parser, listening_port, parse_bytes, port, seconds, size, wait_at_gate
 
 
 def test_wrong_command_line_is_one_line_that_names_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,3 +79,25 @@ def test_the_gate_lets_one_through_for_each_byte_and_all_when_nobody_holds_it() 
 
 def test_without_a_gate_nobody_waits() -> None:
     wait_at_gate(None)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1M", "many", "4X", "infG"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no size"):
+        parse_bytes(text)
+
+
+def test_sizes_are_read_as_people_write_them() -> None:
+    assert [parse_bytes(text) for text in ("800M", "4G", "1.5GiB", "10kb", "7")] == [
+        800 * (1 << 20),
+        4096 * (1 << 20),
+        1536 * (1 << 20),
+        10240,
+        7,
+    ]
+
+
+def test_size_as_an_option_is_refused_in_the_words_of_the_command_line() -> None:
+    assert size("64K") == 65536
+    with pytest.raises(argparse.ArgumentTypeError, match="is no size"):
+        size("much")

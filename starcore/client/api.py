@@ -26,6 +26,7 @@ from starcore.client.dialing import find
 from starcore.client.endings import wait_for_end
 from starcore.client.futures import BlockFuture, TaskFuture
 from starcore.client.inquiries import Inquiries
+from starcore.client.jobs import Keeping
 from starcore.client.maps import Batches, Columns, Inputs
 from starcore.client.progress import load_tqdm, watch_blocks, watch_results, watch_rows
 from starcore.client.puts import advise
@@ -45,7 +46,7 @@ _REGISTERED = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 _NO_DIGEST = bytes(32)
 
 
-class Calls(Inquiries):
+class Calls(Keeping, Inquiries):
     """What a client and its views with options have in common: every way to make a call."""
 
     _client: Client
@@ -97,6 +98,8 @@ class Calls(Inquiries):
         chunksize: int | str = "auto",
         buffersize: int | None = None,
         progress: bool = False,
+        detach: bool = False,
+        name: str | None = None,
     ) -> Iterator[Any]:
         """Run `fn` on the items of the iterables, taken together; yield the results in order.
 
@@ -121,6 +124,8 @@ class Calls(Inquiries):
             at once, and their results wait here for whoever takes them.
         progress : bool, default False
             Draw a bar of the results yielded, with tqdm.
+        detach, name : bool, str, optional
+            Return a `DetachedJob`, which outlives this process; see `detached`.
 
         Returns
         -------
@@ -136,6 +141,9 @@ class Calls(Inquiries):
         """
         if chunksize != "auto":
             chunksize = positive("chunksize", chunksize)
+        if detach or name is not None:
+            view = self._detach(name, timeout=timeout, buffersize=buffersize, progress=progress)
+            return cast("Iterator[Any]", view.map(fn, *iterables, chunksize=None if chunksize == "auto" else chunksize))
         if any(self._options[:2]):
             chunksize = 1
         if buffersize is not None:
@@ -178,6 +186,8 @@ class Calls(Inquiries):
         out: Array | None = None,
         copy: bool = False,
         progress: bool = False,
+        detach: bool = False,
+        name: str | None = None,
     ) -> Future[Any]:
         """Run ``fn(array, *args, **kwargs)`` on a worker, or on blocks of the array on all workers.
 
@@ -203,6 +213,8 @@ class Calls(Inquiries):
             Take a snapshot of the array now.
         progress : bool, default False
             Draw a bar of the blocks done, or with "auto" of the rows, with tqdm; needs `chunks`.
+        detach, name : bool, str, optional
+            Return a `DetachedJob`, which outlives this process, when the manager has all of it; see `detached`.
 
         Returns
         -------
@@ -235,6 +247,9 @@ class Calls(Inquiries):
         keep every stage busy, and at most 4 a slot and 16 more. An array of up to 64 KiB is one block. The log of
         "starcore.client" says at level INFO what was measured and chosen.
         """
+        if detach or name is not None:
+            view = self._detach(name, out=out is not None, progress=progress)
+            return cast("Future[Any]", view.submit_array(fn, array, args=args, kwargs=kwargs, chunks=chunks, axis=axis))
         key, shipped = self._name(fn)
         if isinstance(array, Ref):
             if chunks is not None or copy or progress:
@@ -398,12 +413,19 @@ class Calls(Inquiries):
         known = session.known(key)
         if known is not None:
             return known
+        return session.job(key, *self._make_job(shipped, shares))
+
+    def _make_job(self, shipped: Shipped | str, shares: bytes = b"") -> tuple[Job, bytes]:
         if isinstance(shipped, str):
-            job, blob = Job(0, FunctionKind.REGISTERED, _NO_DIGEST, shipped, "", *self._options, shares), b""
-        else:
-            job = Job(0, FunctionKind.SHIPPED, shipped.digest, shipped.name, shipped.python, *self._options, shares)
-            blob = shipped.blob
-        return session.job(key, job, blob)
+            return Job(0, FunctionKind.REGISTERED, _NO_DIGEST, shipped, "", *self._options, shares), b""
+        job = Job(0, FunctionKind.SHIPPED, shipped.digest, shipped.name, shipped.python, *self._options, shares)
+        return job, shipped.blob
+
+    def _job_of(self, fn: Function) -> tuple[Job, bytes]:
+        _, shipped = self._name(fn)
+        if not isinstance(shipped, str) and shipped.refs:
+            raise ArgumentValueError("a put value lives with its client: give the value itself to a detached call")
+        return self._make_job(shipped)
 
     def _send_into(self, out: Array | None, key: Any, shipped: Shipped | str, packed: Packed) -> Future[Any]:
         """Send a call whose answer goes to `out`, if that is given."""

@@ -22,6 +22,8 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from starcore.client.answers import Answers
+from starcore.client.asking import Asking
+from starcore.client.attachments import Attachments
 from starcore.client.blobs import Blobs
 from starcore.client.orders import (
     Ask,
@@ -32,9 +34,12 @@ from starcore.client.orders import (
     Connect,
     Connected,
     Forgotten,
+    GiveUp,
     MarkRunning,
     Outbox,
     Put,
+    Question,
+    Read,
     Refused,
     Release,
     Released,
@@ -42,8 +47,6 @@ from starcore.client.orders import (
     Say,
     Shaken,
     Shutdown,
-    StoryTold,
-    Told,
 )
 from starcore.client.state import CANCELLING, DONE, JobEntry, Ledger, submit_of
 from starcore.errors import Code, UnexpectedError
@@ -73,14 +76,15 @@ from starcore.messages import (
     Grant,
     Heartbeat,
     Hello,
+    Inventory,
+    Job,
     Notice,
     Outcome,
     Running,
     Slots,
     StatusReply,
-    StatusRequest,
+    Stored,
     StoryReply,
-    StoryRequest,
     Want,
     Welcome,
     share_names,
@@ -140,13 +144,12 @@ class ClientCore:
         self._ledger = Ledger()
         self._answers = Answers(self._ledger, self._outbox)
         self._blobs = Blobs(self._outbox)
+        self._attachments = Attachments(self._ledger, self._answers, self._outbox)
         self._sending = Sending()
         self._idle: dict[int, None] = {}
         self._forgotten: list[int] = []
         """Jobs that were struck lately, or while there was no link."""
-        self._asking = False
-        self._stories: dict[int, str] = {}
-        """Questions that are not answered yet: tasks by number."""
+        self._asking = Asking(self._outbox)
         self._ending = False
         self._farewell_until: float | None = None
         self._blocked = False
@@ -187,7 +190,9 @@ class ClientCore:
             [name for entry in jobs.values() for name in share_names(entry.job.shares)],
         )
         assert self._uplink.up or not len(self._sending)
-        assert set(self._idle) == {number for number, entry in jobs.items() if not entry.left}
+        self._attachments.check()
+        resting = {number for number, entry in jobs.items() if not entry.left and number not in self._attachments}
+        assert set(self._idle) == resting
         assert len(self._idle) <= self._jobs_idle_max
 
     # -- calls of the user's ---------------------------------------------------------------------------------
@@ -202,10 +207,24 @@ class ClientCore:
             self._blobs.use(job.digest, event.blob)
         for name in share_names(job.shares):
             self._blobs.need(name)
-        self._rest(job.job)
+        if event.detach is None:
+            self._rest(job.job)
+            return
+        self._attachments.open(job.job, event.detach)
+        if self._uplink.up:
+            self._tell(self._ledger.jobs[job.job])
 
-    def _put(self, event: Put) -> None:
-        self._blobs.hold(event.name, event.source)
+    def _read(self, event: Read) -> None:
+        number, name = event.attach.job, event.attach.name
+        self._ledger.begin(Job(number, FunctionKind.REGISTERED, bytes(32), name))
+        self._ledger.jobs[number].attached = True
+        self._attachments.open(number, event.attach)
+        if self._uplink.up:
+            self._tell(self._ledger.jobs[number])
+
+    def _give_up(self, event: GiveUp) -> None:
+        if event.job in self._attachments:
+            self._end_attachment(event.job)
 
     def _release(self, event: Release) -> None:
         for number in list(self._idle):
@@ -249,16 +268,6 @@ class ClientCore:
             self._say_cancel(event.job, event.kill, told)
         self._rest_if_idle(entry)
 
-    def _ask(self, event: Ask) -> None:
-        self._asking = True
-        if self._uplink.up:
-            self._outbox.send(StatusRequest())
-
-    def _ask_story(self, event: AskStory) -> None:
-        self._stories[event.question] = event.task
-        if self._uplink.up:
-            self._outbox.send(StoryRequest(event.question, event.task))
-
     def _shutdown(self, event: Shutdown) -> None:
         if self._over:
             self._outbox.ask(Finished())
@@ -266,6 +275,8 @@ class ClientCore:
             self._finish()
         else:
             self._ending = True
+            for number in self._attachments.reading():
+                self._end_attachment(number)
 
     def _finish_if_done(self) -> None:
         """Leave when nothing is outstanding; a client that is cut off just then dials on for a moment, to say so."""
@@ -327,7 +338,7 @@ class ClientCore:
         self._blocked = False
 
     def _backoff_max(self) -> float:
-        busy = self._ledger.outstanding or self._asking or self._stories or self._ending
+        busy = self._ledger.outstanding or self._asking or self._attachments.asking or self._ending
         return BACKOFF_MAX_SECONDS if busy else BACKOFF_IDLE_SECONDS
 
     def _tick(self, event: Tick) -> None:
@@ -369,6 +380,9 @@ class ClientCore:
         self._ledger.submit_bytes = message.submit_bytes
         self._ledger.rewind(resumed)
         self._forget_again(resumed)
+        for number in [] if resumed else self._attachments.lost():
+            self._attachments.give_up(number, "the session was lost before the job was known to be stored")
+            self._end_attachment(number)
         for number, entry in list(self._ledger.jobs.items()):
             if number not in self._ledger.jobs:
                 continue  # forgotten a moment ago, to make room
@@ -377,11 +391,11 @@ class ClientCore:
                 if indices:
                     self._tell(entry)
                     self._say_cancel(number, kill, indices)
+            if number in self._attachments:
+                self._tell(entry)
             self._rest_if_idle(entry)
-        if self._asking:
-            self._outbox.send(StatusRequest())
-        for question, task in self._stories.items():
-            self._outbox.send(StoryRequest(question, task))
+        self._asking.again()
+        self._attachments.ask_again()
         self._submit()
         self._pump()
 
@@ -427,10 +441,12 @@ class ClientCore:
         if entry.told:
             return
         entry.told = True
-        self._blobs.tell(entry.job.digest)
-        for name in share_names(entry.job.shares):
-            self._blobs.tell(name)
-        self._outbox.send(entry.job)
+        if not entry.attached:
+            self._blobs.tell(entry.job.digest)
+            for name in share_names(entry.job.shares):
+                self._blobs.tell(name)
+            self._outbox.send(entry.job)
+        self._attachments.tell(entry.job.job)
 
     def _pump(self) -> None:
         """As many chunks as the link takes at a time; Writable asks for the next."""
@@ -501,25 +517,15 @@ class ClientCore:
             entry.noticed = True
             self._outbox.ask(Say(plain(f"{entry.job.function or 'a call'} waits: {message.text}")))
 
-    def _slots(self, message: Slots) -> None:
-        self._outbox.ask(Resized(message.workers, message.slots))
-
-    def _status(self, message: StatusReply) -> None:
-        self._asking = False
-        self._outbox.ask(Told(message.text))
-
-    def _story(self, message: StoryReply) -> None:
-        if self._stories.pop(message.question, None) is not None:
-            self._outbox.ask(StoryTold(message.question, message.text))
-
-    def _heartbeat(self, message: Heartbeat) -> None:
-        pass
+    def _stored(self, message: Stored) -> None:
+        if self._attachments.told(message):
+            self._end_attachment(message.job)
 
     # -- jobs without tasks ----------------------------------------------------------------------------------
 
     def _rest_if_idle(self, entry: JobEntry) -> None:
         number = entry.job.job
-        if entry.left or number in self._idle or number not in self._ledger.jobs:
+        if entry.left or number in self._idle or number not in self._ledger.jobs or number in self._attachments:
             return
         self._rest(number)
         if not all(map(self._blobs.held, share_names(entry.job.shares))):
@@ -530,6 +536,12 @@ class ClientCore:
         self._idle[number] = None
         while len(self._idle) > self._jobs_idle_max:
             self._strike(next(iter(self._idle)))
+
+    def _end_attachment(self, number: int) -> None:
+        """A stored job is brought, or read no more: its number is not used again."""
+        self._attachments.end(self._ledger.jobs[number], self._sending)
+        self._idle[number] = None
+        self._strike(number)
 
     def _strike(self, number: int) -> None:
         """Forget a job that rests."""
@@ -552,10 +564,13 @@ class ClientCore:
         Begin: _begin,
         Call: _call,
         CancelCall: _cancel_call,
-        Put: _put,
+        Put: lambda core, event: core._blobs.hold(event.name, event.source),
         Release: _release,
-        Ask: _ask,
-        AskStory: _ask_story,
+        Read: _read,
+        GiveUp: _give_up,
+        Question: lambda core, event: core._attachments.ask(event, core._uplink.up),
+        Ask: lambda core, event: core._asking.status(core._uplink.up),
+        AskStory: lambda core, event: core._asking.story(event, core._uplink.up),
         Shutdown: _shutdown,
         Opened: _opened,
         Received: _received,
@@ -568,14 +583,16 @@ class ClientCore:
     _MESSAGES: ClassVar[dict[type, Callable[[ClientCore, Any], None]]] = {
         Welcome: _welcome,
         Goodbye: _goodbye,
-        Heartbeat: _heartbeat,
+        Heartbeat: lambda core, message: None,
         Grant: _grant,
         Abort: _abort,
         Want: _want,
         Outcome: _outcome,
         Running: _running,
         Notice: _notice,
-        Slots: _slots,
-        StatusReply: _status,
-        StoryReply: _story,
+        Slots: lambda core, message: core._outbox.ask(Resized(message.workers, message.slots)),
+        StatusReply: lambda core, message: core._asking.status_told(message),
+        Stored: _stored,
+        Inventory: lambda core, message: core._attachments.answered(message),
+        StoryReply: lambda core, message: core._asking.story_told(message),
     }

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from starcore.events import Action, Dial, Finished, Log  # noqa: F401 - Dial and the like are orders too
-from starcore.messages import Buffer, Column, Job, Message
+from starcore.messages import Attach, Buffer, Column, Detach, Job, Message
 from starcore.uplink import Uplink
 
 # -- events of the client's own --------------------------------------------------------------------------------
@@ -30,10 +30,34 @@ class Shaken:
 
 @dataclass(slots=True)
 class Begin:
-    """A job; `blob` is its function, empty where the worker has it registered."""
+    """A job; `blob` is its function, empty where the worker has it registered. With `detach` it is to be stored."""
 
     job: Job
     blob: bytes = b""
+    detach: Detach | None = None
+
+
+@dataclass(slots=True)
+class Read:
+    """The stored job of this name is to be read as a job of this number."""
+
+    attach: Attach
+
+
+@dataclass(slots=True)
+class GiveUp:
+    """Nobody wants to store, or to read, this job any more."""
+
+    job: int
+
+
+@dataclass(slots=True)
+class Question:
+    """How do stored jobs stand, after that deed? Answered by `Listed`."""
+
+    number: int
+    deed: int
+    name: str
 
 
 @dataclass(slots=True)
@@ -185,6 +209,26 @@ class Resized:
 class Told:
     """The star's state, as a JSON object."""
 
+    text: str
+
+
+@dataclass(slots=True)
+class StoredTold:
+    """What became of a job that is to be stored or read; a code ends it. The tasks of one that is read come next."""
+
+    job: int
+    code: int
+    reason: str
+    whole: bool
+    tasks: int
+    note: bytes
+
+
+@dataclass(slots=True)
+class Listed:
+    """How stored jobs stand, as a JSON array."""
+
+    question: int
     text: str
 
 

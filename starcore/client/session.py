@@ -25,7 +25,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import accumulate
 from typing import Any, ClassVar, NoReturn
@@ -37,6 +37,7 @@ from starcore.client.dialing import Dialer, Resolve, hello, new_loop
 from starcore.client.futures import NOT_SMALL, TaskFuture, succeed_all
 from starcore.client.puts import Puts
 from starcore.client.questions import Questions
+from starcore.client.stored import StoredJobs
 from starcore.client.story import signed
 from starcore.client.vigil import Vigil
 from starcore.driver import Driver
@@ -123,7 +124,7 @@ class Session:
         self.closed = False
         self.forsaken = False
         """Whether nobody waits for the end of this session any more: Ctrl-C came twice."""
-        self._trust = trust_results
+        self.trust = trust_results
         self._lock = threading.RLock()  # the garbage collector may run a destructor that cancels, anywhere
         self._jobs: dict[Any, JobRecord] = {}
         self._records: dict[int, JobRecord] = {}
@@ -133,8 +134,9 @@ class Session:
         self._awake = False
         self._bodies: dict[int, Packed] = {}
         self.puts = Puts(self._tell, self._soon)
+        self.stored: StoredJobs = StoredJobs(self, self._tell, self._soon)
         self._incoming: dict[int, _Incoming] = {}
-        self._questions = Questions(self._tell)
+        self._questions: Questions = Questions(self._tell)
         self._trouble: StarCoreError | None = None
         self._over: StarCoreError | None = None
         self._settled = threading.Event()
@@ -166,6 +168,13 @@ class Session:
                 record = JobRecord(job.job, key, job, blob)
                 self._register(record)
         return record
+
+    @contextlib.contextmanager
+    def standing(self) -> Iterator[None]:
+        """Keep the session from ending meanwhile. Raises SessionLostError where it has."""
+        with self._lock:
+            self._require_open()
+            yield
 
     def known(self, key: Any) -> JobRecord | None:
         """The record of this function with these options, if there is one."""
@@ -223,14 +232,12 @@ class Session:
 
     def ask(self) -> Future[str]:
         """Ask the manager what is going on; the answer is a JSON object."""
-        with self._lock:
-            self._require_open()
+        with self.standing():
             return self._questions.status()
 
     def story(self, task: str) -> Future[str]:
         """Ask what happened to a task; the answer is a JSON object."""
-        with self._lock:
-            self._require_open()
+        with self.standing():
             return self._questions.story(task)
 
     def task(self, record: JobRecord, index: int) -> str:
@@ -265,6 +272,7 @@ class Session:
 
     def interrupt(self) -> None:
         """Ctrl-C came while somebody waited for a call: nobody wants what is outstanding."""
+        self.stored.take_back()
         endings.interrupt(self)
 
     def after_fork(self) -> None:
@@ -476,7 +484,7 @@ class Session:
             if status != TaskStatus.OK:
                 future.fail(signed(unpack_failure(TaskStatus(status), head), future.task))
             else:
-                future.succeed(future.unpack(head, self._trust))
+                future.succeed(future.unpack(head, self.trust))
         except Exception as error:
             future.fail(error)
 
@@ -486,7 +494,7 @@ class Session:
         if future is None or not future.land():
             return  # cancelled a moment ago: the core is about to hear of it
         try:
-            place = future.place(action.head, action.body_bytes, self._trust)
+            place = future.place(action.head, action.body_bytes, self.trust)
             self._incoming[stream] = _Incoming(action.attempt, place)
         except Exception as error:
             self._incoming[stream] = _Incoming(action.attempt, None, error)
@@ -539,12 +547,6 @@ class Session:
     def _resized(self, action: orders.Resized) -> None:
         self.workers, self.slots = action.workers, action.slots
 
-    def _told(self, action: orders.Told) -> None:
-        self._questions.status_told(action.text)
-
-    def _story_told(self, action: orders.StoryTold) -> None:
-        self._questions.story_told(action.question, action.text)
-
     def _say(self, action: orders.Say) -> None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stderr.write(f"starcore: {action.text}\n")
@@ -563,6 +565,7 @@ class Session:
         for future in futures:
             future.fail(error)
         self._questions.fail(error)
+        self.stored.end_all(error)
         self._bodies.clear()
         self._incoming.clear()
 
@@ -579,8 +582,10 @@ class Session:
         orders.MarkRunning: _mark_running,
         orders.Forgotten: _forgotten,
         orders.Resized: _resized,
-        orders.Told: _told,
-        orders.StoryTold: _story_told,
+        orders.Told: lambda session, action: session._questions.status_told(action.text),
+        orders.StoredTold: lambda session, action: session.stored.told(action),
+        orders.Listed: lambda session, action: session.stored.listed(action),
+        orders.StoryTold: lambda session, action: session._questions.story_told(action.question, action.text),
         orders.Say: _say,
         Log: _log_line,
     }

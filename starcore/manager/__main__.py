@@ -12,13 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from starcore import logs, settings
-from starcore.capacity import memory_limit_bytes, parse_bytes
+from starcore.capacity import memory_limit_bytes
 from starcore.certificates import CLIENT_PORT, WORKER_PORT, Star
 from starcore.errors import SetupError, StarCoreError
 from starcore.manager.budget import MEMORY_BYTES_MIN, Budget
 from starcore.manager.core import Limits
 from starcore.manager.server import Ports, ServerOptions, adopt, listen, run
-from starcore.options import Parser, listening_port, seconds, wait_at_gate
+from starcore.manager.spool import Spool
+from starcore.manager.stored import StoreLimits
+from starcore.options import Parser, listening_port, seconds, size, wait_at_gate
 
 SHARDS_MAX = 64
 
@@ -28,6 +30,7 @@ examples:
   python -m starcore.manager --port 8443 --client-port 8444        no rights needed
   python -m starcore.manager --host ::1 --json-logs                one address only; one JSON object a line
   python -m starcore.manager --shards 8                            connections spread over eight processes
+  python -m starcore.manager --spool /var/spool/starcore           detached jobs may be larger than memory
   python -m starcore.manager --journal /var/lib/starcore           tasks outlive the manager
   python -m starcore.certs init --host star.example.org            the address that join files carry, if not found
 
@@ -88,7 +91,7 @@ def _parser() -> Parser:
     )
     add(
         "--memory",
-        type=_size,
+        type=_memory,
         default=0,
         metavar="SIZE",
         help="this process's memory stays below it, as 4G: peers are slowed, not refused (default: a quarter of all)",
@@ -108,6 +111,23 @@ def _parser() -> Parser:
         help="keep on disk, in this directory, what was accepted: after a crash it goes on (default: "
         "$STARCORE_JOURNAL, or no journal)",
     )
+    store = StoreLimits()
+    add(
+        "--stored-memory",
+        type=size,
+        default=store.memory_bytes,
+        metavar="SIZE",
+        help="what detached jobs may take of memory, arguments and results, as 4G (default: 1G)",
+    )
+    add("--spool", type=Path, metavar="DIR", help="a directory for what they take beyond that (default: none)")
+    add("--spool-size", type=size, default=0, metavar="SIZE", help="at most so much (default: half of what is free)")
+    add(
+        "--keep-seconds",
+        type=seconds,
+        default=store.keep_seconds,
+        metavar="S",
+        help="a detached job goes so long after its last change, if nobody fetches it (default: %(default)s, a week)",
+    )
     add("--log-level", choices=logs.LEVELS, default="info", help="default: %(default)s")
     add("--json-logs", action="store_true", help="one JSON object a line")
     add("--lifeline", type=int, help=argparse.SUPPRESS)
@@ -124,14 +144,11 @@ def _shards(text: str) -> int:
     return int(text)
 
 
-def _size(text: str) -> int:
-    try:
-        size = parse_bytes(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    if size < MEMORY_BYTES_MIN:
+def _memory(text: str) -> int:
+    memory_bytes = size(text)
+    if memory_bytes < MEMORY_BYTES_MIN:
         raise argparse.ArgumentTypeError(f"{text!r} is too little: a manager needs {MEMORY_BYTES_MIN >> 20}M at least")
-    return size
+    return memory_bytes
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -191,10 +208,14 @@ def _serve(options: argparse.Namespace) -> None:
         session_grace_seconds=options.session_grace_seconds,
         drain_seconds=options.drain_seconds,
     )
+    spool = Spool(options.spool) if options.spool is not None else None
+    room = 0 if spool is None else options.spool_size or spool.free_bytes()
     server_options = ServerOptions(
         ports=ports,
         limits=limits,
         budget=Budget.of(options.memory or max(MEMORY_BYTES_MIN, memory_limit_bytes() // 4)),
+        store=StoreLimits(options.stored_memory, room, options.keep_seconds),
+        spool=spool,
         lifeline=options.lifeline,
         on_listening=listening,
         on_orphaned=orphaned,

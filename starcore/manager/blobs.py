@@ -21,6 +21,7 @@ from starcore.manager.outbox import Outbox
 from starcore.manager.records import BlobKnown
 from starcore.manager.relay import Relay
 from starcore.manager.state import BLOB_OVERHEAD_BYTES, Blob, Client, Job, Limits, Worker
+from starcore.manager.stored import Keeper
 from starcore.messages import BLOB_STREAM, Abort, Buffer, Want
 from starcore.messages import Blob as BlobMessage
 
@@ -92,7 +93,7 @@ class Blobs:
             )
             if message.body_bytes:
                 self._outbox.send(client.link, Abort(message.stream, FIRST_ATTEMPT, Code.OVERRUN, reason))
-            if any(job.client is not client for job in blob.jobs):
+            if any(job.client is not client and type(job.client) is not Keeper for job in blob.jobs):
                 return None  # what one client cannot send may still come from another
             blob.refusal = reason
             return blob if blob.jobs else None

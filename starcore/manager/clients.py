@@ -13,7 +13,7 @@ from starcore.errors import OverrunError, Status, UnexpectedError
 from starcore.manager import facts
 from starcore.manager.blobs import Blobs
 from starcore.manager.budget import Credits
-from starcore.manager.columns import contiguous
+from starcore.manager.columns import contiguous, gaps
 from starcore.manager.delivery import Deliveries, Piece
 from starcore.manager.flows import FIRST_ATTEMPT, Flow
 from starcore.manager.leases import Leases
@@ -36,6 +36,7 @@ from starcore.manager.state import (
     Step,
     python_capability,
 )
+from starcore.manager.stored import Keeper
 from starcore.manager.story import Stories
 from starcore.manager.values import Values
 from starcore.manager.workers import Workforce
@@ -104,11 +105,9 @@ class Clientele:
             )
             job = Job(self.jobs, client, theirs, message.job, _capability(message), None)
             job.bytes = len(message.function) + len(message.python) + len(message.shares) + JOB_OVERHEAD_BYTES
-            if client.job_bytes + job.bytes > self._limits.job_bytes:
-                raise OverrunError(f"more than {self._limits.job_bytes} bytes of jobs")
+            self._require_room(job)
             self._values.pin(job, message.shares)  # first, for it may refuse: no worker ever hears of half a job
-            client.job_bytes += job.bytes
-            client.jobs[message.job] = job
+            self._enlist(job)
             self._stories.begin(job)
             if message.kind == FunctionKind.SHIPPED:
                 job.blob = self._blobs.pin(message.digest, job)
@@ -123,7 +122,7 @@ class Clientele:
         job = client.jobs.get(number)
         if job is not None:
             job.forgotten = True
-            if self._outbox.journaled:
+            if self._outbox.journaled and job.journaled:
                 self._outbox.record(JobForgotten(job.number))
             self._close_if_done(job)
 
@@ -136,7 +135,7 @@ class Clientele:
         value = self._values.offered(client, message)
         for job in value.jobs if value is not None else ():
             if job.ready:
-                self._queue_waiting(job)
+                self.queue_waiting(job)
 
     def blob_grown(self, client: Client, stream: int) -> None:
         """A piece of a blob came."""
@@ -162,14 +161,14 @@ class Clientele:
             raise UnexpectedError(f"task {stop - 1} is beyond {INDEX_MAX - 1}")
         known = job.overlapping(message.first, stop)
         if not known:
-            self._take(job, message)
+            self.take(job, message, client.link)
             return
         if not message.again:
             raise UnexpectedError(f"tasks {message.first} to {stop - 1} of job {message.job} were submitted before")
-        for gap in _gaps(message, known):
-            self._take(job, gap)
+        for gap in gaps(message, [(run.first, run.stop) for run in known]):
+            self.take(job, gap, client.link)
         for run in known:
-            self._reattach(run, message.first, stop)
+            self.reattach(run, message.first, stop, client.link)
 
     def cancel(self, client: Client, message: Cancel) -> None:
         """The caller wants no outcome of these tasks."""
@@ -185,7 +184,7 @@ class Clientele:
             for run in job.overlapping(first, stop):
                 unknown.extend(range(at, run.first))
                 at = max(at, min(run.stop, stop))
-                pieces += self._cancel(run, max(first, run.first) - run.first, at - run.first, message.kill)
+                pieces += self.cancel_run(run, max(first, run.first) - run.first, at - run.first, message.kill)
             unknown.extend(range(at, stop))
         if pieces:
             self._deliveries.settle(job, pieces, 0, Status.CANCELLED)
@@ -198,7 +197,7 @@ class Clientele:
             self._outbox.record(Acknowledged(client.session, message.sequences))
         over = [self._deliveries.acknowledge(client, sequence) for sequence in message.sequences]
         read = [delivery for delivery in over if delivery is not None]
-        self._results.acknowledged([delivery for delivery in read if delivery.flow is not None])
+        self._results.acknowledged([each for each in read if each.flow is not None and each.pieces])
         for number in dict.fromkeys(delivery.outcome.job for delivery in read):
             self._close_if_done(client.jobs.get(number))
 
@@ -213,6 +212,35 @@ class Clientele:
             self.acknowledge(client, Ack(array("Q", [run.answers[position].outcome.sequence])))
         elif position in run.flows:
             self._fail(run, position, Status.UNRUNNABLE, f"the client took its argument back: {reason}")
+
+    # -- for the store ---------------------------------------------------------------------------------------
+
+    def register(self, client: Client, number: int) -> Job:
+        """Make a job of a client's that has no tasks of its own: it tells the outcomes of a stored one."""
+        self.jobs += 1
+        message = JobMessage(self.jobs, FunctionKind.REGISTERED, bytes(32), "")
+        job = Job(self.jobs, client, message, number, _capability(message), None, journaled=False)
+        self._enlist(job)
+        return job
+
+    def adopt(self, job: Job, source: Job) -> None:
+        """Take in a stored job, whose function is that of the job that brings it."""
+        job.bytes = source.bytes
+        self._enlist(job)
+        if source.blob is not None:
+            job.blob = self._blobs.pin(source.blob.digest, job)
+
+    def end(self, job: Job) -> None:
+        """A stored job is over: what runs is ended, and no outcome of it is kept."""
+        client = job.client
+        for run in list(job.runs):
+            pieces = list(self.cancel_run(run, 0, run.count, True)) if run.unfinished else []
+            if pieces:
+                self._deliveries.settle(job, pieces, 0, Status.CANCELLED)
+        kept = [each for each, delivery in client.unread.items() if delivery.outcome.job == job.client_number]
+        for sequence in kept:
+            self._deliveries.acknowledge(client, sequence)
+        self.forget(client, job.client_number)
 
     # -- clients come and go ---------------------------------------------------------------------------------
 
@@ -332,29 +360,29 @@ class Clientele:
 
     # -- private ---------------------------------------------------------------------------------------------
 
-    def _take(self, job: Job, message: Submit) -> None:
-        """Take a run in."""
+    def take(self, job: Job, message: Submit, link: int) -> None:
+        """Take a run in, whose bodies come over this link."""
         client, count = job.client, len(message.head_sizes)
         if not count:
             return
         if job.forgotten:
             raise UnexpectedError(f"tasks of job {message.job}, which was over")
-        if self._outbox.failure:
+        if self._outbox.failure and job.journaled:
             indices = range(message.first, message.first + count)
             self._deliveries.refuse(job, indices, Status.UNRUNNABLE, self._outbox.failure)
             return
         cost = len(message.heads) + TASK_OVERHEAD_BYTES * count
         alone = count == 1 and not client.owed_bytes
         granted = self._credits.submit_bytes(client.session)
-        if client.owed_bytes + cost > granted and not alone:
+        if client.link and client.owed_bytes + cost > granted and not alone:  # else the store counts
             raise OverrunError(f"{client.owed_bytes} + {cost} bytes of tasks, where {granted} are granted")
         client.owed_bytes += cost
         self._stories.queued(job, message.first, count)
-        if self._outbox.journaled:
+        if self._outbox.journaled and job.journaled:
             sizes = message.head_sizes[:]  # the run's own column grows
             self._outbox.record(Accepted(job.number, message.first, sizes, message.body_sizes, message.heads))
         if not self._join(job, message):
-            self._begin(job, message)
+            self._begin(job, message, link)
 
     def _join(self, job: Job, message: Submit) -> bool:
         """Add tasks that wait behind others to the run before them. Whether they could be.
@@ -377,7 +405,7 @@ class Clientele:
             self._scheduler.queue(span)
         return True
 
-    def _begin(self, job: Job, message: Submit) -> None:
+    def _begin(self, job: Job, message: Submit, link: int) -> None:
         client, count = job.client, len(message.head_sizes)
         self._runs += 1
         client.newest = self._runs
@@ -388,7 +416,7 @@ class Clientele:
         for position, size in enumerate(bodies):
             if size:
                 flow = run.flows[position] = Flow(size, source_stream=message.job << 32 | (run.first + position))
-                self._relay.expect(flow, client.link, window=not message.again)
+                self._relay.expect(flow, link, window=not message.again)
         if job.blob is not None and job.blob.refusal:
             self._refuse_run(run, job.blob.refusal)
             return
@@ -401,14 +429,13 @@ class Clientele:
         else:
             job.waiting.append(span)
 
-    def _reattach(self, run: Run, first: int, stop: int) -> None:
+    def reattach(self, run: Run, first: int, stop: int, link: int) -> None:
         """The client is ready to send these tasks' bodies once more."""
-        client = run.job.client
         for position, flow in run.flows.items():
-            if first <= run.first + position < stop and not flow.source:
-                self._relay.expect(flow, client.link, window=False)
+            if first <= run.first + position < stop and not flow.source and flow.lender is None:
+                self._relay.expect(flow, link, window=False)
 
-    def _cancel(self, run: Run, low: int, high: int, kill: bool) -> Iterator[Piece]:
+    def cancel_run(self, run: Run, low: int, high: int, kill: bool) -> Iterator[Piece]:
         """Cancel what is not over; yields the pieces."""
         job = run.job
         leased: list[int] = []
@@ -481,9 +508,9 @@ class Clientele:
                 for span in waiting:
                     self._refuse_run(span.run, blob.refusal)
             elif job.ready:
-                self._queue_waiting(job)
+                self.queue_waiting(job)
 
-    def _queue_waiting(self, job: Job) -> None:
+    def queue_waiting(self, job: Job) -> None:
         """All that its tasks need is here, or known."""
         waiting, job.waiting = job.waiting, []
         for span in waiting:
@@ -493,6 +520,20 @@ class Clientele:
         for position in range(run.count):
             if run.states[position] == State.QUEUED:
                 self._end(run, position, Status.UNRUNNABLE, reason)
+
+    def _require_room(self, job: Job) -> None:
+        """Bound the texts of a client's jobs; those of stored ones the store counts."""
+        client = job.client
+        if type(client) is not Keeper and client.job_bytes + job.bytes > self._limits.job_bytes:
+            raise OverrunError(f"more than {self._limits.job_bytes} bytes of jobs")
+
+    def _enlist(self, job: Job) -> None:
+        """Put a job into its client's table."""
+        client = job.client
+        job.bytes = job.bytes or JOB_OVERHEAD_BYTES
+        self._require_room(job)
+        client.job_bytes += job.bytes
+        client.jobs[job.client_number] = job
 
     def _ask_anyone(self, blob: Blob) -> None:
         for job in blob.jobs:
@@ -517,20 +558,6 @@ def _capability(message: JobMessage) -> Capability:
     if message.kind == FunctionKind.REGISTERED:
         return FunctionKind.REGISTERED, message.function
     return python_capability(message.python)
-
-
-def _gaps(message: Submit, known: list[Run]) -> Iterator[Submit]:
-    """Cut out of a run what is known already."""
-    sizes, bodies, heads = message.head_sizes, message.body_sizes, memoryview(message.heads)
-    stop = message.first + len(sizes)
-    at = message.first
-    for first, last in [(run.first, run.stop) for run in known] + [(stop, stop)]:
-        if at < first:
-            low, high = at - message.first, min(first, stop) - message.first
-            begin = sum(sizes[:low])
-            part = heads[begin : begin + sum(sizes[low:high])]
-            yield Submit(message.job, at, True, sizes[low:high], bodies[low:high], part)
-        at = max(at, last)
 
 
 def _owed(run: Run, answered: set[int] | None) -> int:
@@ -560,4 +587,5 @@ def _check_leases(job: Job) -> None:
 
 
 def _orphaned(delivery: Delivery, job: Job) -> bool:
-    return delivery.flow is not None and delivery.leased is None and delivery.pieces[0][0].job is job
+    pieces = delivery.pieces
+    return delivery.flow is not None and delivery.leased is None and bool(pieces) and pieces[0][0].job is job

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 
-from starcore.messages import Column
+from starcore.messages import Column, Submit
 
 
 def contiguous(numbers: Column) -> Iterator[tuple[int, int]]:
@@ -25,3 +25,17 @@ def contiguous(numbers: Column) -> Iterator[tuple[int, int]]:
             yield start, place
             start = place
     yield start, count
+
+
+def gaps(message: Submit, known: list[tuple[int, int]]) -> Iterator[Submit]:
+    """Cut out of tasks those that are known already, from first to stop."""
+    sizes, bodies, heads = message.head_sizes, message.body_sizes, memoryview(message.heads)
+    stop = message.first + len(sizes)
+    at = message.first
+    for first, last in [*known, (stop, stop)]:
+        if at < first:
+            low, high = at - message.first, min(first, stop) - message.first
+            begin = sum(sizes[:low])
+            part = heads[begin : begin + sum(sizes[low:high])]
+            yield Submit(message.job, at, True, sizes[low:high], bodies[low:high], part)
+        at = max(at, last)

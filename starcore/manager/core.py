@@ -15,7 +15,7 @@ about tasks. Every turn ends with a dispatch: whatever can be given out is given
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -39,13 +39,16 @@ from starcore.manager.budget import BASE_BYTES, Budget, Credits
 from starcore.manager.clients import Clientele
 from starcore.manager.delivery import Deliveries
 from starcore.manager.leases import Leases
-from starcore.manager.outbox import Drain, Outbox
+from starcore.manager.notices import Notices
+from starcore.manager.outbox import Drain, Outbox, SpoolFailed
 from starcore.manager.relay import Relay
-from starcore.manager.report import client_row, job_row, missing
+from starcore.manager.report import client_row, job_row, worker_row
 from starcore.manager.results import Results
 from starcore.manager.scheduling import Scheduler
 from starcore.manager.sessions import Link, Sessions, Timer, Timers
-from starcore.manager.state import Client, Job, Limits, Worker
+from starcore.manager.state import Client, Limits, Worker
+from starcore.manager.store import Store
+from starcore.manager.stored import StoreLimits
 from starcore.manager.story import Stories
 from starcore.manager.values import Values
 from starcore.manager.workers import Workforce
@@ -55,9 +58,11 @@ from starcore.messages import (
     STATUS_BYTES_MAX,
     Abort,
     Ack,
+    Attach,
     Blob,
     Buffer,
     Cancel,
+    Detach,
     Draining,
     DrainReply,
     DrainRequest,
@@ -66,11 +71,10 @@ from starcore.messages import (
     Grant,
     Heartbeat,
     Hello,
-    Notice,
+    Inquire,
     Result,
     Retracted,
     Share,
-    Slots,
     Started,
     StatusReply,
     StatusRequest,
@@ -103,6 +107,10 @@ class ManagerCore:
         Gives a token's bytes, to hold a blob against its digest; nothing else here looks at any.
     budget : Budget, optional
         What all sessions together may have here.
+    outbox : Outbox, optional
+        Where actions are collected.
+    store : StoreLimits, optional
+        The bounds of stored jobs.
     """
 
     def __init__(
@@ -112,6 +120,8 @@ class ManagerCore:
         read: Callable[[Token], Buffer] = memoryview,
         budget: Budget | None = None,
         outbox: Outbox | None = None,
+        *,
+        store: StoreLimits | None = None,
     ) -> None:
         self._budget = budget = budget or Budget()
         limits = budget.limits(limits or Limits())
@@ -156,8 +166,17 @@ class ManagerCore:
             self._credits,
             limits,
         )
-        self._slots_timer = False
-        self._slots_said = (0, 0)
+        self._store = Store(
+            self._outbox,
+            self._timers,
+            self._relay,
+            self._scheduler,
+            self._deliveries,
+            self._results,
+            self._clientele,
+            store or StoreLimits(),
+        )
+        self._notices = Notices(self._outbox, self._timers, self._sessions, self._scheduler, limits)
         self._status_said = (0.0, "")
         self._drain_until: float | None = None
         self._finished = False
@@ -186,8 +205,8 @@ class ManagerCore:
             self._leave(event.link, event.reason, now)
         elif kind is Tick:
             self._tick(now)
-        elif kind is Drain:
-            self._drain(now)
+        elif kind in (Drain, SpoolFailed):
+            self._obey(event, now)
         else:
             raise TypeError(f"the manager's core does not know {kind.__name__}")
         if self._relay.parched:
@@ -198,8 +217,10 @@ class ManagerCore:
 
     def _settle(self, now: float) -> None:
         """Give out all that can be given now, and see whether a drain is over."""
+        self._store.settle()
         self._workforce.dispatch(now)
         while self._clientele.outgrown():
+            self._store.settle()
             self._workforce.dispatch(now)
         if self._drain_until is not None:
             self._finish(now)
@@ -215,14 +236,17 @@ class ManagerCore:
         """Describe the star, for `starcore status`; its tables have at most so many rows."""
         clients, counters = self._sessions.clients.values(), self._leases.counters
         workers = self._sessions.workers.values()
-        jobs = (job for client in clients for job in client.jobs.values())
+        jobs = (job for client in self._everyone() for job in client.jobs.values())
         return {
             "epoch": self._epoch,
             "draining": self._sessions.draining,
-            "workers": [self._worker_status(worker, now) for worker in islice(workers, rows_max)],
+            "workers": [
+                worker_row(worker, self._sessions.links.get(worker.link), now)
+                for worker in islice(workers, rows_max)
+            ],
             "clients": [client_row(client) for client in islice(clients, rows_max)],
             "jobs": [job_row(job) for job in islice(jobs, rows_max)],
-            "held_bytes": self._held_bytes(),
+            "held_bytes": self._held_bytes(self._everyone()),
             "memory_bytes": self._budget.memory_bytes,
             "memory_used_bytes": self._used_bytes(),
             "idle_blob_bytes": self._blobs.idle_bytes,
@@ -234,14 +258,15 @@ class ManagerCore:
 
     def check(self) -> None:
         """Assert every invariant."""
-        clients, workers = self._sessions.clients.values(), self._sessions.workers.values()
+        clients, workers = self._everyone(), self._sessions.workers.values()
         self._sessions.check()
-        assert len(self._credits) == len(clients)
+        assert len(self._credits) == len(self._sessions.clients)
+        self._store.check()
         self._blobs.check()
         self._values.check()
         self._scheduler.check()
         self._stories.check()
-        flows = [*self._blobs.flows(), *self._values.flows()]
+        flows = [*self._blobs.flows(), *self._values.flows(), *self._store.flows()]
         for client in clients:
             self._clientele.check(client)
             self._deliveries.check(client)
@@ -290,7 +315,9 @@ class ManagerCore:
         try:
             flow = self._relay.chunk(event)
             self._stirred = flow is not None and flow.kept
-            if flow is not None and flow.kept and link is not None and isinstance(link.owner, Client):
+            if flow is not None and flow.owner is not None:
+                self._store.grown(flow)
+            elif flow is not None and flow.kept and link is not None and isinstance(link.owner, Client):
                 self._clientele.blob_grown(link.owner, event.stream)
         except ProtocolError as fault:
             self._close(event.link, fault.code, str(fault), now)
@@ -308,9 +335,11 @@ class ManagerCore:
                 if not subject.link and now >= subject.left_at + self._limits.argument_grace_seconds:
                     self._clientele.ask_back(subject)
             elif timer is Timer.NOTICE:
-                self._notice(subject)
+                self._notices.say_why(subject)
+            elif timer is Timer.STORED:
+                self._store.expire(now)
             elif timer is Timer.SLOTS:
-                self._say_slots()
+                self._notices.say_slots()
 
     # -- links begin and end ---------------------------------------------------------------------------------
 
@@ -366,7 +395,7 @@ class ManagerCore:
                 self._outbox.log("warning", f"worker {session.name} lost {lost} leases on the way: queued again")
         if not session.draining:
             self._scheduler.join(session)
-        self._slots_changed(now)
+        self._notices.slots_changed(now)
 
     def _leave(self, number: int, reason: str, now: float) -> None:
         """A link is gone; its session may come back."""
@@ -383,7 +412,7 @@ class ManagerCore:
             self._outbox.log("info", f"worker {session.name} left: {reason}")
             self._values.absent(session)
             self._scheduler.leave(session, returning=True)
-            self._slots_changed(now)
+            self._notices.slots_changed(now)
 
     def _close(self, number: int, code: int, reason: str, now: float) -> None:
         """Close a link for a fault of its peer's."""
@@ -401,6 +430,7 @@ class ManagerCore:
         level = "warning" if blame else "info"
         if isinstance(session, Client):
             del self._sessions.clients[session.session]
+            self._store.left(session)
             self._credits.close(session.session)
             unfinished = self._clientele.drop(session)
             if unfinished:
@@ -414,7 +444,7 @@ class ManagerCore:
         for capability in session.capabilities:
             for client in self._scheduler.waiting(capability):
                 for job in client.jobs.values():
-                    self._watch_job(job, now)
+                    self._notices.watch(job, now)
 
     def _goodbye(self, session: Client | Worker, message: Goodbye) -> None:
         """The peer closes its link; with NORMAL, its session is over as well."""
@@ -428,8 +458,17 @@ class ManagerCore:
     # -- messages --------------------------------------------------------------------------------------------
 
     def _submit(self, client: Client, message: Submit) -> None:
+        if self._store.claimed and (job := client.jobs.get(message.job)) in self._store.claimed:
+            self._store.submit(client, job, message)
+            return
         self._clientele.submit(client, message)
-        self._watch_job(client.jobs[message.job], self._outbox.now)
+        self._notices.watch(client.jobs[message.job], self._outbox.now)
+
+    def _forget(self, client: Client, message: Forget) -> None:
+        job = client.jobs.get(message.job)
+        if job is not None:
+            self._store.forgotten(job)
+            self._clientele.forget(client, message.job)
 
     def _client_abort(self, client: Client, message: Abort) -> None:
         if message.stream & BLOB_STREAM:
@@ -458,7 +497,7 @@ class ManagerCore:
         worker.draining = True
         self._scheduler.leave(worker)
         self._outbox.log("info", f"worker {worker.name} drains: it finishes what runs")
-        self._slots_changed(self._outbox.now)
+        self._notices.slots_changed(self._outbox.now)
 
     def _drain_workers(self, client: Client, message: DrainRequest) -> None:
         names = self._workforce.drain(self._sessions.workers.values(), message.pattern, client.name)
@@ -473,40 +512,13 @@ class ManagerCore:
             self._status_said = now, text
         self._outbox.send(client.link, StatusReply(text))
 
-    # -- what clients are told about the star ----------------------------------------------------------------
+    # -- the shell's orders, and the end --------------------------------------------------------------------------
 
-    def _slots_changed(self, now: float) -> None:
-        if not self._slots_timer:
-            self._slots_timer = True
-            self._timers.set(now + self._limits.slots_said_seconds, Timer.SLOTS)
-
-    def _say_slots(self) -> None:
-        self._slots_timer = False
-        size = self._sessions.size()
-        if size == self._slots_said:
-            return
-        self._slots_said = size
-        for client in self._sessions.clients.values():
-            if client.link:
-                self._outbox.send(client.link, Slots(*size))
-
-    def _watch_job(self, job: Job, now: float) -> None:
-        """If nobody can run this job, say so after a while."""
-        if not job.noticed and not job.watched and not self._scheduler.capable(job.capability):
-            job.watched = True
-            self._timers.set(now + self._limits.notice_seconds, Timer.NOTICE, job)
-
-    def _notice(self, job: Job) -> None:
-        job.watched = False
-        client = job.client
-        if job.noticed or not job.queued or self._scheduler.capable(job.capability) or not client.link:
-            return
-        job.noticed = True
-        text = missing(job.capability, list(self._sessions.workers.values()))
-        self._outbox.log("warning", f"job {job.number} of client {client.name} waits: {text}")
-        self._outbox.send(client.link, Notice(job.client_number, text))
-
-    # -- the end ---------------------------------------------------------------------------------------------
+    def _obey(self, event: Drain | SpoolFailed, now: float) -> None:
+        if isinstance(event, SpoolFailed):
+            return self._store.spool_failed(event.reason)
+        self._store.warn()
+        self._drain(now)
 
     def _drain(self, now: float) -> None:
         if self._drain_until is None:
@@ -529,46 +541,41 @@ class ManagerCore:
 
     # -- status ----------------------------------------------------------------------------------------------
 
-    def _held_bytes(self) -> int:
+    def _held_bytes(self, clients: Iterable[Client]) -> int:
         """All bytes of payloads that are here, but for the functions that are kept in case they come again."""
         held = self._relay.held_bytes + self._blobs.held_bytes - self._blobs.idle_bytes + self._values.held_bytes
-        for client in self._sessions.clients.values():
+        for client in clients:
             held += sum(len(delivery.outcome.heads) for delivery in client.unread.values())
             held += sum(len(run.heads) for run in self._clientele.runs(client))
         return held
 
-    def _used_bytes(self) -> int:
-        """What counts against the budget: what is here, and what was granted and is still to come."""
-        unread = sum(client.unread_bytes for client in self._sessions.clients.values())
-        return BASE_BYTES + self._held_bytes() + self._relay.promised_bytes + self._blobs.idle_bytes + unread
+    def _everyone(self) -> list[Client]:
+        """Clients, and who keeps stored jobs for them."""
+        return [*self._sessions.clients.values(), *self._store.keepers.values()]
 
-    def _worker_status(self, worker: Worker, now: float) -> dict[str, Any]:
-        link = self._sessions.links.get(worker.link)
-        return {
-            "name": worker.name,
-            "host": worker.host,
-            "address": worker.address,
-            "python": worker.python,
-            "connected": worker.link != 0,
-            "draining": worker.draining,
-            "slots": worker.slots,
-            "running": worker.running,
-            "leased": worker.unfinished,
-            "arena_bytes": worker.arena_bytes,
-            "arena_used_bytes": worker.arena_used_bytes,
-            "heard_seconds_ago": round(now - (link.heard_at if link is not None else worker.left_at), 3),
-        }
+    def _used_bytes(self) -> int:
+        """What counts against the budget: what is here, and what was granted and is still to come.
+
+        Stored jobs do not: they have a sum of their own (`stored.py`).
+        """
+        clients = self._sessions.clients.values()
+        unread = sum(client.unread_bytes for client in clients)
+        held = self._held_bytes(clients) - self._store.body_bytes
+        return BASE_BYTES + held + self._relay.promised_bytes + self._blobs.idle_bytes + unread
 
 
 _FROM_CLIENT: dict[type, Callable[[ManagerCore, Client, Any], None]] = {
     Abort: ManagerCore._client_abort,
     Ack: lambda core, client, message: core._clientele.acknowledge(client, message),
+    Attach: lambda core, client, message: core._store.attach(client, message),
     Blob: lambda core, client, message: core._clientele.blob(client, message),
     Cancel: lambda core, client, message: core._clientele.cancel(client, message),
+    Detach: lambda core, client, message: core._store.detach(client, message),
     DrainRequest: ManagerCore._drain_workers,
-    Forget: lambda core, client, message: core._clientele.forget(client, message.job),
+    Forget: ManagerCore._forget,
     Goodbye: ManagerCore._goodbye,
     Grant: ManagerCore._grant,
+    Inquire: lambda core, client, message: core._store.inquire(client, message),
     JobMessage: lambda core, client, message: core._clientele.job(client, message),
     Share: lambda core, client, message: core._clientele.share(client, message),
     StatusRequest: ManagerCore._status,

@@ -18,6 +18,7 @@ from starcore.manager.flows import Flow
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.state import TASK_OVERHEAD_BYTES, Client, Delivery, Job, Leased, Limits, Run
+from starcore.manager.stored import Keeper
 from starcore.manager.story import Stories
 from starcore.messages import FRAME_PAYLOAD_BYTES_MAX, Abort, Buffer, Column, Outcome
 
@@ -35,6 +36,10 @@ class Deliveries:
         self._limits = limits
         self.full: set[Client] = set()
         """Clients whose unread answers exceed their result credit: nothing is dispatched for them."""
+        self.kept: list[Delivery] = []
+        """Outcomes of stored jobs, until the store takes them."""
+        self.read: list[Delivery] = []
+        """Acknowledged outcomes that were no task's own but what the store had said, until it takes them."""
 
     def deliver(
         self,
@@ -67,7 +72,7 @@ class Deliveries:
             else:
                 run.answers[start] = delivery
         self._unread(client, measure)
-        if self._outbox.journaled and pieces:
+        if self._outbox.journaled and job.journaled and pieces:
             self._outbox.record(facts.of_outcome(job, delivery))
         self._send(client, delivery, window=True)
         return delivery
@@ -113,8 +118,17 @@ class Deliveries:
             run.unread -= stop - start
             if run.unread == 0:
                 run.job.remove(run)
+        if not delivery.pieces:
+            self.read.append(delivery)
         self._stories.delivered(delivery)
         return delivery
+
+    def keep(self, delivery: Delivery) -> None:
+        """The store has an answer's body whole: neither its worker nor its argument is needed any more."""
+        run, start, stop = delivery.pieces[0]
+        delivery.flow = delivery.leased = None
+        del run.answers[start]
+        self._finish(run, start, stop)
 
     def recall(self, delivery: Delivery) -> Piece:
         """Take an answer back whose body cannot be had any more. Returns the task, which is still leased."""
@@ -161,7 +175,7 @@ class Deliveries:
         """Assert the invariants of one client's account."""
         assert client.unread_bytes == sum(delivery.bytes for delivery in client.unread.values())
         assert client.settled_bytes == sum(each.bytes for each in client.unread.values() if each.settled)
-        assert (client in self.full) == (client.unread_bytes > client.result_bytes)
+        assert type(client) is Keeper or (client in self.full) == (client.unread_bytes > client.result_bytes)
         for sequence, delivery in client.unread.items():
             assert delivery.outcome.sequence == sequence
             assert delivery.leased is None or delivery in delivery.leased.answering.values()
@@ -170,6 +184,8 @@ class Deliveries:
 
     def _send(self, client: Client, delivery: Delivery, *, window: bool) -> None:
         if not client.link:
+            if type(client) is Keeper:
+                self.kept.append(delivery)
             return
         self._outbox.send(client.link, delivery.outcome)
         if delivery.flow is not None:
@@ -193,6 +209,8 @@ class Deliveries:
                 flow = run.flows.pop(position, None)
                 if flow is not None:
                     self._relay.end(flow)
+                    if flow.lender is not None:
+                        self._relay.end(flow.lender)
         if run.unfinished == 0:
             run.release()
 

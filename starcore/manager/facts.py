@@ -139,8 +139,9 @@ def everything(clients: Iterable[Client], workers: Iterable[Worker], spans: Iter
     for client in clients:
         yield of_client(client)
         for job in client.jobs.values():
-            yield of_job(job)
-            runs += job.runs
+            if job.journaled:
+                yield of_job(job)
+                runs += job.runs
     again = _tried_before(clients, spans)
     unread = _unread(clients)
     for run in sorted(runs, key=lambda run: run.order):
@@ -149,7 +150,7 @@ def everything(clients: Iterable[Client], workers: Iterable[Worker], spans: Iter
         for job in client.jobs.values():
             for leased in job.leased_runs:
                 yield from _leases(leased)
-            if job.forgotten:
+            if job.forgotten and job.journaled:
                 yield JobForgotten(job.number)
         for delivery in client.unread.values():
             if delivery.flow is None and delivery.pieces:
@@ -171,7 +172,8 @@ def _tried_before(clients: list[Client], spans: Iterable[Span]) -> dict[Run, lis
             found.setdefault(span.run, []).append(span)
     for client in clients:
         for delivery in client.unread.values():
-            if delivery.flow is not None and delivery.leased is None:  # its worker is gone: it is leased to nobody
+            # Of an answer whose worker is gone: it is leased to nobody.
+            if delivery.flow is not None and delivery.leased is None and delivery.pieces:
                 run, start, stop = delivery.pieces[0]
                 found.setdefault(run, []).append(Span(run, start, stop, delivery.outcome.attempt + 1, 0))
     return found

@@ -37,6 +37,12 @@ class Flow:
     readers: dict[Flow, None] = field(default_factory=dict)
     origin: Flow | None = None
     """What a reader reads."""
+    lender: Flow | None = None
+    """The kept flow whose bytes it sends, as often as they are asked for."""
+    owner: Any = None
+    """Of a kept flow: the stored argument or answer that it brings."""
+    number: int = 0
+    """Of a stored flow: the name of its file in the spool."""
     joined: bool = False
     """A reader that gets every chunk; another one waits for the bytes that it needs to come by again."""
     promised: int = 0

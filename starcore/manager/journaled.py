@@ -32,6 +32,7 @@ from starcore.manager.records import Epoch, Fact
 from starcore.manager.recovery import Recovery
 from starcore.manager.restoring import Restorer
 from starcore.manager.state import Limits
+from starcore.manager.stored import StoreLimits
 from starcore.messages import Assign, Buffer, Confirm, Forget, Outcome, Retract
 
 HELD = frozenset({Assign, Outcome, Confirm, Retract, Forget})
@@ -144,7 +145,7 @@ class JournaledCore(ManagerCore):
         From 1 on: how far this manager's leases begin behind those of the one before.
     now : float
         The time of `handle`.
-    limits, read, budget
+    limits, read, budget, store
         As for ManagerCore.
     """
 
@@ -160,18 +161,20 @@ class JournaledCore(ManagerCore):
         limits: Limits | None = None,
         read: Callable[[Token], Buffer] = memoryview,
         budget: Budget | None = None,
+        store: StoreLimits | None = None,
     ) -> None:
         self._generation = recovery.generation + step if recovery.epoch else number
-        super().__init__(self._generation, limits, read, budget, JournaledOutbox())
+        super().__init__(self._generation, limits, read, budget, JournaledOutbox(), store=store)
         self._epoch = recovery.epoch or number
         self._last = Durable(0)
         self._outbox.now = now
         Restorer(self._sessions, self._blobs, self._scheduler, self._deliveries, self._leases, self._clientele).restore(
             recovery, now
         )
+        self._store.earlier_jobs = self._clientele.jobs
         for client in self._sessions.clients.values():
             for job in client.jobs.values():
-                self._watch_job(job, now)
+                self._notices.watch(job, now)
         self._outbox.take()  # nobody is here to be told, and all of it is on disk
         self._outbox.settle(self._outbox.made)
 

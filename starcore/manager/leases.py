@@ -78,7 +78,7 @@ class Leases:
         leased = Leased(first, run, span.start, span.attempt, worker, marks, count, now, estimate, span.moved)
         if not number:
             self._next += count
-            if self._outbox.journaled:
+            if self._outbox.journaled and job.journaled:
                 self._outbox.record(facts.of_lease(leased))
         run.step(span.start, span.stop, Step.LEASE)
         job.leased += count
@@ -128,7 +128,7 @@ class Leases:
         what, *stack = plain_lines(cause)
         worker = f"worker {leased.worker.name} ({leased.worker.host})"
         task.deaths.append(f"attempt {leased.attempt}, {worker}: {plain(what, FURTHER_CHARS_MAX)}")
-        if self._outbox.journaled:
+        if self._outbox.journaled and run.job.journaled:
             self._outbox.record(facts.of_trouble(run, position, task))
         if task.losses < self._limits.crash_tasks_max:
             self.requeue(run, position, position + 1, leased.attempt, cause)
@@ -152,7 +152,7 @@ class Leases:
         self.counters.requeued += stop - start
         self._stories.requeued(run, start, stop, attempt, cause)
         self.unlease(run.job, stop - start)
-        if self._outbox.journaled:
+        if self._outbox.journaled and run.job.journaled:
             self._outbox.record(Requeued(run.job.number, run.first + start, stop - start, attempt + 1))
         span = run.span(start, stop, attempt + 1)
         span.moved = moved

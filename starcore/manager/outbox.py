@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from starcore.events import Action, Close, Drop, Finished, Log, Send, SendChunk, Token
+from starcore.events import Action, Close, Drop, Finished, Log, Send, SendChunk, Spill, Spooled, Token
 from starcore.messages import Message
 from starcore.texts import plain
 
@@ -16,6 +16,13 @@ from starcore.texts import plain
 @dataclass(slots=True)
 class Drain:
     """Event: finish what runs, take nothing new, then ask for `Finished`."""
+
+
+@dataclass(slots=True)
+class SpoolFailed:
+    """Event: no more can be written to the spool. What could not be, is still in memory."""
+
+    reason: str
 
 
 class Outbox:
@@ -56,6 +63,10 @@ class Outbox:
         """Give a token back."""
         if token is not None:
             self._actions.append(Drop(token))
+
+    def spill(self, token: Token, spooled: Spooled) -> None:
+        """Move a token's bytes to a file."""
+        self._actions.append(Spill(token, spooled))
 
     def close(self, link: int, code: int, reason: str) -> None:
         """Close a link."""

@@ -19,6 +19,8 @@ On one link bytes never come twice, so a sink that comes back and asks for what 
 
 A `kept` flow has no sink: it is a blob, whose chunks stay until the blob goes and are lent to `shared` flows.
 
+A flow with a `lender` sends what that keeps, from whatever offset it is asked for, and as often.
+
 A `spread` flow is a shared value that passes through to *readers*, one a worker. They move together, at most
 `value_window_bytes` apart; what all have read goes at once. Who comes late, or is left behind, waits until the
 others are through: then the source is asked for its next attempt, from the first byte that anybody still needs::
@@ -33,7 +35,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from starcore.events import ChunkReceived
+from starcore.events import ChunkReceived, Spooled
 from starcore.manager.budget import WINDOW_BYTES_MIN, Budget, Shares
 from starcore.manager.flows import FIRST_ATTEMPT, Flow
 from starcore.manager.outbox import Outbox
@@ -85,6 +87,8 @@ class Relay:
         """Links with flows that wait for the others' bytes to go."""
         self._ports: dict[int, _Port] = {}
         self.held_bytes = 0
+        self.spooled_bytes = 0
+        """What of it lies in files."""
         self.arrived: list[Leased] = []
         """Leases whose arguments have left whole, until somebody takes them."""
 
@@ -155,6 +159,8 @@ class Relay:
             self.stir(flow)
         elif flow.sink:
             self._pull(flow)
+        elif flow.kept:
+            self._keep_on(flow, port.receiving)
 
     def aim(self, flow: Flow, link: int, stream: int, attempt: int, *, window: bool = False) -> None:
         """Send a flow's bytes over this link, as its receiver asks for them."""
@@ -171,9 +177,14 @@ class Relay:
 
     def lend(self, flow: Flow, link: int, stream: int) -> Flow:
         """Send a kept flow's bytes over this link; the new flow ends alone."""
-        lent = Flow(flow.size, end=flow.size, held=deque(flow.held), shared=True)
+        lent = self.loan(flow)
         self.aim(lent, link, stream, FIRST_ATTEMPT)
         return lent
+
+    @staticmethod
+    def loan(flow: Flow) -> Flow:
+        """Return a flow that sends what a kept flow has; it ends alone."""
+        return Flow(flow.size, end=flow.size, held=deque(flow.held), shared=True, lender=flow)
 
     def unaim(self, flow: Flow) -> None:
         """The sink has no more use for it; another may come."""
@@ -239,7 +250,7 @@ class Relay:
         flow.end += event.length
         self.held_bytes += event.length
         if flow.kept:
-            self._ask(flow, port.receiving, flow.end + self._limits.relay_window_bytes, flow.size)
+            self._keep_on(flow, port.receiving)
         elif flow.spread:
             self._spread(flow)
         elif flow.placed:
@@ -249,7 +260,15 @@ class Relay:
     def keep(self, flow: Flow) -> None:
         """Pull a flow whole, and keep it."""
         flow.kept = True
-        self._ask(flow, self._ports[flow.source].receiving, self._limits.relay_window_bytes, flow.size)
+        self._keep_on(flow, self._ports[flow.source].receiving)
+
+    def spill(self, flow: Flow) -> None:
+        """Have the chunk of a kept flow that came last lie in a file."""
+        offset, length, token = flow.held[-1]
+        spooled = Spooled(flow.number, offset, length)
+        flow.held[-1] = offset, length, spooled
+        self.spooled_bytes += length
+        self._outbox.spill(token, spooled)
 
     def grant(self, link: int, grant: Grant) -> None:
         """Take a sink's GRANT: it says how far, and at first from where."""
@@ -454,13 +473,13 @@ class Relay:
         self._account(flow)
         if flow.held:
             port.sending.offer(stream, flow.held[0][0] + flow.held[0][1])
+        if flow.leased is not None and flow.forwarded:
+            self.arrived.append(flow.leased)
         if flow.shared and flow.forwarded:
             self.unaim(flow)
             return
         if flow.origin is not None:
             self.stir(flow.origin)
-        if flow.leased is not None and flow.forwarded:
-            self.arrived.append(flow.leased)
         self._pull(flow)
         self._quench(link)
 
@@ -492,6 +511,10 @@ class Relay:
         if grant is not None:
             self._outbox.send(flow.source, grant)
 
+    def _keep_on(self, flow: Flow, receiving: Receiving) -> None:
+        """Ask for more of a kept flow."""
+        self._ask(flow, receiving, flow.end + self._limits.relay_window_bytes, flow.size)
+
     def _left(self) -> int:
         return max(0, self._budget_bytes - self.promised_bytes)
 
@@ -517,6 +540,10 @@ class Relay:
     def _rewind(self, flow: Flow, offset: int) -> None:
         """Have the bytes from `offset` on once more (or skip to it): the source's next attempt."""
         self._discard(flow, flow.end)
+        if flow.lender is not None:
+            flow.held = deque(piece for piece in flow.lender.held if piece[0] + piece[1] > offset)
+            flow.begin, flow.end = offset, flow.size
+            return
         flow.begin = flow.end = offset
         flow.source_attempt += 1
         if flow.source:
@@ -529,9 +556,11 @@ class Relay:
             self.held_bytes -= position - flow.begin
         flow.begin = position
         while flow.held and flow.held[0][0] + flow.held[0][1] <= position:
-            _, _, token = flow.held.popleft()
+            _, length, token = flow.held.popleft()
             if not flow.shared:
                 self._outbox.drop(token)
+                if type(token) is Spooled:
+                    self.spooled_bytes -= length
 
     def _unplace(self, flow: Flow) -> None:
         """Forget the sink. What is held for it goes: it may ask from another offset, or never."""

@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
+from starcore.manager.sessions import Link
 from starcore.manager.state import Capability, Client, Job, Worker
 from starcore.messages import FunctionKind
 from starcore.texts import NAME_CHARS_MAX, plain
 
 VERSIONS_MAX = 8
 """How many Python versions one notice lists."""
+
+
+def worker_row(worker: Worker, link: Link | None, now: float) -> dict[str, Any]:
+    """Describe a worker; `link` is its connection, where it has one."""
+    return {
+        "name": worker.name,
+        "host": worker.host,
+        "address": worker.address,
+        "python": worker.python,
+        "connected": worker.link != 0,
+        "draining": worker.draining,
+        "slots": worker.slots,
+        "running": worker.running,
+        "leased": worker.unfinished,
+        "arena_bytes": worker.arena_bytes,
+        "arena_used_bytes": worker.arena_used_bytes,
+        "heard_seconds_ago": round(now - (link.heard_at if link is not None else worker.left_at), 3),
+    }
 
 
 def client_row(client: Client) -> dict[str, Any]:
@@ -27,7 +46,7 @@ def client_row(client: Client) -> dict[str, Any]:
 
 
 def job_row(job: Job) -> dict[str, Any]:
-    """Return a job's row."""
+    """Describe a job."""
     return {
         "job": job.number,
         "client": job.client.name,

@@ -70,7 +70,7 @@ class Results:
             job.failed += failed
             job.done += (stop - start) - failed
             self._leases.unlease(job, stop - start)
-            if self._outbox.journaled:
+            if self._outbox.journaled and job.journaled:
                 self._outbox.record(Delivered(job.number, delivery.outcome.indices, delivery.outcome.statuses))
             leased = delivery.leased
             if leased is not None:
@@ -154,7 +154,7 @@ class Results:
             task = run.task(position)
             if task.raised < run.job.message.retries:
                 task.raised += 1
-                if self._outbox.journaled:
+                if self._outbox.journaled and run.job.journaled:
                     self._outbox.record(facts.of_trouble(run, position, task))
                 self._leases.close(leased, offset, offset + 1, Mark.ENDED, seconds)
                 cause = f"raised on worker {leased.worker.name}: retry {task.raised} of {run.job.message.retries}"

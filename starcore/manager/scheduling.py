@@ -35,6 +35,7 @@ from itertools import islice
 from operator import itemgetter
 
 from starcore.manager.state import Capability, Client, Job, Leased, Mark, Run, Span, State, Worker
+from starcore.manager.stored import Keeper
 from starcore.messages import BATCH_BYTES_MAX, BATCH_TASKS_MAX
 
 AHEAD_SECONDS = 0.02
@@ -89,7 +90,7 @@ class _Line:
                 heapify(heap)
 
     def heaps(self, connected: bool) -> list[list[Entry]]:
-        """The heaps that have work, the more urgent one first; bodies come from nowhere but a connected client."""
+        """The heaps that have work, the more urgent one first; bodies come from a connected client, or the store."""
         heaps = [self.suspect, self.plain, self.bodied] if connected else [self.suspect, self.plain]
         for heap in heaps:
             while heap and not heap[0][4].skip():
@@ -401,7 +402,7 @@ class Scheduler:
     def _match(self, lane: _Lane, client: Client, full: set[Client]) -> tuple[Worker, Span] | None:
         """Find a worker for the client's most urgent span, or for the next one that some worker can take."""
         line = lane.lines[client]
-        for heap in line.heaps(client.link != 0):
+        for heap in line.heaps(client.link != 0 or type(client) is Keeper):
             span = heap[0][4]
             job, body = span.run.job, span.run.body(span.start)
             if body + job.value_bytes > lane.arena_bytes_max:

@@ -31,11 +31,14 @@ from starcore import logs, tls
 from starcore.connection import UNREAD_BYTES_MAX, Identify
 from starcore.driver import Driver
 from starcore.errors import AddressError, Code
-from starcore.events import Action, Event, Finished, Log
+from starcore.events import Action, Event, Finished, Log, Spill, Spooled
 from starcore.manager import listeners, resources
 from starcore.manager.core import Budget, Drain, Limits, ManagerCore
 from starcore.manager.journaled import JournaledCore, Record, Renew
 from starcore.manager.ledger import Ledger
+from starcore.manager.outbox import SpoolFailed
+from starcore.manager.spool import Spool
+from starcore.manager.stored import StoreLimits
 from starcore.manager.switch import Switch
 from starcore.messages import Buffer, Role
 
@@ -100,6 +103,9 @@ class ServerOptions:
     ports: Ports
     limits: Limits = field(default_factory=Limits)
     budget: Budget = field(default_factory=Budget)
+    store: StoreLimits = field(default_factory=StoreLimits)
+    spool: Spool | None = None
+    """Where stored jobs go that memory has no room for; the store's limits say how much."""
     lifeline: int | None = None
     on_listening: Callable[[], None] | None = None
     on_orphaned: Callable[[], None] | None = None
@@ -182,6 +188,8 @@ class Server:
             self._ledger.append(action)
         elif type(action) is Finished:
             self._finished.set()
+        elif type(action) is Spill:
+            self._spill(action)
         else:
             raise TypeError(f"the manager's shell does not know {type(action).__name__}")
 
@@ -195,23 +203,45 @@ class Server:
 
     def release(self, token: Any) -> None:
         """Take a chunk's buffer back."""
-        if self._switch is not None:
+        if type(token) is Spooled:
+            assert self._options.spool is not None
+            token = self._options.spool.drop(token)
+        if self._switch is not None and token is not None:
             self._switch.give(token)
         elif token is not None:
             self._pool.give(token)
 
+    def _spill(self, action: Spill) -> None:
+        spool, piece = self._options.spool, self._read(action.token)[: action.spooled.length]
+        assert spool is not None, "the core spills only where there is room for it"
+        try:
+            spool.write(action.spooled, piece)
+        except OSError as error:
+            spool.hold(action.spooled, action.token, piece)
+            self._driver.feed(SpoolFailed(str(error)))
+        else:
+            self.release(action.token)
+
     def _core(self) -> ManagerCore:
         """Make the core; with a journal, the one that was."""
-        limits, budget = self._options.limits, self._options.budget
+        options = self._options
         if self._ledger is None:
-            return ManagerCore(secrets.randbits(EPOCH_BITS), limits, self._read, budget)
+            epoch = secrets.randbits(EPOCH_BITS)
+            return ManagerCore(epoch, options.limits, self._read, options.budget, store=options.store)
         recovery = self._ledger.recover()
         if recovery.epoch:
             tasks, unread = recovery.open_tasks, recovery.unread_outcomes
             _log.info("the journal has %d open tasks and %d unread outcomes", tasks, unread)
-        number, step = 1 + secrets.randbits(EPOCH_BITS - 1), 1 + secrets.randbits(STEP_BITS)
-        now = self._loop.time()
-        return JournaledCore(recovery, number, now, step=step, limits=limits, read=self._read, budget=budget)
+        return JournaledCore(
+            recovery,
+            1 + secrets.randbits(EPOCH_BITS - 1),
+            self._loop.time(),
+            step=1 + secrets.randbits(STEP_BITS),
+            limits=options.limits,
+            read=self._read,
+            budget=options.budget,
+            store=options.store,
+        )
 
     def _feed_soon(self, event: Event) -> None:
         """Pass on what another thread says."""
@@ -238,6 +268,8 @@ class Server:
         finally:
             if self._switch is not None:
                 await self._switch.close()
+            if self._options.spool is not None:
+                self._options.spool.close()
             if self._ledger is not None:
                 self._ledger.close()
         _log.info("stopped")

@@ -39,6 +39,7 @@ class Timer(Enum):
     GRACE = auto()
     ARGUMENTS = auto()
     NOTICE = auto()
+    STORED = auto()
     SLOTS = auto()
     DRAIN = auto()
 

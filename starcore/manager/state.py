@@ -419,6 +419,8 @@ class Job:
     values: tuple[Value, ...] = ()
     """Shared values that every task needs."""
     forgotten: bool = False
+    journaled: bool = True
+    """Whether the journal tells of it; stored jobs, and what reads them, end with the manager."""
     watched: bool = False
     noticed: bool = False
     way_seconds: float = 0.0

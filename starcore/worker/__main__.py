@@ -11,10 +11,9 @@ import time
 from pathlib import Path
 
 from starcore import logs, settings
-from starcore.capacity import parse_bytes
 from starcore.errors import StarCoreError
 from starcore.messages import Role
-from starcore.options import Parser, port, seconds, wait_at_gate
+from starcore.options import Parser, port, seconds, size, wait_at_gate
 from starcore.worker.departure import Lifetime
 from starcore.worker.supervisor import WorkerOptions, run_worker
 
@@ -65,8 +64,8 @@ def _parser() -> Parser:
     )
     add("--only-registered", action="store_true", help="take no code from clients, only the functions named here")
     add("--initializer", default="", metavar="MODULE:NAME", help="called once in each slot before its first task")
-    add("--arena", type=_size, default=0, metavar="SIZE", help="memory for arrays, as 4G (default: a quarter of all)")
-    add("--slot-memory", type=_size, default=0, metavar="SIZE", help="what a slot may have beside that (default: all)")
+    add("--arena", type=size, default=0, metavar="SIZE", help="memory for arrays, as 4G (default: a quarter of all)")
+    add("--slot-memory", type=size, default=0, metavar="SIZE", help="what a slot may have beside that (default: all)")
     add("--lifetime", type=seconds, metavar="S", help="leave after so long (default: at the end of the Slurm job)")
     add(
         "--drain-before",
@@ -151,13 +150,6 @@ def _slots(text: str) -> int:
     if not (text.isdecimal() and 0 < int(text) <= SLOTS_MAX):
         raise argparse.ArgumentTypeError(f"{text!r} slots: 1 to {SLOTS_MAX} are possible")
     return int(text)
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_bytes(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -57,8 +57,6 @@ from starcore.messages import (
     Slots,
     StatusReply,
     StatusRequest,
-    StoryReply,
-    StoryRequest,
     Submit,
     Want,
     Welcome,
@@ -624,24 +622,6 @@ def test_machine_that_slept_or_moved_dials_at_once() -> None:
     assert [message.again for message in client.sent() if type(message) is Submit] == [True]
 
 
-def test_story_is_asked_for_until_it_is_told() -> None:
-    client = Client()
-    client.feed(orders.AskStory(7, "00010203/1/0"))
-    client.join()
-    client.expect(StoryRequest(7, "00010203/1/0"))
-    client.feed(orders.AskStory(8, "00010203/1/1"))
-    client.expect(StoryRequest(8, "00010203/1/1"))
-    client.say(StoryReply(8, "second"))
-    client.expect(orders.StoryTold(8, "second"))
-    client.lose()
-    client.join(resumed=True)
-    client.expect(StoryRequest(7, "00010203/1/0"))
-    for _ in range(2):
-        client.say(StoryReply(7, "first"))
-    client.expect(orders.StoryTold(7, "first"))
-    client.quiet()
-
-
 def test_everything_unfinished_is_said_again_on_the_next_link() -> None:
     client = submitting(4, body=8)
     client.sent()
@@ -877,14 +857,6 @@ def test_running_notice_slots_and_status_reach_the_shell() -> None:
         StatusRequest(),
         orders.Told("{}"),
     )
-    client.quiet()
-
-
-def test_question_asked_without_a_link_is_put_on_the_next_one() -> None:
-    client = Client()
-    client.feed(orders.Ask())
-    client.join()
-    client.expect(StatusRequest())
     client.quiet()
 
 

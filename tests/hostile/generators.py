@@ -21,9 +21,11 @@ from starcore.messages import (
     Abort,
     Ack,
     Assign,
+    Attach,
     Blob,
     Cancel,
     Confirm,
+    Detach,
     Draining,
     DrainReply,
     Forget,
@@ -32,6 +34,8 @@ from starcore.messages import (
     Grant,
     Heartbeat,
     Hello,
+    Inquire,
+    Inventory,
     Job,
     Message,
     Notice,
@@ -46,6 +50,7 @@ from starcore.messages import (
     Started,
     StatusReply,
     StatusRequest,
+    Stored,
     Submit,
     Want,
     Welcome,
@@ -270,6 +275,20 @@ class Liar:
             b"".join(self.name() for _ in range(rng.choice((0, 0, 0, 1, 2)))) + b"x" * (rng.random() < 0.02),
         )
 
+    def detach(self) -> Detach:
+        rng = self.rng
+        size = rng.choice((0, 200, 1 << 20, 1 << 20, U64))
+        keep = rng.choice((0.0, 0.0, 1e-9, 1.0, 1e308))
+        return Detach(self.job(), self.stored_name(), self.tasks(), size, keep, rng.choice((b"", b"note")))
+
+    def stored_name(self) -> str:
+        """Name a stored job: one of a few, none, or one that is refused."""
+        return self.rng.choice(("a", "a", "b", "c", "", UGLY, "x" * 9000))
+
+    def tasks(self) -> int:
+        """Count tasks: few that may all come, or many that never will."""
+        return self.rng.choice((0, 1, 1, 2, 3, 30, 5000))
+
     def submit(self) -> Submit:
         rng = self.rng
         tasks = rng.choice((1, 1, 2, 3, 30, 200))
@@ -347,6 +366,10 @@ class Liar:
         lambda self: Ack(self.column()),
         lambda self: Ack(self.column()),
         lambda self: StatusRequest(),
+        detach,
+        detach,
+        lambda self: Attach(self.job(), self.stored_name(), self.rng.random() < 0.5),
+        lambda self: Inquire(self.number(), self.rng.choice((0, 0, 1, 2, 65_535)), self.stored_name()),
     )
     WORKER: tuple[Any, ...] = (
         *BOTH,
@@ -383,5 +406,9 @@ class Liar:
         lambda self: Notice(self.job(), self.text()),
         lambda self: Slots(self.number(), self.number()),
         lambda self: StatusReply(self.text()),
+        lambda self: Stored(
+            self.job(), self.rng.choice((0, 0, 4, 65_535)), self.text(), self.rng.random() < 0.5, self.tasks(), b"note"
+        ),
+        lambda self: Inventory(self.number(), self.text()),
         lambda self: DrainReply([self.text()]),
     )

@@ -26,6 +26,7 @@ from starcore.client.core import ClientCore
 from starcore.errors import ProtocolError, Status
 from starcore.events import ChunkReceived, Close, Drop, Lost, Opened, Peer, Received, Send, SendChunk, Tick, Writable
 from starcore.manager.core import Finished, Limits, Log, ManagerCore
+from starcore.manager.stored import StoreLimits
 from starcore.messages import PROTOCOL_VERSION, FunctionKind, Goodbye, Hello, Job, Message, Role
 from starcore.worker import orders
 from starcore.worker.core import WorkerCore
@@ -67,7 +68,7 @@ class World:
 
     def __init__(self, **limits: Any) -> None:
         self.now = 0.0
-        self.core = ManagerCore(7, Limits(**limits))
+        self.core = ManagerCore(7, Limits(**limits), store=StoreLimits(keep_seconds=100.0))
         self.guests: dict[int, Guest] = {}
         self.closed: list[tuple[Guest, int, str]] = []
         self.lines: list[str] = []

@@ -34,6 +34,16 @@ ON_THE_EMBEDDED_STAR = {
     "parameter_scan.py": (["--points", "4"], ["16 outbreaks", "day of the peak", "Lambert's W"]),
 }
 ON_A_STAR_OF_THEIR_OWN = {
+    "detach_and_return.py": (
+        ["--numbers", "3000"],
+        [
+            "detached 'collatz'",
+            "this process ends now",
+            "found ['collatz']",
+            "begins at 2919",
+            "equal to the serial run",
+        ],
+    ),
     "fixed_function_worker.py": (
         ["--frames", "6", "--pixels", "200"],
         ["calibrate, one frame", "6 frames", "came back"],

@@ -40,6 +40,7 @@ from starcore.events import (
     Writable,
 )
 from starcore.manager.core import Limits, ManagerCore
+from starcore.manager.stored import StoreLimits
 from starcore.messages import (
     CHUNK_BYTES_MAX,
     PROTOCOL_VERSION,
@@ -81,9 +82,9 @@ class Said:
 class Star:
     """A core, its clock, and what it said that no test has taken yet."""
 
-    def __init__(self, now: float = 0.0, **limits: Any) -> None:
+    def __init__(self, now: float = 0.0, store: StoreLimits | None = None, **limits: Any) -> None:
         self.limits = Limits(**limits)
-        self.core = ManagerCore(EPOCH, self.limits)
+        self.core = ManagerCore(EPOCH, self.limits, store=store)
         self.now = now
         self.actions: list[Action] = []
         self.dropped: list[Any] = []

@@ -13,12 +13,9 @@ from starcore.messages import (
     Confirm,
     FunctionKind,
     Goodbye,
-    Heartbeat,
     Hello,
-    Notice,
     Result,
     Role,
-    Slots,
     Submit,
 )
 from starcore.messages import Job as JobMessage
@@ -78,51 +75,6 @@ def test_registered_function_goes_to_a_worker_that_has_it_without_a_blob():
         worker.finish(star.take(Assign, worker))
         client.outcome(job, [0])
     settle(star)
-    star.quiet()
-
-
-def test_job_without_a_capable_worker_says_so_once_after_a_while():
-    star = Star()
-    star.worker(python="3.12")
-    client = star.client()
-    settle(star)
-    job = client.job()
-    job.submit(1)
-    star.wait(4.9)
-    star.all(Heartbeat, client)
-    star.wait(0.2)
-    notice = star.take(Notice, client)
-    assert notice.job == job.number
-    assert "3.11" in notice.text
-    assert "3.12" in notice.text
-    job.submit(1)
-    client.say(Heartbeat())
-    star.wait(7.0)
-    assert not star.all(Notice, client)
-
-
-def test_notice_is_not_said_when_a_worker_came_in_time():
-    star = Star()
-    client = star.client()
-    job = client.job()
-    job.submit(1)
-    star.wait(4.0)
-    worker = star.worker()
-    worker.leased(job, 0, 1)
-    star.wait(2.0)
-    assert not star.all(Notice, client)
-
-
-def test_clients_hear_of_the_size_of_the_star_once_for_many_changes():
-    star = Star()
-    client = star.client()
-    workers = [star.worker(slots=2) for _ in range(10)]
-    star.quiet()
-    star.wait(0.2)
-    star.expect(Slots(10, 20), client)
-    workers[0].lose()
-    star.wait(0.2)
-    star.expect(Slots(9, 18), client)
     star.quiet()
 
 

@@ -202,16 +202,18 @@ TABLE: dict[str, dict[str, Row]] = {
     },
     "manager.clients": {
         "a submit that is said again is taken again": (
-            "        for gap in _gaps(message, known):\n            self._take(job, gap)\n",
-            "        self._take(job, message)\n",
+            "        for gap in gaps(message, [(run.first, run.stop) for run in known]):\n"
+            "            self.take(job, gap, client.link)\n",
+            "        self.take(job, message, client.link)\n",
         ),
         "what was lost of a submit is not taken when it is said again": (
-            "        for gap in _gaps(message, known):\n            self._take(job, gap)\n",
+            "        for gap in gaps(message, [(run.first, run.stop) for run in known]):\n"
+            "            self.take(job, gap, client.link)\n",
             "",
             55,
         ),
         "arguments are not asked again of a client that came back": (
-            "self._relay.expect(flow, client.link, window=False)",
+            "self._relay.expect(flow, link, window=False)",
             "pass",
         ),
         "a cancel of tasks that never came is not answered": (
@@ -225,8 +227,8 @@ TABLE: dict[str, dict[str, Row]] = {
             25,
         ),
         "tasks that waited for their function stay where they are": (
-            "            elif job.ready:\n                self._queue_waiting(job)\n\n    def _queue_waiting",
-            "\n    def _queue_waiting",
+            "            elif job.ready:\n                self.queue_waiting(job)\n\n    def queue_waiting",
+            "\n    def queue_waiting",
             1,
         ),
         "a client that is gone leaves its tasks at the workers": (
@@ -472,8 +474,8 @@ TABLE: dict[str, dict[str, Row]] = {
     },
     "client.core": {
         "cancels are not said again after a reconnection": (
-            "                    self._say_cancel(number, kill, indices)\n            self._rest",
-            "                    pass\n            self._rest",
+            "                    self._say_cancel(number, kill, indices)\n            if number",
+            "                    pass\n            if number",
             25,
         ),
         "credit that came back is not used": (

@@ -20,7 +20,7 @@ HUNT_SECONDS_MAX = 900
 
 ESCAPES = {
     "a worker that was away is not told which jobs are over": "it finds out itself: the manager names all the others",
-    "what was lost of a submit is not taken when it is said again": "no seed loses a part of a SUBMIT that it sees again",
+    "what was lost of a submit is not taken when it is said again": "no seed loses part of a SUBMIT that comes again",
 }
 """Bugs that live through a thousand seeds, each with the reason; they count against the share that is caught."""
 

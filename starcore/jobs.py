@@ -1,0 +1,185 @@
+"""`starcore jobs`: what became of detached jobs, from the shell; list, cancel, fetch and forget them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as NotInTime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starcore import settings
+from starcore.errors import ArgumentValueError, SetupError, StarCoreError, UnreachableError
+from starcore.messages import Role
+from starcore.options import Parser, seconds
+from starcore.status import table
+
+if TYPE_CHECKING:
+    from starcore.client.api import Client
+
+_EPILOG = """\
+examples:
+  starcore jobs                                        all of this certificate's, on the star of this machine
+  starcore jobs --join client.join --json              another star's, as one JSON array
+  starcore jobs fetch scan-7 --out scan-7.npy          wait for it, write the array, and forget the job
+  starcore jobs fetch scan-7 --out scan-7.npy --keep --timeout 60
+  starcore jobs cancel scan-7                          end what has no result yet; the others stay
+  starcore jobs forget scan-7                          let go of everything
+
+exit codes: 0 done, 1 a task failed or was cancelled, 2 usage or no manager configured, 3 credentials,
+            5 the manager is not there or said no, 6 no such job, 7 it is not done yet
+"""
+NOT_DONE = 7
+COLUMNS = ("name", "function", "tasks", "queued", "running", "done", "failed", "cancelled", "bytes", "expires")
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="starcore jobs", description="List, cancel, fetch and forget detached jobs.", epilog=_EPILOG)
+    add = parser.add_argument
+    add("command", nargs="?", choices=tuple(_COMMANDS), default="list", help="default: %(default)s")
+    add("name", nargs="?", metavar="NAME", help="the job's name")
+    add("--out", type=Path, metavar="FILE", help="fetch: where the answer goes, as .npy; never a half-written file")
+    add("--keep", action="store_true", help="fetch: leave the job at the manager")
+    add("--timeout", type=seconds, metavar="S", help="fetch: wait at most so long (default: for ever)")
+    add("--json", action="store_true", help="list: print one JSON array")
+    add("--manager", metavar="HOST[:PORT]", help="the manager's address for clients")
+    add("--join", metavar="FILE", help="a client's join file")
+    return parser
+
+
+def render(rows: list[dict[str, Any]]) -> str:
+    """Return the jobs as lines for people."""
+    if not rows:
+        return "no detached jobs"
+    shown = [row | {"expires": _span(row["expires_in_seconds"])} for row in rows]
+    return "\n".join(table("NAME", shown, COLUMNS)[1:])
+
+
+def _span(time: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if time >= 2 * length:
+            return f"{time / length:.0f} {unit}"
+    return f"{max(0.0, time):.0f} s"
+
+
+def _list(client: Client, options: argparse.Namespace) -> None:
+    rows = [job.status() for job in ([client.job(options.name)] if options.name else client.jobs())]
+    print(json.dumps(rows, indent=2) if options.json else render(rows))
+
+
+def _cancel(client: Client, options: argparse.Namespace) -> None:
+    client.job(options.name).cancel()
+
+
+def _forget(client: Client, options: argparse.Namespace) -> None:
+    client.job(options.name).forget()
+
+
+def _fetch(client: Client, options: argparse.Namespace) -> None:
+    job = client.job(options.name)
+    answer = job.result(options.timeout, keep=True, progress=_can_draw())
+    try:
+        save(answer, options.out)
+    except OSError as error:
+        raise SetupError(f"{options.out}: {error.strerror or error}; the job is still there") from error
+    if not options.keep:
+        job.forget()
+
+
+def save(value: Any, path: Path) -> None:
+    """Write an answer as .npy, whole or not at all: the file is on the disk when this returns.
+
+    Raises
+    ------
+    ArgumentValueError
+        It is neither an array nor numbers that make one.
+    """
+    import numpy as np  # noqa: PLC0415 - not needed for --help
+
+    try:
+        array = np.asanyarray(value)
+    except ValueError as error:
+        raise ArgumentValueError(f"the answers make no array ({error}): fetch them in Python") from error
+    if array.dtype.hasobject:
+        kind = type(value).__name__
+        raise ArgumentValueError(f"the answer is {kind} and no array of numbers: fetch it in Python")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("xb") as file:
+            np.save(file, array, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _can_draw() -> bool:
+    if not sys.stderr.isatty():
+        return False
+    from starcore.client.progress import load_tqdm  # noqa: PLC0415 - loads what --help needs nothing of
+
+    try:
+        load_tqdm()
+    except StarCoreError:
+        return False
+    return True
+
+
+_COMMANDS: dict[str, Callable[[Client, argparse.Namespace], None]] = {
+    "list": _list,
+    "cancel": _cancel,
+    "fetch": _fetch,
+    "forget": _forget,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Do what the command line says, and return the exit code."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.command != "list" and not options.name:
+        parser.error(f"{options.command} needs the NAME of a job")
+    if (options.command == "fetch") != (options.out is not None):
+        parser.error("fetch needs --out FILE, and nothing else takes it")
+    from starcore.client.api import Client  # noqa: PLC0415 - numpy is not needed for --help
+
+    try:
+        settings.dialer(Role.CLIENT, join=options.join, address=options.manager)  # no star of its own is started here
+        with Client(options.manager, join=options.join) as client:
+            return _obey(client, options)
+    except StarCoreError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _obey(client: Client, options: argparse.Namespace) -> int:
+    try:
+        _COMMANDS[options.command](client, options)
+    except StarCoreError:
+        raise
+    except CancelledError:
+        return _fail(f"{options.name} was cancelled; what was done is there: fetch it in Python, with results()", 1)
+    except (NotInTime, TimeoutError):
+        if options.command == "fetch":
+            return _fail(f"{options.name} is not done yet; it goes on", NOT_DONE)
+        return _fail("the manager is there, but does not answer: look at its log", UnreachableError.exit_code)
+    except Exception as error:  # the function's own
+        return _fail(f"a task of {options.name} failed: {type(error).__name__}: {error}; the job is still there", 1)
+    return 0
+
+
+def _fail(text: str, code: int) -> int:
+    """Say what went wrong; returns the exit code."""
+    print(f"starcore jobs: {text}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,597 @@
+"""Stored jobs: what a client leaves behind, and another of the same certificate comes back for. Pure.
+
+::
+
+    DETACH ─▶ waiting ── room ─▶ admitted ── SUBMIT, bodies pulled whole ─▶ whole: STORED, and the job runs
+                                    │ its client is gone for good                │
+                                    ▼                                            ▼
+                                   over ◀── FORGET, or kept for too long ── told: outcomes, kept with their bodies
+                                                                                 │ ATTACH
+                                                                                 ▼
+                                                             OUTCOMEs of a client's own job, as fast as it reads
+
+To the client that brings it, a task's OUTCOME says that its bytes are here: nothing of it is in the client's hands any
+more. The job begins to run when all of it is here, so what is left of a client that died on the way is nothing.
+
+The store has so many bytes. A job is let in when there is room for its arguments; as tasks end, their answers take
+the place of the arguments. Where those are larger and the store is full, tasks of jobs that have grown wait, until
+somebody forgets a job, or takes its answers (ATTACH with `take`: what has arrived there may go).
+
+What changes a stored job, and so what a journal has to record: `detach`, `_took` and `_brought` (a task and its
+bytes), `_accept`, `_tell` (an outcome and its bytes), `cancel`, `_let_go` and `_discard`.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from starcore.errors import Code, OverrunError, Status, UnexpectedError
+from starcore.manager.clients import Clientele
+from starcore.manager.columns import gaps
+from starcore.manager.delivery import Deliveries
+from starcore.manager.flows import Flow
+from starcore.manager.outbox import Outbox
+from starcore.manager.relay import Relay
+from starcore.manager.results import Results
+from starcore.manager.scheduling import Scheduler
+from starcore.manager.sessions import Timer, Timers
+from starcore.manager.state import TASK_OVERHEAD_BYTES, Client, Delivery, Job
+from starcore.manager.stored import (
+    UNBOUNDED_BYTES,
+    Argument,
+    Keeper,
+    Reading,
+    StoredJob,
+    StoreLimits,
+    answer_weight,
+    lenders,
+    row,
+    weight,
+)
+from starcore.messages import BATCH_TASKS_MAX, Attach, Column, Deed, Detach, Inquire, Inventory, Stored, Submit
+from starcore.texts import plain
+
+NAMES_SAID_MAX = 10
+"""Of the jobs that end with the manager."""
+
+
+class Store:
+    """Every stored job."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        timers: Timers,
+        relay: Relay,
+        scheduler: Scheduler,
+        deliveries: Deliveries,
+        results: Results,
+        clientele: Clientele,
+        limits: StoreLimits,
+    ) -> None:
+        self._outbox = outbox
+        self._timers = timers
+        self._relay = relay
+        self._scheduler = scheduler
+        self._deliveries = deliveries
+        self._results = results
+        self._clientele = clientele
+        self._limits = limits
+        self.keepers: dict[str, Keeper] = {}
+        """By the fingerprint of the certificate."""
+        self.claimed: dict[Job, None] = {}
+        """Clients' jobs that have no tasks of their own: they bring a stored one, or read one."""
+        self._sources: dict[Job, StoredJob] = {}
+        """Jobs of clients whose tasks are to be stored, until their client forgets them."""
+        self._readings: dict[Job, Reading] = {}
+        self._told: dict[Delivery, tuple[Reading, Delivery]] = {}
+        """What readers have not acknowledged, and which outcome of the stored job it is."""
+        self._waiting: dict[StoredJob, None] = {}
+        self._arriving: dict[StoredJob, None] = {}
+        self._stopped: set[Keeper] = set()
+        self._bodies = 0
+        self._sweeping = False
+        """A timer is set to look for jobs that were kept for too long: one, however many there are."""
+        self._roomier = False
+        """Since a waiting job was last looked at, something has gone or come."""
+        self.earlier_jobs = 0
+        """Clients' jobs up to this number are from an earlier manager's journal; what it stored of them is lost."""
+        self._warned = False
+        self.bytes = 0
+        """What all stored jobs take."""
+
+    # -- what clients say ------------------------------------------------------------------------------------
+
+    def detach(self, client: Client, message: Detach) -> None:
+        """The tasks of a job are to be stored, or this is said again."""
+        source = client.jobs.get(message.job)
+        if source is None:
+            raise UnexpectedError(f"job {message.job} is to be stored, and is not known")
+        stored = self._sources.get(source)
+        if stored is None:
+            if source.runs or source in self._readings:
+                raise UnexpectedError(f"job {message.job} is to be stored, and has tasks already")
+            if source.number <= self.earlier_jobs:  # its client has let go of what had arrived there
+                self._say(source, Code.GONE, "the manager began anew, and what it had stored of this job is lost")
+                return
+            reason = self._refusal(client, source, message)
+            if reason:
+                self._say(source, Code.UNEXPECTED, reason)
+                return
+            stored = self._begin(client, source, message)
+        if stored.over and not stored.whole:
+            self._say(source, Code.GONE, f"the stored job {stored.name!r} is over")
+        elif stored.admitted:
+            self._say_state(stored, source)
+
+    def submit(self, client: Client, source: Job, message: Submit) -> None:
+        """Tasks of a job that is to be stored."""
+        self._deliveries.require_read(client)
+        stored = self._sources.get(source)
+        if stored is None:
+            raise UnexpectedError(f"tasks of job {message.job}, which reads a stored one")
+        if stored.over:
+            return
+        count = len(message.head_sizes)
+        if not stored.admitted or message.first + count > stored.tasks:
+            raise UnexpectedError(f"tasks {message.first} to {message.first + count - 1} of a job to be stored")
+        known = stored.overlapping(message.first, message.first + count)
+        if known and not message.again:
+            raise UnexpectedError(f"tasks of job {message.job} were submitted before")
+        new = gaps(message, [(run.first, run.stop) for run in known]) if known else (message,)
+        for piece in new:
+            self._measure(stored, piece)
+            self._clientele.take(stored, piece, client.link)
+            self._took(stored, source, piece)
+        for run in known:
+            self._clientele.reattach(run, message.first, message.first + count, client.link)
+
+    def attach(self, client: Client, message: Attach) -> None:
+        """A client wants the outcomes of a stored job, or says so again."""
+        job = client.jobs.get(message.job)
+        if job is None:
+            job = self._clientele.register(client, message.job)
+            keeper = self.keepers.get(client.fingerprint)
+            stored = keeper.names.get(message.name) if keeper is not None else None
+            if stored is None:
+                self._say(job, Code.GONE, f"there is no stored job {plain(message.name)!r}")
+                self._clientele.forget(client, message.job)
+                return
+            self._readings[job] = stored.readings[job] = Reading(job, stored, message.take)
+            self.claimed[job] = None
+            self._changed(stored)
+            self._tell_gone(job, stored.gone)
+        elif job not in self._readings:
+            raise UnexpectedError(f"job {message.job} is no reader of a stored job")
+        stored = self._readings[job].stored
+        self._outbox.send(client.link, Stored(message.job, 0, "", stored.whole, stored.tasks, stored.note))
+
+    def inquire(self, client: Client, message: Inquire) -> None:
+        """A client asks how its stored jobs stand, and may want one cancelled or forgotten."""
+        keeper = self.keepers.get(client.fingerprint)
+        names = keeper.names if keeper is not None else {}
+        stored = names.get(message.name)
+        if message.deed == Deed.CANCEL and stored is not None:
+            self.cancel(stored)
+        elif message.deed == Deed.FORGET and stored is not None:
+            self._discard(stored, f"the stored job {stored.name!r} was forgotten")
+        asked = names.values() if not message.name else [names[name] for name in [message.name] if name in names]
+        rows = [row(each, self._outbox.now) for each in asked]
+        self._outbox.send(client.link, Inventory(message.question, json.dumps(rows, ensure_ascii=False)))
+
+    def cancel(self, stored: StoredJob) -> None:
+        """End what has no outcome yet; a job that is not accepted is gone with that."""
+        if not stored.whole:
+            self._discard(stored, f"the stored job {stored.name!r} was cancelled")
+            return
+        for run in list(stored.runs):
+            pieces = list(self._clientele.cancel_run(run, 0, run.count, True)) if run.unfinished else []
+            if pieces:
+                self._deliveries.settle(stored, pieces, 0, Status.CANCELLED)
+
+    # -- jobs and clients that go ----------------------------------------------------------------------------
+
+    def forgotten(self, job: Job) -> None:
+        """A client wants to hear no more of a job of its own."""
+        self.claimed.pop(job, None)
+        stored = self._sources.pop(job, None)
+        if stored is not None:
+            stored.source = None
+            if not (stored.whole or stored.over):
+                self._discard(stored, "its client gave it up")
+        reading = self._readings.pop(job, None)
+        if reading is not None:
+            del reading.stored.readings[job]
+            self._drop_copies(lambda each, _: each is reading)
+
+    def left(self, client: Client) -> None:
+        """A client's session is over."""
+        for job in [job for job in self.claimed if job.client is client]:
+            self.forgotten(job)
+
+    def expire(self, now: float) -> None:
+        """See which jobs have been kept for long enough; look again in a while, as long as there are any."""
+        self._sweeping = False
+        for stored in [stored for keeper in self.keepers.values() for stored in keeper.names.values()]:
+            if now >= stored.changed_at + stored.keep_seconds:
+                kept = f"{stored.keep_seconds:g} s"
+                self._outbox.log("info", f"stored job {stored.name} of {stored.client.name} goes: kept for {kept}")
+                self._discard(stored, f"the stored job {stored.name!r} was kept for {kept}, and went")
+        self._sweep_later()
+
+    # -- bytes -----------------------------------------------------------------------------------------------
+
+    def grown(self, flow: Flow) -> None:
+        """A chunk of an argument or an answer came, perhaps its last one."""
+        if self._limits.spool_bytes and self._relay.held_bytes - self._relay.spooled_bytes > self._limits.memory_bytes:
+            self._relay.spill(flow)
+        if flow.end < flow.size:
+            return
+        self._relay.close_source(flow)
+        owner, flow.owner = flow.owner, None
+        if isinstance(owner, Argument):
+            self._brought(owner, flow)
+        else:
+            self._results.acknowledged([owner])
+            self._deliveries.keep(owner)
+            self._tell(owner, flow)
+
+    def spool_failed(self, reason: str) -> None:
+        """The shell cannot write any more: nothing new is let in beyond what fits into memory."""
+        if self._limits.spool_bytes:
+            self._outbox.log("error", f"the spool takes no more, and memory is all that is left: {reason}")
+            self._limits = replace(self._limits, spool_bytes=0)
+
+    def warn(self) -> None:
+        """Say what a manager that is about to leave takes along."""
+        names = [name for keeper in self.keepers.values() for name in keeper.names]
+        if names:
+            some = ", ".join(names[:NAMES_SAID_MAX]) + (", ..." if len(names) > NAMES_SAID_MAX else "")
+            self._outbox.log("warning", f"stored jobs that end with this manager: {len(names)} ({some})")
+
+    def settle(self) -> None:
+        """End a turn: take what was told, see what has become whole, let in, let go, and tell on."""
+        if not self.keepers:
+            self._deliveries.kept.clear()
+            self._deliveries.read.clear()
+            return
+        kept, self._deliveries.kept = self._deliveries.kept, []
+        for delivery in kept:
+            self._answered(delivery)
+        read, self._deliveries.read = self._deliveries.read, []
+        for delivery in read:
+            self._read(delivery)
+        for stored in list(self._arriving):
+            self._accept(stored)
+        self._admit()
+        self._make_room()
+        for reading in list(self._readings.values()):
+            if reading.cursor < len(reading.stored.told):
+                self._tell_on(reading)
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        jobs = [stored for keeper in self.keepers.values() for stored in keeper.names.values()]
+        assert self.bytes == sum(stored.bytes_kept for stored in jobs)
+        for stored in jobs:
+            assert not stored.over and stored.client.jobs[stored.client_number] is stored
+            assert stored.arrived <= stored.taken <= stored.tasks
+            assert not stored.whole or (stored.arrived == stored.tasks and not stored.waiting)
+            assert set(stored.bodies) <= set(stored.told)
+            open_bytes = sum(weight(run, at, at + 1) for run in stored.runs for at in _untold(stored, run.first))
+            assert not stored.whole or stored.argument_bytes == open_bytes, stored.name
+            kept = sum(answer_weight(delivery, stored.bodies.get(delivery)) for delivery in stored.told)
+            assert stored.answer_bytes == kept, stored.name
+        assert self.claimed.keys() == self._sources.keys() | self._readings.keys()
+        for job, reading in self._readings.items():
+            assert reading.stored.readings[job] is reading and not reading.stored.over
+            assert job.client.jobs[job.client_number] is job
+        assert all(reading.job in self._readings for reading, _ in self._told.values())
+
+    def flows(self) -> Iterator[Flow]:
+        """The flows that keep arguments and answers."""
+        for keeper in self.keepers.values():
+            for stored in keeper.names.values():
+                yield from stored.bodies.values()
+                for run in stored.runs:
+                    yield from lenders(run)
+
+    @property
+    def body_bytes(self) -> int:
+        """What is here of all bodies, in memory or in files."""
+        return sum(flow.end - flow.begin for flow in self.flows())
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _refusal(self, client: Client, source: Job, message: Detach) -> str:
+        """Say why a job cannot be stored; nothing where it can."""
+        keeper, name, most = self.keepers.get(client.fingerprint), message.name, self._limits
+        if not name or plain(name, most.name_chars_max) != name:
+            return f"a stored job's name is 1 to {most.name_chars_max} printable characters, not {plain(name)!r}"
+        if source.values:
+            return "put values live with their client: a stored job cannot need any"
+        if message.size > most.bytes:
+            return f"a job of {message.size} bytes, where the manager stores {most.bytes} (--stored-memory, --spool)"
+        if keeper is None:
+            return ""
+        if name in keeper.names:
+            return f"there is a stored job {name!r} already: forget it, or take another name"
+        if len(keeper.names) >= most.identity_jobs_max:
+            return f"this certificate has {most.identity_jobs_max} stored jobs: forget some"
+        return ""
+
+    def _begin(self, client: Client, source: Job, message: Detach) -> StoredJob:
+        now, fingerprint = self._outbox.now, client.fingerprint
+        keeper = self.keepers.get(fingerprint)
+        if keeper is None:
+            keeper = Keeper(b"", fingerprint, client.name, client.address, UNBOUNDED_BYTES)
+            self.keepers[fingerprint] = keeper
+        kept = min(message.keep_seconds or self._limits.keep_seconds, self._limits.keep_seconds)
+        stored = StoredJob(
+            *(source.number, keeper, source.message, source.number, source.capability, None),
+            name=message.name,
+            note=bytes(message.note),
+            tasks=message.tasks,
+            size=message.size,
+            keep_seconds=kept,
+            source=source,
+            begun_at=now,
+            changed_at=now,
+        )
+        self._clientele.adopt(stored, source)
+        if self._outbox.journaled and not self._warned:
+            self._warned = True
+            self._outbox.log("warning", f"detached jobs, as {stored.name}, are not in the journal: they end with me")
+        keeper.names[stored.name] = stored
+        self._sources[source] = stored
+        self.claimed[source] = None
+        self._waiting[stored] = None
+        self._roomier = True
+        self._sweep_later()
+        return stored
+
+    def _sweep_later(self) -> None:
+        if self.keepers and not self._sweeping:
+            self._sweeping = True
+            self._timers.set(self._outbox.now + self._limits.sweep_seconds, Timer.STORED)
+
+    def _admit(self) -> None:
+        """Let jobs in, those of the certificate that has least here first; a large one is not overtaken for ever."""
+        while self._waiting and self._roomier:
+            stored = min(self._waiting, key=_share)
+            if self.bytes + stored.size > self._limits.bytes:
+                self._roomier = False
+                return
+            del self._waiting[stored]
+            self._arriving[stored] = None
+            stored.admitted = True
+            self._weigh(stored, arguments=stored.size)
+            if stored.source is not None:
+                self._say_state(stored, stored.source)
+
+    def _measure(self, stored: StoredJob, piece: Submit) -> None:
+        """Take no more than was announced. Raises OverrunError."""
+        stored.taken_bytes += sum(piece.head_sizes) + sum(piece.body_sizes)
+        stored.taken_bytes += TASK_OVERHEAD_BYTES * len(piece.head_sizes)
+        if stored.taken_bytes > stored.size:
+            raise OverrunError(f"{stored.taken_bytes} bytes of a job that was announced with {stored.size}")
+
+    def _took(self, stored: StoredJob, source: Job, piece: Submit) -> None:
+        """Tasks are here; those without a body, whole."""
+        first, count = piece.first, len(piece.head_sizes)
+        stored.taken += count
+        if not piece.body_sizes or not any(piece.body_sizes):
+            self._arrived(stored, source, array("I", range(first, first + count)))
+            return
+        for run in stored.overlapping(first, first + count):
+            for position, flow in run.flows.items():
+                self._bodies += 1
+                flow.number, flow.owner = self._bodies, Argument(stored, run, position)
+                self._relay.keep(flow)
+        small = array("I", (first + at for at, size in enumerate(piece.body_sizes) if not size))
+        if small:
+            self._arrived(stored, source, small)
+
+    def _brought(self, argument: Argument, flow: Flow) -> None:
+        """An argument is here whole: from now on it is lent to whoever runs the task."""
+        stored, run = argument.stored, argument.run
+        run.flows[argument.position] = self._relay.loan(flow)
+        if stored.source is not None:
+            self._arrived(stored, stored.source, array("I", [run.first + argument.position]))
+
+    def _arrived(self, stored: StoredJob, source: Job, indices: array[int]) -> None:
+        """Tell the client that nothing of these tasks is in its hands any more."""
+        stored.arrived += len(indices)
+        zeros = array("I", bytes(4 * len(indices)))
+        self._deliveries.deliver(source, [], indices, 1, bytes(len(indices)), zeros, b"")
+
+    def _accept(self, stored: StoredJob) -> None:
+        """If all of a job is here, it is accepted, and runs."""
+        blob = stored.blob
+        if blob is not None and blob.refusal:
+            self._discard(stored, blob.refusal)
+        elif stored.arrived == stored.tasks and (blob is None or blob.whole):
+            stored.whole = True
+            del self._arriving[stored]
+            self._weigh(stored, arguments=stored.taken_bytes - stored.argument_bytes)  # some was announced in vain
+            self._changed(stored)
+            self._clientele.queue_waiting(stored)
+            if stored.source is not None:
+                self._say_state(stored, stored.source)
+
+    def _answered(self, delivery: Delivery) -> None:
+        """A task of a stored job ended. Its answer's body is pulled here; only then is it told."""
+        stored = self._stored(delivery)
+        if stored is None:
+            return  # taken back, in the same turn
+        flow = delivery.flow
+        if flow is None:
+            self._tell(delivery, None)
+        elif flow.source:
+            self._bodies += 1
+            flow.number, flow.owner = self._bodies, delivery
+            self._relay.keep(flow)
+
+    def _stored(self, delivery: Delivery) -> StoredJob | None:
+        """Return the stored job that an outcome belongs to, while it is kept."""
+        run = delivery.pieces[0][0]
+        stored = run.job
+        assert isinstance(stored, StoredJob)
+        known = stored.client.unread.get(delivery.outcome.sequence) is delivery
+        return stored if known and not stored.over else None
+
+    def _tell(self, delivery: Delivery, body: Flow | None) -> None:
+        """An outcome is here whole: it is kept, and told to whoever reads."""
+        stored = self._stored(delivery)
+        if stored is None:
+            return
+        if body is not None:
+            stored.bodies[delivery] = body
+        stored.told.append(delivery)
+        released = sum(weight(*piece) for piece in delivery.pieces)
+        self._weigh(stored, arguments=-released, answers=answer_weight(delivery, body))
+        self._changed(stored)
+
+    def _tell_on(self, reading: Reading) -> None:
+        """Tell a reader what it has not heard, as far as its credit goes."""
+        stored, job = reading.stored, reading.job
+        client = job.client
+        while client.link and client not in self._deliveries.full and reading.cursor < len(stored.told):
+            delivery = stored.told[reading.cursor]
+            reading.cursor += 1
+            body, outcome = stored.bodies.get(delivery), delivery.outcome
+            copy = self._deliveries.deliver(
+                *(job, [], outcome.indices, outcome.attempt, outcome.statuses, outcome.head_sizes, outcome.heads),
+                body_bytes=body.size if body is not None else 0,
+                flow=self._relay.loan(body) if body is not None else None,
+            )
+            self._told[copy] = reading, delivery
+
+    def _tell_gone(self, job: Job, gone: Column) -> None:
+        """Say of outcomes that were fetched before, and let go, that they are not here."""
+        text = b"its answer was fetched before, and let go to make room"
+        for start in range(0, len(gone), BATCH_TASKS_MAX // 4):  # with their texts they fit a frame
+            indices = gone[start : start + BATCH_TASKS_MAX // 4]
+            count = len(indices)
+            sizes = array("I", [len(text)]) * count
+            statuses = bytes((Status.UNRUNNABLE,)) * count
+            self._deliveries.deliver(job, [], indices, 0, statuses, sizes, text * count)
+
+    def _read(self, delivery: Delivery) -> None:
+        """A reader has an outcome."""
+        reading, origin = self._told.pop(delivery, (None, None))
+        if reading is None or origin is None:
+            return
+        self._changed(reading.stored)
+        if reading.take and self._stored(origin) is not None:
+            reading.stored.fetched[origin] = None
+
+    def _make_room(self) -> None:
+        """Where the store is full, let go of what was fetched, and hold up the jobs that have outgrown their place."""
+        if self.bytes > self._limits.bytes:
+            for keeper in self.keepers.values():
+                for stored in keeper.names.values():
+                    while stored.fetched and self.bytes > self._limits.bytes:
+                        self._let_go(stored, next(iter(stored.fetched)))
+        elif not self._stopped:
+            return
+        for keeper in self.keepers.values():
+            if self.bytes > self._limits.bytes and keeper.grown:
+                self._stopped.add(keeper)
+                self._deliveries.full.add(keeper)
+            else:
+                self._stopped.discard(keeper)
+                self._deliveries.full.discard(keeper)
+
+    def _let_go(self, stored: StoredJob, delivery: Delivery) -> None:
+        """An outcome goes before its job does."""
+        del stored.fetched[delivery]
+        place = stored.told.index(delivery)
+        del stored.told[place]
+        indices = delivery.outcome.indices
+        stored.gone.extend(indices)
+        missed = self._drop_copies(lambda _, origin: origin is delivery)
+        for reading in stored.readings.values():
+            if place < reading.cursor:
+                reading.cursor -= 1
+            else:
+                missed.append(reading)
+        for reading in missed:
+            self._tell_gone(reading.job, indices)
+        body = stored.bodies.pop(delivery, None)
+        if body is not None:
+            self._relay.end(body)
+        self._weigh(stored, answers=-answer_weight(delivery, body))
+        self._deliveries.acknowledge(stored.client, delivery.outcome.sequence)
+
+    def _drop_copies(self, which: Callable[[Reading, Delivery], bool]) -> list[Reading]:
+        """Break off what readers were told and have not acknowledged. Returns who was told."""
+        copies = [(copy, reading) for copy, (reading, origin) in self._told.items() if which(reading, origin)]
+        for copy, reading in copies:
+            del self._told[copy]
+            if copy.flow is not None and not copy.flow.forwarded:
+                self._relay.abort(copy.flow, Code.GONE, "this answer was let go")
+            self._deliveries.acknowledge(reading.job.client, copy.outcome.sequence)
+        return [reading for _, reading in copies]
+
+    def _discard(self, stored: StoredJob, reason: str) -> None:
+        """A stored job is over, and with it all that is kept of it."""
+        stored.over = True
+        keeper = stored.client
+        assert isinstance(keeper, Keeper)
+        del keeper.names[stored.name]
+        self._waiting.pop(stored, None)
+        self._arriving.pop(stored, None)
+        if stored.source is not None:
+            self._say(stored.source, Code.GONE, reason)
+        self._drop_copies(lambda reading, _: reading.stored is stored)
+        for job in stored.readings:
+            del self._readings[job]
+            self.claimed.pop(job, None)
+            self._say(job, Code.GONE, reason)
+            self._clientele.forget(job.client, job.client_number)
+        self._weigh(stored, arguments=-stored.argument_bytes, answers=-stored.answer_bytes)
+        self._clientele.end(stored)
+        for body in stored.bodies.values():
+            self._relay.end(body)
+        if not keeper.names:
+            del self.keepers[keeper.fingerprint]
+            self._scheduler.remove_client(keeper)
+            self._deliveries.full.discard(keeper)
+            self._stopped.discard(keeper)
+
+    def _weigh(self, stored: StoredJob, *, arguments: int = 0, answers: int = 0) -> None:
+        stored.argument_bytes += arguments
+        stored.answer_bytes += answers
+        self.bytes += arguments + answers
+        self._roomier = self._roomier or arguments + answers < 0
+
+    def _changed(self, stored: StoredJob) -> None:
+        stored.changed_at = self._outbox.now
+
+    def _say_state(self, stored: StoredJob, source: Job) -> None:
+        self._send(source, Stored(source.client_number, 0, "", stored.whole, stored.tasks))
+
+    def _say(self, job: Job, code: Code, reason: str) -> None:
+        self._send(job, Stored(job.client_number, code, reason, False, 0))
+
+    def _send(self, job: Job, message: Stored) -> None:
+        if job.client.link:
+            self._outbox.send(job.client.link, message)
+
+
+def _share(stored: StoredJob) -> int:
+    keeper = stored.client
+    assert isinstance(keeper, Keeper)
+    return keeper.stored_bytes
+
+
+def _untold(stored: StoredJob, first: int) -> Iterator[int]:
+    """Yield the positions of a run whose outcomes are not told yet."""
+    run = stored.find(first)
+    assert run is not None
+    told = {index for each in stored.told for index in each.outcome.indices} | set(stored.gone)
+    return (at for at in range(run.count) if first + at not in told)

@@ -1,0 +1,179 @@
+"""The records of stored jobs, which outlive the client that made them. No decisions, and no messages sent.
+
+A stored job is a `Job` like any other, but its client is a `Keeper`: one a certificate, without a link, never
+absent. So the scheduler, leases and results need not know of it. What else there is to know of one stands here::
+
+    a client's job ── DETACH ─▶ StoredJob, its tasks and their arguments ── run ──▶ told, bodies ──▶ Reading (ATTACH)
+     (the source)                └── names ── Keeper(fingerprint)                                     a client's job
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from starcore.manager.flows import Flow
+from starcore.manager.state import TASK_OVERHEAD_BYTES, Client, Delivery, Job, Run
+from starcore.messages import Buffer, Column
+from starcore.texts import NAME_CHARS_MAX, plain
+
+SWEEP_SECONDS_MAX = 60.0
+UNBOUNDED_BYTES = 1 << 62
+"""A keeper's unread answers are counted by the store, with the arguments; not by the credit of a client."""
+
+
+@dataclass(slots=True)
+class StoreLimits:
+    """Every limit of stored jobs, with its unit last."""
+
+    memory_bytes: int = 1 << 30
+    """Arguments and answers that are kept in memory; what is beyond goes to the spool."""
+    spool_bytes: int = 0
+    """Arguments and answers that may lie in files; 0: there is no spool."""
+    keep_seconds: float = 7 * 86400.0
+    """How long a job is kept at most after its last change: a task that ended, somebody who asked for its answers."""
+    identity_jobs_max: int = 256
+    """Stored jobs of one certificate."""
+    name_chars_max: int = 100
+
+    @property
+    def sweep_seconds(self) -> float:
+        """How often it is looked for jobs that were kept for too long."""
+        return min(SWEEP_SECONDS_MAX, self.keep_seconds / 10)
+
+    @property
+    def bytes(self) -> int:
+        """What all stored jobs may come to."""
+        return self.memory_bytes + self.spool_bytes
+
+
+@dataclass(slots=True, eq=False)
+class Keeper(Client):
+    """The stored jobs of one certificate, as a client that has no link and never leaves."""
+
+    names: dict[str, StoredJob] = field(default_factory=dict)
+
+    @property
+    def stored_bytes(self) -> int:
+        """What its jobs take of the store."""
+        return sum(stored.bytes_kept for stored in self.names.values())
+
+    @property
+    def grown(self) -> bool:
+        """Whether its jobs take more than they were let in with: their answers are larger than their arguments."""
+        return self.stored_bytes > sum(stored.size for stored in self.names.values() if stored.admitted)
+
+
+@dataclass(slots=True, eq=False)
+class StoredJob(Job):
+    """A job whose tasks, arguments and answers are the manager's."""
+
+    journaled: bool = False
+    name: str = ""
+    note: Buffer = b""
+    """Its client's own, opaque: how the answers are put together."""
+    tasks: int = 0
+    size: int = 0
+    """Bytes that it was announced with: heads, bodies, and TASK_OVERHEAD_BYTES a task."""
+    keep_seconds: float = 0.0
+    source: Job | None = None
+    """The job of the client that brings it; it may send again what it has no word of."""
+    admitted: bool = False
+    """The store has room for it; until then nothing is sent."""
+    taken: int = 0
+    """Tasks that are here, perhaps without all bytes of their arguments."""
+    taken_bytes: int = 0
+    """What they come to, as `size` counts."""
+    arrived: int = 0
+    """Tasks whose bytes are here."""
+    whole: bool = False
+    """All tasks are here, and the function: the job is accepted, and only now it runs."""
+    over: bool = False
+    begun_at: float = 0.0
+    changed_at: float = 0.0
+    argument_bytes: int = 0
+    """What is kept, or kept free, for tasks that have no outcome yet."""
+    answer_bytes: int = 0
+    told: list[Delivery] = field(default_factory=list)
+    """The outcomes that are here whole, in their order; their bodies stand in `bodies`."""
+    bodies: dict[Delivery, Flow] = field(default_factory=dict)
+    readings: dict[Job, Reading] = field(default_factory=dict)
+    fetched: dict[Delivery, None] = field(default_factory=dict)
+    """Outcomes that a taking reader has: they go when room is needed."""
+    gone: Column = field(default_factory=lambda: array("I"))
+    """Tasks whose outcomes went so."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether its tasks may run."""
+        return self.whole
+
+    @property
+    def bytes_kept(self) -> int:
+        """What it takes of the store."""
+        return self.argument_bytes + self.answer_bytes
+
+    @property
+    def ended(self) -> int:
+        """How many tasks have an outcome."""
+        return self.done + self.failed + self.cancelled
+
+
+@dataclass(slots=True, eq=False)
+class Reading:
+    """A client's job that tells the outcomes of a stored one."""
+
+    job: Job
+    stored: StoredJob
+    take: bool
+    cursor: int = 0
+    """Of the outcomes told, how many it was sent."""
+
+
+@dataclass(slots=True, eq=False)
+class Argument:
+    """What a flow from a detaching client brings."""
+
+    stored: StoredJob
+    run: Run
+    position: int
+
+
+def weight(run: Run, start: int, stop: int) -> int:
+    """Return what tasks of a run take of the store until they have an outcome."""
+    bodies = sum(run.body_sizes[start:stop]) if run.body_sizes else 0
+    return sum(run.head_sizes[start:stop]) + TASK_OVERHEAD_BYTES * (stop - start) + bodies
+
+
+def answer_weight(delivery: Delivery, body: Flow | None) -> int:
+    """Return what an outcome takes of the store."""
+    outcome = delivery.outcome
+    size = body.size if body is not None else 0
+    return len(outcome.heads) + TASK_OVERHEAD_BYTES * len(outcome.indices) + size
+
+
+def row(stored: StoredJob, now: float) -> dict[str, Any]:
+    """Describe a stored job for those who ask."""
+    return {
+        "name": stored.name,
+        "function": plain(stored.message.function, NAME_CHARS_MAX),
+        "tasks": stored.tasks,
+        "accepted": stored.whole,
+        "arrived": stored.arrived,
+        "queued": stored.tasks - stored.leased - stored.ended,
+        "running": stored.leased,
+        "done": stored.done,
+        "failed": stored.failed,
+        "cancelled": stored.cancelled,
+        "fetched": len(stored.fetched) + len(stored.gone),
+        "bytes": stored.bytes_kept,
+        "age_seconds": round(now - stored.begun_at, 3),
+        "expires_in_seconds": round(stored.changed_at + stored.keep_seconds - now, 3),
+    }
+
+
+def lenders(run: Run) -> Iterator[Flow]:
+    """Yield the flows that keep arguments which are lent to workers."""
+    return (flow.lender for flow in run.flows.values() if flow.lender is not None)
