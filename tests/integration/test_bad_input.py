@@ -108,7 +108,7 @@ def call(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("nonsense", ["no command 'nonsense'", "manager, worker, certs, status"]),
+        ("nonsense", ["no command 'nonsense'", "manager, worker, certs, jobs, status"]),
         ("manager --port 99999", ["'99999' is not a port", "--help"]),
         ("manager --port http", ["'http' is not a port"]),
         ("manager --port 8443 --client-port 8443", ["both 8443"]),
