@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, as_completed
 from itertools import islice
@@ -102,9 +103,9 @@ class Keeping:
         job.status()
         return job
 
+    @abstractmethod
     def _job_of(self, fn: Any) -> tuple[Job, bytes]:
         """Make the record of a function's job, and its blob."""
-        raise NotImplementedError
 
 
 class Detached:
