@@ -285,9 +285,6 @@ class WorkerCore:
         entry = self._library.jobs.get(message.job)
         if entry is None:
             raise UnexpectedError(f"leases for job {message.job}, which was not announced")
-        if entry.starved:
-            entry.starved = False
-            self._send(Want(entry.job.digest))
         for run in runs_of(message):
             if self._departure.leaving:
                 self._send(Retracted(array("Q", run.leases)))
@@ -299,7 +296,7 @@ class WorkerCore:
     def _take(self, run: Run) -> None:
         """A run has all that it shares with others: ask for its argument, if it has one."""
         if not run.body_bytes:
-            self._inbox.add(run)
+            self._add(run)
             return
         self._inbox.arriving[run.lease] = run
         self._receiving.open(run.lease, run.attempt, run.body_bytes)
@@ -333,7 +330,15 @@ class WorkerCore:
         taken = self._receiving.take(key, event.attempt, event.offset, event.length)
         if taken and self._receiving.complete(key):
             self._receiving.close(key)
-            self._inbox.add(self._inbox.arriving.pop(key))
+            self._add(self._inbox.arriving.pop(key))
+
+    def _add(self, run: Run) -> None:
+        """A run is here whole. Where its function found no memory, the run asks for it again."""
+        self._inbox.add(run)
+        entry = self._library.jobs[run.job]
+        if entry.starved:
+            entry.starved = False
+            self._send(Want(entry.job.digest))
 
     def _on_abort(self, message: Abort) -> None:
         if message.stream & BLOB_STREAM:

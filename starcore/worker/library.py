@@ -27,7 +27,7 @@ class Entry:
     mean_seconds: float | None = None
     waiting: list[Run] = field(default_factory=list)
     starved: bool = False
-    """Its blob came and found no memory: the next task asks for it again."""
+    """Its blob came and found no memory: the next task that waits for it asks again."""
     names: tuple[bytes, ...] = ()
     """Of the values that its tasks need."""
     parked: list[Run] = field(default_factory=list)

@@ -264,7 +264,8 @@ def require_no_vigil(core: ManagerCore, limits: Limits, now: float) -> None:
         for leased in worker.leases:
             flow, client = leased.run.flows.get(leased.start), leased.run.job.client
             lacks = not all(Values.has(worker, value) for value in leased.run.job.values)
-            waits = (lacks or (flow is not None and flow.end < flow.size)) and Mark.HELD in leased.marks
+            held = any(leased.marks[at] == Mark.HELD and at not in leased.unwanted for at in leased.live())
+            waits = (lacks or (flow is not None and flow.end < flow.size)) and held
             since = max(client.left_at, leased.at) + limits.argument_grace_seconds + VIGIL_SLACK_SECONDS
             if waits and not client.link and now > since:
                 raise Violation(f"I10: worker {worker.name} waits for bytes of {client.name}, who is away")

@@ -200,6 +200,22 @@ def test_a_function_without_memory_fails_its_tasks_and_is_asked_for_again_by_lat
     desk.quiet()
 
 
+def test_a_function_without_memory_is_asked_for_again_by_a_task_whose_argument_was_on_its_way() -> None:
+    desk = Desk()
+    digest = b"d" * 32
+    desk.receive(Blob(digest, BLOB_STREAM | 1, MIB))
+    desk.receive(Job(1, FunctionKind.SHIPPED, digest, "fn"))
+    desk.assign(1, lease=10, bodies=[MIB])
+    assert desk.take(Allocate).key == BLOB_STREAM | 1
+    desk.feed(Allocated(desk.take(Allocate).key))
+    desk.said(Grant)
+    desk.feed(Allocated(BLOB_STREAM | 1, "Cannot allocate memory"))
+    desk.quiet()
+    desk.body(10, MIB)
+    assert desk.said(Want).digest == digest
+    desk.quiet()
+
+
 def test_a_timeout_outlives_its_forgotten_job() -> None:
     """A cancelled task that may run on is the last of its job; nobody else would ever end it."""
     desk = Desk()
