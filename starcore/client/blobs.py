@@ -122,6 +122,8 @@ class Blobs:
         entry = self._functions.get(digest) or self._values.get(digest)
         if entry is None or (entry.told and not again):
             return
+        if isinstance(entry, _Function) and self._comes(digest, len(entry.blob)):
+            return  # the manager asked before it heard of this stream: an end of it would make it ask once more
         entry.told = True
         self._withdraw(digest, "it is announced anew")
         self._number += 1
@@ -148,6 +150,11 @@ class Blobs:
         if value is not None:
             return value.source.read(offset, length)
         return memoryview(self._functions[digest].blob)[offset : offset + length]
+
+    def _comes(self, digest: bytes, size: int) -> bool:
+        """Whether a stream is open that will bring all of these bytes."""
+        streams = (stream for stream, used in self._streams.items() if used == digest)
+        return any(stream in self._sending and self._sending.position(stream) < size for stream in streams)
 
     def _withdraw(self, digest: bytes, reason: str) -> None:
         """End the streams of these bytes."""

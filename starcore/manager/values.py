@@ -106,9 +106,12 @@ class Values:
                 self._offer(worker, value)
 
     def wanted(self, worker: Worker, name: bytes) -> None:
-        """A worker lacks a value that it had, or was offered: offer it once more."""
+        """A worker lacks a value that it had, or was offered: offer it once more.
+
+        Not where FORGET crossed the question: the worker would keep what no job of its own ever lets go.
+        """
         value = self._values.get(name)
-        if value is not None and value.size >= 0:
+        if value is not None and value.size >= 0 and any(job.number in worker.jobs for job in value.jobs):
             if name in worker.values:
                 self._retire(worker, name)
             self._offer(worker, value)

@@ -73,13 +73,26 @@ def test_what_is_wanted_and_not_there_is_not_said() -> None:
     assert len(shelf.said()) == 2
 
 
-def test_function_that_is_wanted_again_and_again_has_one_stream() -> None:
-    outbox = Outbox(uplink())
-    blobs = Blobs(outbox)
-    sending = Sending()
-    blobs.open_link(sending)
-    blobs.use(b"d" * 32, bytes(HEAD_BYTES_MAX + 1))
+def test_function_that_comes_is_not_announced_anew_for_a_question_that_crossed_it() -> None:
+    """Each end of a stream was one more question of the manager's: the two never came to an end."""
+    shelf = Shelf()
     for _ in range(20):
-        blobs.tell(b"d" * 32, again=True)
-    assert len(sending) == 1
-    blobs.check([b"d" * 32])
+        shelf.blobs.tell(LARGE, again=True)
+    assert [message.stream for message in shelf.said()] == [BLOB_STREAM | 1]
+    assert len(shelf.sending) == 1
+    shelf.sending.close(BLOB_STREAM | 1)  # the manager ended it
+    shelf.blobs.aborted(BLOB_STREAM | 1)
+    shelf.blobs.tell(LARGE, again=True)
+    assert [message.stream for message in shelf.said()] == [BLOB_STREAM | 2]
+
+
+def test_function_that_was_sent_whole_is_announced_anew() -> None:
+    shelf = Shelf()
+    shelf.blobs.tell(LARGE)
+    shelf.sending.grant(Grant(BLOB_STREAM | 1, 1, 0, HEAD_BYTES_MAX + 4))
+    while shelf.sending.next():
+        pass
+    shelf.said()
+    shelf.blobs.tell(LARGE, again=True)
+    assert [type(message) for message in shelf.said()] == [Abort, Blob]
+    shelf.blobs.check([SMALL, LARGE])

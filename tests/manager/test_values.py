@@ -267,3 +267,19 @@ def test_suspect_that_needs_a_value_waits_for_its_client():
     worker.finish(worker.leased(count=1))  # the suspect keeps no worker from others
     client.connect()
     worker.leased(count=1, attempt=3)
+
+
+def test_worker_that_asks_for_what_only_others_need_gets_nothing():
+    """Its question crossed the FORGET of its job: it would keep what nothing ever takes from it."""
+    star = Star()
+    client, job, (worker,) = begin(star)
+    offered(star, worker)
+    client.job(shares=NAME)
+    client.cancel(job, [0], kill=True)
+    client.ack(star.take(Outcome, client))
+    client.say(Forget(job.number))
+    worker.retracted(kill=True)
+    star.take(Forget, worker)
+    star.actions.clear()
+    worker.say(Want(NAME))
+    star.quiet()
