@@ -129,6 +129,8 @@ class End:
         self.other = other
         self.open = False
         self.over = False
+        self.deaf = False
+        """A message was lost: what is behind it cannot come either, though the kernel may have it by now."""
         self.blocked = False
         self.told_blocked = False
         self.pumping = False
@@ -164,10 +166,11 @@ class End:
             self.broken(frames)
             return
         for frame in frames:
-            if self.over:
+            if self.over or self.deaf:
                 return
             sprung = self.connection.springs(self, frame[2])
             if sprung is Spring.BEFORE:
+                self.deaf = True
                 return
             kind, meta_bytes = frame[2], int.from_bytes(frame[4:8], "little")
             view = memoryview(frame)
@@ -178,13 +181,13 @@ class End:
 
     def begin_chunk(self, state: list[Any], chunk: tuple[int, int, int, int, Any]) -> None:
         """A chunk's first byte is here."""
-        if not self.over:
+        if not self.over and not self.deaf:
             stream, attempt, offset, length, _ = chunk
             state.append(self.driver._shell.destination(self.link, stream, attempt, offset, length))
 
     def end_chunk(self, state: list[Any], chunk: tuple[int, int, int, int, Any]) -> None:
         """A chunk is here whole."""
-        if self.over or not state:
+        if self.over or self.deaf or not state:
             return
         stream, attempt, offset, length, payload = chunk
         token = self.driver._shell.landed(state[0], offset, length, payload)
