@@ -35,6 +35,8 @@ LIVENESS_SECONDS = 240.0
 """Everything has to be done this long after the last fault."""
 SETTLE_SECONDS = 10.0
 """After which no silence is unnoticed; beyond the grace, no session that is gone is remembered either."""
+START_SECONDS = 2.0
+"""In which all workers and clients begin."""
 BUDGET_SECONDS = 0.25
 LONG, LONG_SECONDS = 0.02, (40.0, 150.0)
 """How many of the worlds have faults for longer than most, and for how long."""
@@ -103,9 +105,9 @@ class SimStar:
         world, rng = self.world, self.world.rng
         self.start_manager()
         for options in self._options:
-            world.later(world.skewed(0.001, 2.0), self._start_worker, options)
+            world.later(world.skewed(0.001, START_SECONDS), self._start_worker, options)
         for _ in range(rng.randint(1, 3 if self._large else 2)):
-            world.later(world.skewed(0.001, 2.0), self._start_client)
+            world.later(world.skewed(0.001, START_SECONDS), self._start_client)
         world.later(BUDGET_SECONDS, self._look)
         Faults(self, self._fault_seconds)
         world.run(self._fault_seconds)
@@ -235,7 +237,8 @@ class SimStar:
             self.world.later(1.0, self._give_up)
 
     def _finished(self) -> bool:
-        return not self.truth.unfinished()
+        begun = self.world.now >= max(START_SECONDS, self._work.until)
+        return begun and not self.truth.unfinished()
 
     def _drain(self) -> None:
         """All is done: let the last words pass, and look what is left."""

@@ -41,6 +41,8 @@ class Workload:
         self._functions = count(1)
         self._shipped: list[Calls] = []
         """Functions that another client may have as well."""
+        self.until = 0.0
+        """When the last of what is planned will have been asked for."""
 
     def begin(self, client: ClientProcess) -> None:
         """Plan everything that this client will ask for."""
@@ -50,6 +52,7 @@ class Workload:
             self._share(client, functions)
         for _ in range(rng.randint(2, 7)):
             when = world.now + self._seconds * rng.random() ** 2
+            self.until = max(self.until, when)
             world.at(when, self._burst, client, rng.choice(functions))
         for _ in range(rng.randint(0, 6)):
             world.at(world.now + self._seconds * rng.random(), self._cancel, client)
