@@ -100,7 +100,9 @@ class Memory:
         if not failed:
             return True
         self._used -= self._held.pop(key)
-        if not key & BLOB_STREAM and (self._answers or any(not held & BLOB_STREAM for held in self._held)):
+        if not self.busy:
+            self._short = False  # nothing comes back that those who wait could wait for
+        elif not key & BLOB_STREAM:
             self._short = True  # the machine has less than we thought: wait for our own to come back
             self._demands.appendleft(demand)
             return False

@@ -92,6 +92,16 @@ def test_an_allocation_that_fails_beside_nothing_but_functions_has_failed() -> N
     assert found.keys() == {BLOB_STREAM | 1}
 
 
+def test_the_last_of_several_that_fail_together_lets_the_others_try() -> None:
+    found = memory(MIB, MIB)
+    assert admitted(found) == [1, 2]
+    assert not found.allocated(2, failed=True), "for the first may come back"
+    assert found.allocated(1, failed=True)
+    assert admitted(found) == [2]
+    assert found.allocated(2, failed=True)
+    assert found.keys() == set()
+
+
 def test_an_allocation_that_nobody_waits_for_any_more_is_passed_over() -> None:
     found = memory(MIB, MIB)
     admitted(found)
