@@ -152,6 +152,8 @@ class Custody:
             if self._uplink.up and key in self._receiving:
                 self._grant(key)
             return True
+        if self._uplink.up and key in self._receiving:  # else the manager takes it to be on its way for ever
+            self._send(Abort(key, ATTEMPT, Code.GONE, f"no memory for it: {event.reason}"))
         self._receiving.close(key)
         value = self._values.get(key)
         runs = self._library.lose(key) if value is None else self._values.refuse(value)

@@ -195,6 +195,8 @@ def test_a_function_without_memory_fails_its_tasks_and_is_asked_for_again_by_lat
     desk.take(Allocate)
     desk.feed(Allocated(BLOB_STREAM | 1, "Cannot allocate memory"))
     assert bytes(desk.result([10, 11], Status.UNRUNNABLE).heads).count(b"no memory for its function") == 2
+    abort = desk.said(Abort)  # or the manager takes it to be on its way for ever
+    assert (abort.stream, abort.attempt, abort.code) == (BLOB_STREAM | 1, 1, Code.GONE)
     desk.assign(1, lease=12)
     assert desk.said(Want).digest == digest
     desk.quiet()
@@ -210,6 +212,7 @@ def test_a_function_without_memory_is_asked_for_again_by_a_task_whose_argument_w
     desk.feed(Allocated(desk.take(Allocate).key))
     desk.said(Grant)
     desk.feed(Allocated(BLOB_STREAM | 1, "Cannot allocate memory"))
+    assert desk.said(Abort).code == Code.GONE
     desk.quiet()
     desk.body(10, MIB)
     assert desk.said(Want).digest == digest

@@ -148,6 +148,8 @@ def test_value_without_memory_fails_its_tasks_and_is_asked_for_again_by_later_on
     desk.take(Allocate)
     desk.feed(Allocated(KEY, "Cannot allocate memory"))
     assert b"no memory for its put values: Cannot" in bytes(desk.result([10], Status.UNRUNNABLE).heads)
+    abort = desk.said(Abort)
+    assert (abort.stream, abort.attempt, abort.code) == (KEY, 1, Code.GONE)
     desk.assign(1, lease=11)
     assert desk.said(Want).digest == NAME
 
