@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -130,6 +131,7 @@ class Batches:
         self._buffersize = buffersize
         self._slots = slots
         self._lock = threading.RLock()
+        self._landing = threading.Condition(self._lock)
         self._batches: deque[tuple[Future[Any], int]] = deque()
         self._in_flight = 0
         self._size = 1
@@ -153,14 +155,8 @@ class Batches:
     def _in_order(self, deadline: float | None) -> Iterator[Any]:
         try:
             yield None  # taken at once: a generator that has begun is closed with its calls, one that has not is not
-            while True:
-                if self._buffersize is not None:
-                    self.fill()
-                with self._lock:
-                    if not self._batches:
-                        break
-                    future, count = self._batches.popleft()
-                yield from self._answers(future, count, deadline)
+            while (batch := self._next(deadline)) is not None:
+                yield from self._answers(*batch, deadline)
             if self._error is not None:
                 raise self._error
         except KeyboardInterrupt:
@@ -169,12 +165,29 @@ class Batches:
         finally:
             self.close()
 
+    def _next(self, deadline: float | None) -> tuple[Future[Any], int] | None:
+        """Return the next batch, or None where no further one comes.
+
+        That none is here does not say so: an answer wakes who waits for it before it calls those who send the next.
+        """
+        with self._lock:
+            while True:
+                if self._buffersize is not None:
+                    self.fill()
+                if self._batches:
+                    return self._batches.popleft()
+                if self._closed or self._exhausted or self._error is not None:
+                    return None
+                if not self._landing.wait(None if deadline is None else deadline - time.monotonic()):
+                    raise FutureTimeoutError
+
     def close(self, *, kill: bool = False) -> None:
         """Cancel what has not been asked for any more; with `kill` also what runs."""
         with self._lock:
             self._closed = True
             rest = list(self._batches)
             self._batches.clear()
+            self._landing.notify_all()
         for future, _ in rest:
             if kill and isinstance(future, TaskFuture):
                 future.kill()
@@ -224,6 +237,7 @@ class Batches:
                 self._measure()
             if self._buffersize is None:
                 self.fill()
+            self._landing.notify_all()
 
     def _measure(self) -> None:
         slots = max(1, self._slots())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import tracemalloc
 import weakref
@@ -52,6 +53,45 @@ def test_results_come_in_order_and_all_of_them_without_anybody_iterating() -> No
     while star.batches:
         star.answer()
     assert list(batches.results(None)) == [-number for number in range(500)]
+
+
+class Late(Future[Any]):
+    """A future whose waiters run well before its callbacks, as any thread may be late."""
+
+    def _invoke_callbacks(self) -> None:
+        threading.Timer(0.02, super()._invoke_callbacks).start()  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("buffersize", [None, 40])
+def test_results_do_not_end_where_those_who_send_the_next_batch_are_late(
+    monkeypatch: pytest.MonkeyPatch, buffersize: int | None
+) -> None:
+    """Whoever iterated had all answers so far, found no further batch, and took it for the end: 114 of 209."""
+    monkeypatch.setitem(Star.send.__globals__, "Future", Late)
+    star = Star()
+    batches = star.batches_of(range(200), chunksize=7, buffersize=buffersize)
+
+    def answer_all() -> None:
+        ended = time.monotonic() + 20
+        while star.batches or (sum(star.sizes) < 200 and time.monotonic() < ended):
+            if star.batches:
+                star.answer()
+
+    answering = threading.Thread(target=answer_all)
+    answering.start()
+    assert list(batches.results(None)) == [-number for number in range(200)]
+    answering.join()
+
+
+def test_waiting_for_the_next_batch_ends_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(Star.send.__globals__, "Future", Late)
+    monkeypatch.setattr(Late, "_invoke_callbacks", lambda self: None)
+    star = Star()
+    results = star.batches_of(range(200), chunksize=7).results(time.monotonic() + 0.2)
+    while star.batches:
+        star.answer()
+    with pytest.raises(FutureTimeoutError):
+        list(results)
 
 
 def test_batches_grow_from_one_where_calls_are_quick_and_shrink_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
