@@ -131,6 +131,11 @@ class SlotProcess:
         """The process's number."""
         return self._popen.pid
 
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended, told or not: of what its board says to run, nothing does any more."""
+        return not self.alive or os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def send(self, record: Record, descriptor: int | None = None, *, hurry: bool = True) -> None:
         """Send a record, without `hurry` with the next one; one that finds the process gone is lost with it."""
         if self.alive:
@@ -186,7 +191,7 @@ class SlotProcess:
 
     def _poll(self) -> None:
         if self.alive:
-            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            if self.gone:
                 self._exited()
             else:
                 self._loop.call_later(POLL_SECONDS, self._poll)

@@ -397,7 +397,7 @@ class Supervisor:
         self._loop.call_later(SETTLE_SECONDS, self._inspect, process, action.batch)
 
     def _inspect(self, process: SlotProcess, recalled: int) -> None:
-        if process.alive and self._processes.get(process.number) is process:
+        if not process.gone and self._processes.get(process.number) is process:
             batch, started, running, since = process.board.read()
             self._feed(Inspected(process.number, batch, started, running, since, recalled))
 

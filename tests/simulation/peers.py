@@ -328,7 +328,7 @@ class WorkerProcess(Process):
         self.world.later(SETTLE_SECONDS, self.post, self._inspect, slot, action.batch)
 
     def _inspect(self, slot: SimSlot, recalled: int) -> None:
-        if not slot.reported and self.slots.get(slot.number) is slot and self.exit_code is None:
+        if slot.alive and self.slots.get(slot.number) is slot and self.exit_code is None:
             batch, started, running, since = slot.read()
             event = orders.Inspected(slot.number, batch, started, running, since, recalled)
             self.driver.feed(event, f"{slot.number} {batch} {started} {running} {recalled}")
@@ -352,7 +352,6 @@ class WorkerProcess(Process):
 
     def ended(self, slot: SimSlot, cause: str) -> None:
         """Pass on that a slot's process is gone."""
-        slot.reported = True
         if self.exit_code is not None:
             return
         if self.slots.get(slot.number) is slot:

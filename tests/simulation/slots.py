@@ -81,8 +81,6 @@ class SimSlot:
         self.world = world
         self.number = number
         self.alive = True
-        self.reported = False
-        """Whether the supervisor knows of its death."""
         self.jobs: dict[int, bool] = {}
         self.functions: dict[bytes, None] = {}
         self.values: dict[bytes, None] = {}

@@ -78,6 +78,25 @@ def test_a_death_is_told_by_its_signal_and_the_board_outlives_it() -> None:
     run(test)
 
 
+def test_a_process_that_has_ended_is_gone_before_anybody_is_told() -> None:
+    async def test() -> None:
+        async with started() as (process, heard):
+            order(process, time.sleep, 60)
+            while not process.board.read()[2]:
+                await asyncio.sleep(0)
+            assert not process.gone
+            os.kill(process.pid, signal.SIGSEGV)
+            deadline = time.monotonic() + 20
+            while not process.gone:  # without the loop, as in a supervisor that was stopped meanwhile
+                assert time.monotonic() < deadline
+            assert process.board.read()[2]
+            assert process.alive
+            assert await asyncio.wait_for(heard.end, 20) == "SIGSEGV"
+            assert process.gone
+
+    run(test)
+
+
 def test_the_end_of_what_a_slot_said_is_told_with_it() -> None:
     async def test() -> None:
         async with started() as (process, heard):

@@ -22,6 +22,7 @@ from starcore import certificates, settings, tls
 from starcore.errors import ArgumentValueError, CredentialsError, SetupError, UnreachableError
 from starcore.messages import Role
 from starcore.worker.channel import NOWHERE, Done
+from starcore.worker.orders import Inspected
 from starcore.worker.runs import Run
 from starcore.worker.supervisor import Supervisor, Worker, WorkerOptions, _numpy_version, run_worker
 
@@ -96,6 +97,26 @@ def test_a_batch_that_was_recalled_half_way_is_forgotten_when_the_next_one_answe
 
     asyncio.run(test())
     assert runs == {}
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_board_counts_only_while_its_process_lives(join: Path, closed_port: int, gone: bool) -> None:
+    """The supervisor was stopped, and its slot crashed meanwhile: what seems to run is not late, it crashed."""
+    board = SimpleNamespace(read=lambda: (1, 1, True, 5.0))
+    process: Any = SimpleNamespace(number=0, gone=gone, alive=True, board=board)
+    heard: list[Any] = []
+
+    async def test() -> None:
+        supervisor = Supervisor(options(join, closed_port), asyncio.get_running_loop())
+        supervisor._finished.set()
+        supervisor._feed = heard.append  # type: ignore[method-assign]
+        supervisor._processes[0] = process
+        supervisor._inspect(process, 0)
+        del supervisor._processes[0]
+        await supervisor._leave()
+
+    asyncio.run(test())
+    assert heard == ([] if gone else [Inspected(0, 1, 1, True, 5.0, 0)])
 
 
 def test_a_drained_worker_leaves_no_process_and_no_descriptor(join: Path, closed_port: int) -> None:
