@@ -310,7 +310,11 @@ _VERIFICATIONS = (
 )
 """By OpenSSL's X509_V_ERR codes: unknown issuer or bad signature; dates; purpose or name."""
 
+_DAMAGED = ("BAD_RECORD_MAC", "DECODE_ERROR", "ILLEGAL_PARAMETER", "UNEXPECTED_MESSAGE", "DIGEST_CHECK_FAILED")
+"""Parts of OpenSSL's reasons where bytes changed on their way: that says nothing of a certificate, and may pass."""
+
 _ALERTS = {
+    **dict.fromkeys(_DAMAGED, "bytes from or to {address} arrived damaged: {said}"),
     "CERTIFICATE_EXPIRED": "{manager} refused this certificate as expired: look at the clocks, or renew {file}{with_}",
     "UNKNOWN_CA": "{manager} refused this certificate: {file} is of another star, or is not for this port",
     "DECRYPT_ERROR": "{manager} refused this certificate: {file} is of another star",
@@ -401,7 +405,8 @@ def as_error(exc: BaseException | None, target: Target | None = None) -> StarCor
     if isinstance(exc, StarCoreError):
         return exc
     refused = isinstance(exc, ssl.SSLError) and not isinstance(exc, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
-    kind = CredentialsError if refused and "VERSION" not in str(exc) else UnreachableError
+    passing = any(part in str(exc).upper().replace(" ", "_") for part in (*_DAMAGED, "VERSION"))
+    kind = CredentialsError if refused and not passing else UnreachableError
     error = kind(explain(exc, target))
     if isinstance(exc, OSError):
         exc.__traceback__ = None  # the sentence says it all: a stack of the event loop's inside would only bury it

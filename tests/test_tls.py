@@ -465,6 +465,22 @@ def test_errors_get_the_class_whose_exit_code_fits(manager, other, worker):
     assert tls.as_error(own) is own
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC] decryption failed or bad record mac (_ssl.c:1006)",
+        "[SSL: SSLV3_ALERT_BAD_RECORD_MAC] sslv3 alert bad record mac (_ssl.c:1006)",
+        "[SSL: SSL/TLS_ALERT_BAD_RECORD_MAC] ssl/tls alert bad record mac (_ssl.c:1029)",
+        "decryption failed or bad record mac",
+    ],
+)
+def test_bytes_that_were_damaged_on_their_way_blame_no_certificate(worker, said):
+    """A flipped bit in the first handshake ended the client for good: it may pass, so it is tried again."""
+    error = tls.as_error(ssl.SSLError(1, said), tls.Target("manager", 443, worker, "--join"))
+    assert isinstance(error, UnreachableError)
+    assert "arrived damaged" in str(error)
+
+
 @pytest.mark.parametrize(("exc", "stacks"), [(ConnectionRefusedError(111, "no"), 1), (KeyError("odd"), 2)])
 def test_what_the_network_did_is_told_without_the_stack_of_our_inside(exc, stacks):
     """Only a fault of ours is worth a second stack above the sentence."""
