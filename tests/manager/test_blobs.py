@@ -74,6 +74,30 @@ def test_unneeded_blobs_are_kept_while_there_is_room_the_latest_longest():
     star.take(Want, client)
 
 
+def test_function_that_a_worker_has_no_memory_for_is_on_its_way_no_more_and_sent_when_it_asks():
+    star = Star(first_window_bytes=0)
+    worker, client = star.worker(), star.client()
+    code = bytes(100_000)
+    job = client.job(blob=False, code=code)
+    star.take(Want, client)
+    client.say(Blob(job.digest, 1 << 63 | 1, len(code)))
+    star.take(Grant, client)
+    client.push(1 << 63 | 1, 0, len(code), token=bytearray(code))
+    job.submit(1)
+    stream = star.take(Blob, worker).stream
+    worker.leased(job, 0, 1)
+    worker.say(Abort(stream, 1, Code.GONE, "no memory for it"))
+    worker.say(Grant(stream, 1, 0, len(code)))
+    star.quiet()
+    worker.say(Want(job.digest))
+    again = star.take(Blob, worker).stream
+    assert again != stream
+    worker.say(Grant(again, 1, 0, len(code)))
+    chunk = star.chunk(worker)
+    assert (chunk.stream, chunk.offset, chunk.length) == (again, 0, len(code))
+    star.quiet()
+
+
 def test_function_that_goes_while_a_worker_receives_it_is_aborted_there():
     """Its buffers are given back, and would be sent with another chunk's bytes in them."""
     star = Star(blob_idle_bytes=0, first_window_bytes=0)
