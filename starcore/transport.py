@@ -1,0 +1,644 @@
+"""A TLS transport for a `asyncio.BufferedProtocol` whose SSL object owns the socket.
+
+A loop's own TLS passes each byte through two memory BIOs: received into a buffer, copied into OpenSSL, copied out of it.
+Here OpenSSL reads and writes the socket itself, and decrypts a record straight into what the protocol hands out.
+
+::
+
+    add_reader ─▶ SSL_read into get_buffer() ─▶ buffer_updated          as long as records keep coming, a budget a turn
+    write ─▶ SSL_write at once ─┬▶ all of it is with the kernel
+                                └▶ the rest, as a view of the caller's memory, waits for add_writer
+
+Not here: who may connect (`tls.py`), what the bytes mean (`connection.py`), where peers come from.
+
+What was written and found no room is kept by reference, not copied: whoever reuses memory that it has written looks
+whether somebody still has a view of it. OpenSSL wants a write that was cut short to be repeated with the same bytes
+(they may have moved); so the piece at hand stays the piece at hand until it is through.
+
+The end of a link is one of these, each told once by `connection_lost`:
+
+*the peer's* `close_notify` or its FIN: None. What still waits to be written is dropped; nobody would read it.
+*close()*: what waits is written, then `close_notify`, then FIN; what comes in is thrown away until the peer closes too.
+*abort()*: at once; None.
+*a fault*, of the network or of TLS: the exception. Where writing fails, what the peer had said before is read first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import ssl
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, cast
+
+RECORD_BYTES_MAX = 16 << 10
+"""What TLS puts into one record."""
+READ_TURN_BYTES = 512 << 10
+"""What one link may take in, or give out, before the others have their turn."""
+WRITE_TURN_BYTES = 1 << 20
+JOINED_BYTES_MAX = 64 << 10
+"""Up to here, pieces leave as one write: a record fewer is worth the copy."""
+BULK_BYTES_MIN = 8 << 10
+"""A read that brings less than this was the last one, unless OpenSSL says that it has more."""
+HANDSHAKE_SECONDS_MAX = 60.0
+CLOSING_SECONDS_MAX = 30.0
+"""How long a closed link may take to send what waits, if nobody aborts it."""
+LOW_WATER_PART = 4
+LUMP_BYTES_MAX = 128 << 10
+"""In the middle of a large piece the kernel wakes us up for this much at a time, and not for each record."""
+
+_Protocol = TypeVar("_Protocol", bound=asyncio.BufferedProtocol)
+_Buffer = Any
+_LUMPS = sys.platform == "linux"
+
+
+class TLSTransport(asyncio.Transport):
+    """One connection, from its handshake to its end.
+
+    Parameters
+    ----------
+    loop : asyncio.AbstractEventLoop
+        Everything here happens in this loop's thread; it needs `add_reader` and `add_writer`.
+    sock : ssl.SSLSocket
+        Not blocking, its handshake not done.
+    protocol : asyncio.BufferedProtocol
+        Hears `connection_made` when TLS stands.
+    """
+
+    __slots__ = (
+        "_broken",
+        "_buffered",
+        "_closing",
+        "_fd",
+        "_high",
+        "_later",
+        "_loop",
+        "_lost",
+        "_low",
+        "_lump",
+        "_made",
+        "_paused",
+        "_peername",
+        "_pending",
+        "_protocol",
+        "_queue",
+        "_read",
+        "_reading",
+        "_shut",
+        "_sock",
+        "_turned",
+        "_unit",
+        "_write",
+        "_writing",
+    )
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: ssl.SSLSocket, protocol: asyncio.BufferedProtocol
+    ) -> None:
+        super().__init__()
+        self._loop = loop
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._protocol: asyncio.BufferedProtocol | None = protocol
+        # A method in Python that only passes the call on, once a record, costs an array a few hundredths of its CPU.
+        inner = getattr(sock, "_sslobj", None)
+        owner = inner if hasattr(inner, "read") and hasattr(inner, "write") and hasattr(inner, "pending") else sock
+        self._read: Callable[[int, Any], int] = owner.read
+        self._write: Callable[[Any], int] = owner.write
+        self._pending: Callable[[], int] = owner.pending
+        self._peername: Any = None
+        with contextlib.suppress(OSError):
+            self._peername = sock.getpeername()
+        self._queue: deque[_Buffer] = deque()
+        self._unit: _Buffer | None = None
+        """What is being written; the same bytes until they are through."""
+        self._buffered = 0
+        self._high, self._low = 64 << 10, 16 << 10
+        self._lump = 1
+        self._paused = False
+        """Whether the protocol was told to write no more."""
+        self._reading = self._writing = False
+        """What the loop looks for."""
+        self._turned: str = ""
+        """Which of the two OpenSSL asked to have turned round: "read" waits for room, or "write" for bytes."""
+        self._made = self._closing = self._shut = self._lost = False
+        self._broken: BaseException | None = None
+        self._later: asyncio.TimerHandle | None = None
+
+    # -- handshake -------------------------------------------------------------------------------------------
+
+    async def handshake(self, seconds: float) -> None:
+        """See the connection through TLS; the protocol's `connection_made` follows at once.
+
+        Raises
+        ------
+        ssl.SSLError
+            One of the two refuses the other, or the peer speaks no TLS.
+        OSError
+            The connection ended before.
+        ConnectionAbortedError
+            It took longer than `seconds`.
+        """
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._later = self._loop.call_later(seconds, self._too_late, done, seconds)
+        try:
+            self._shake(done)
+            await done
+        except BaseException:
+            self._drop()
+            raise
+        finally:
+            if self._later is not None:
+                self._later.cancel()
+                self._later = None
+        if self._lost:  # aborted in the same turn
+            raise ConnectionResetError(errno.ECONNRESET, "the connection ended in its handshake")
+        self._watch_room(False)
+        self._made = True
+        assert self._protocol is not None
+        self._protocol.connection_made(self)
+        if not self._lost:
+            self._watch_bytes(not self._closing or self._shut)
+
+    def _shake(self, done: asyncio.Future[None]) -> None:
+        if done.done():
+            return
+        try:
+            self._sock.do_handshake()
+        except ssl.SSLWantReadError:
+            self._watch_room(False)
+            self._watch_bytes(True, self._shake, done)
+        except ssl.SSLWantWriteError:
+            self._watch_room(True, self._shake, done)
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            done.set_exception(_reset(error))
+        except OSError as error:
+            done.set_exception(_reset(error) if error.errno == errno.ENOTCONN else error)
+        except ValueError as error:  # what the socket was is gone
+            done.set_exception(_reset(error))
+        else:
+            self._watch_bytes(False)
+            done.set_result(None)
+
+    def _too_late(self, done: asyncio.Future[None], seconds: float) -> None:
+        if not done.done():
+            done.set_exception(ConnectionAbortedError(f"the TLS handshake took longer than {seconds:g} s"))
+
+    # -- what asyncio promises -------------------------------------------------------------------------------
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return the socket, the SSL object (which are one), or what TLS found out about the peer."""
+        if name == "peername":
+            return self._peername if self._peername is not None else default
+        if name in ("socket", "ssl_object"):
+            return self._sock
+        if name == "sockname":
+            return self._sock.getsockname() if self._sock.fileno() >= 0 else default
+        if name == "peercert":
+            return self._sock.getpeercert() if self._sock.fileno() >= 0 else default
+        return default
+
+    def is_closing(self) -> bool:
+        """Whether it closes, or is closed."""
+        return self._closing or self._lost
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Let another protocol take over."""
+        self._protocol = cast("asyncio.BufferedProtocol", protocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Return the protocol."""
+        assert self._protocol is not None, "the connection is over"
+        return self._protocol
+
+    def is_reading(self) -> bool:
+        """Whether bytes are taken in."""
+        return self._reading and not self._closing
+
+    def pause_reading(self) -> None:
+        """Take nothing in for now: TCP slows the peer down."""
+        if not self._closing and not self._lost:
+            self._watch_bytes(False)
+
+    def resume_reading(self) -> None:
+        """Take bytes in again."""
+        if not self._closing and not self._lost and not self._reading:
+            self._watch_bytes(True)
+            self._loop.call_soon(self._readable)  # the poll does not know of what OpenSSL has already
+
+    def get_write_buffer_size(self) -> int:
+        """Return the bytes that wait; a piece counts in full until all of it is through."""
+        return self._buffered
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """Return the low and the high mark (bytes)."""
+        return self._low, self._high
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Say when the protocol is told to pause and to go on."""
+        if high is None:
+            high = 64 << 10 if low is None else LOW_WATER_PART * low
+        self._low, self._high = high // LOW_WATER_PART if low is None else low, high
+
+    def can_write_eof(self) -> bool:
+        """TLS has no half-open connections that anybody could rely on."""
+        return False
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        """Take records in until none is there, or this turn's share is had."""
+        if self._shut:
+            self._swallow()
+            return
+        if self._closing or self._lost or not self._reading:
+            return
+        if self._turned == "write":
+            self._turned = ""
+            self._push()
+        protocol, read, pending = self._protocol, self._read, self._pending
+        assert protocol is not None
+        share = READ_TURN_BYTES
+        rest = 0
+        error: BaseException | None = None
+        more = True
+        while more and (share > 0 or pending()):
+            room: Any = protocol.get_buffer(-1)
+            size, got = len(room), 0
+            try:
+                while got < size:
+                    count = read(size - got, room[got:] if got else room)
+                    if not count:
+                        error = EOFError()
+                        break
+                    got += count
+                    if count < BULK_BYTES_MIN and not pending():
+                        more = False
+                        break
+            except OSError as exc:
+                error = exc
+            rest = size - got
+            del room
+            share -= got
+            if got:
+                protocol.buffer_updated(got)
+                if self._closing or self._lost or not self._reading:
+                    return
+            if error is not None:
+                if isinstance(error, ssl.SSLWantReadError):
+                    break
+                self._not_read(error)
+                return
+        if _LUMPS:
+            self._ask_for(rest)
+
+    def _ask_for(self, rest: int) -> None:
+        # OpenSSL may hold nearly a record of the rest already, so the last of it must not be waited for.
+        lump = min(rest - 2 * RECORD_BYTES_MAX, LUMP_BYTES_MAX) if rest > 4 * RECORD_BYTES_MAX else 1
+        if lump != self._lump:
+            self._lump = lump
+            with contextlib.suppress(OSError):
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, lump)
+
+    def _not_read(self, error: BaseException) -> None:
+        if isinstance(error, ssl.SSLWantWriteError):
+            self._turned = "read"
+            self._watch_room(True)
+        elif isinstance(error, (EOFError, ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+            self._ended()
+        else:
+            self._lose(error)
+
+    def _ended(self) -> None:
+        """The peer says no more: then nobody reads there any more, either."""
+        assert self._protocol is not None
+        self._protocol.eof_received()
+        if not self._lost:
+            self._queue.clear()
+            if self._unit is None:
+                with contextlib.suppress(OSError, ValueError):
+                    self._sock.unwrap()
+            self._lose(None)
+
+    def _swallow(self) -> None:
+        """Throw away what comes before the peer closes, too: closing on unread bytes would cost it our last ones."""
+        room = bytearray(RECORD_BYTES_MAX)
+        for _ in range(READ_TURN_BYTES // RECORD_BYTES_MAX):
+            try:
+                count = socket.socket.recv_into(self._sock, room)  # as it came: nobody wants to know what it says
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                count = 0
+            if not count:
+                self._lose(None)
+                return
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    def write(self, data: Any) -> None:
+        """Write at once what the kernel takes; the rest waits, as a view of the caller's memory."""
+        self._put(data)
+        if self._buffered > self._high:
+            self._pause()
+
+    def writelines(self, list_of_data: Iterable[Any]) -> None:
+        """Write the pieces one after the other; a short one travels in one record with the beginning of the next."""
+        short = b""
+        for piece in list_of_data:
+            size = len(piece)
+            if len(short) + size <= JOINED_BYTES_MAX:
+                short += piece
+            elif len(short) < RECORD_BYTES_MAX:
+                view = memoryview(piece)
+                cut = RECORD_BYTES_MAX - len(short) if short else 0
+                if cut:
+                    self._put(short + view[:cut])
+                    short = b""
+                self._put(view[cut:])
+            else:
+                self._put(short)
+                self._put(piece)
+                short = b""
+        if short:
+            self._put(short)
+        if self._buffered > self._high:
+            self._pause()
+
+    def _put(self, data: Any) -> None:
+        if self._closing or self._lost or self._broken is not None or not len(data):
+            return
+        self._buffered += len(data)
+        if self._unit is None:
+            self._unit = data
+            self._push()
+        else:
+            self._queue.append(data)
+
+    def _push(self) -> None:
+        """Write on, until there is nothing left or no room."""
+        unit, write, share = self._unit, self._write, WRITE_TURN_BYTES
+        try:
+            while unit is not None and share > 0:
+                size = len(unit)
+                count = write(unit)
+                self._buffered -= count
+                share -= count
+                unit = memoryview(unit)[count:] if count < size else self._next()
+        except ssl.SSLWantWriteError:
+            pass
+        except ssl.SSLWantReadError:
+            self._turned = "write"
+        except OSError as error:
+            self._unit = None
+            self._break(error)
+            return
+        self._unit = unit
+        wants = unit is not None and self._turned != "write"
+        if wants is not self._writing:
+            self._watch_room(wants)
+
+    def _next(self) -> _Buffer | None:
+        """What to write next: short pieces together."""
+        queue = self._queue
+        if not queue:
+            return None
+        first = queue.popleft()
+        if not queue or len(first) + len(queue[0]) > RECORD_BYTES_MAX:
+            return first
+        joined, size = [first], len(first)
+        while queue and size + len(queue[0]) <= JOINED_BYTES_MAX:
+            joined.append(queue.popleft())
+            size += len(joined[-1])
+        return b"".join(joined)
+
+    def _writable(self) -> None:
+        if self._turned == "read":
+            self._turned = ""
+            self._watch_room(self._unit is not None)
+            self._readable()
+        if self._lost:
+            return
+        if self._shut:
+            self._say_goodbye()
+            return
+        self._push()
+        if self._lost or self._broken is not None:
+            return
+        if self._unit is None and self._closing:
+            self._say_goodbye()
+        elif self._paused and self._buffered <= self._low:
+            self._paused = False
+            assert self._protocol is not None
+            self._protocol.resume_writing()
+
+    def _pause(self) -> None:
+        if not self._paused and self._protocol is not None and not self._lost:
+            self._paused = True
+            self._protocol.pause_writing()
+
+    def _break(self, error: BaseException) -> None:
+        """Nothing can be written any more; but what the peer said before it went is worth hearing."""
+        self._broken = error
+        self._queue.clear()
+        self._buffered = 0
+        if self._writing:
+            self._watch_room(False)
+        self._loop.call_soon(self._give_up)
+
+    def _give_up(self) -> None:
+        while not self._lost and self._reading and not self._closing:
+            share = self._fd
+            self._readable()
+            del share
+            break
+        if not self._lost:
+            self._lose(self._broken)
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Write what waits, say so to the peer, and end when it has closed as well."""
+        if self._closing or self._lost:
+            return
+        self._closing = True
+        self._watch_bytes(False)
+        if not self._made:
+            self._lose(None)
+            return
+        self._later = self._loop.call_later(CLOSING_SECONDS_MAX, self.abort)
+        if self._broken is None and self._unit is None:
+            self._say_goodbye()
+
+    def abort(self) -> None:
+        """End at once."""
+        self._lose(None)
+
+    def _say_goodbye(self) -> None:
+        self._shut = True
+        try:
+            self._sock.unwrap()
+        except ssl.SSLWantWriteError:
+            self._watch_room(True)
+            return
+        except ssl.SSLWantReadError:  # said; the peer has not said it yet
+            pass
+        except (OSError, ValueError):
+            self._lose(None)
+            return
+        self._watch_room(False)
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._lose(None)
+            return
+        if _LUMPS:
+            self._ask_for(0)
+        self._watch_bytes(True)
+
+    def _lose(self, error: BaseException | None) -> None:
+        """Look for nothing any more, let go of all memory, and tell when the present call is over."""
+        if self._lost:
+            return
+        self._stop()
+        self._loop.call_soon(self._tell, error)
+
+    def _stop(self) -> None:
+        self._lost = True
+        self._watch_bytes(False)
+        self._watch_room(False)
+        self._queue.clear()
+        self._unit = None
+        self._buffered = 0
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+
+    def _tell(self, error: BaseException | None) -> None:
+        protocol, self._protocol = self._protocol, None
+        try:
+            if protocol is not None and self._made:
+                protocol.connection_lost(cast("Exception | None", error))
+        finally:
+            self._sock.close()
+
+    def _drop(self) -> None:
+        """End a connection whose handshake was not done."""
+        if not self._lost:
+            self._stop()
+        self._protocol = None
+        self._sock.close()
+
+    # -- the loop --------------------------------------------------------------------------------------------
+
+    def _watch_bytes(self, wanted: bool, *callback: Any) -> None:
+        if wanted:
+            self._loop.add_reader(self._fd, *(callback or (self._readable,)))
+        elif self._reading:
+            self._loop.remove_reader(self._fd)
+        self._reading = wanted
+
+    def _watch_room(self, wanted: bool, *callback: Any) -> None:
+        if wanted:
+            self._loop.add_writer(self._fd, *(callback or (self._writable,)))
+        elif self._writing:
+            self._loop.remove_writer(self._fd)
+        self._writing = wanted
+
+
+def _reset(error: BaseException) -> ConnectionResetError:
+    reset = ConnectionResetError(errno.ECONNRESET, "the other side closed the connection")
+    reset.__cause__ = error
+    return reset
+
+
+async def secure(
+    loop: asyncio.AbstractEventLoop,
+    factory: Callable[[], _Protocol],
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    *,
+    server_hostname: str | None = None,
+    seconds: float = HANDSHAKE_SECONDS_MAX,
+) -> tuple[TLSTransport, _Protocol]:
+    """See a connected socket through TLS; it is closed if that fails.
+
+    Parameters
+    ----------
+    loop : asyncio.AbstractEventLoop
+        The running loop.
+    factory : callable
+        Makes the protocol.
+    sock : socket.socket
+        Connected; it belongs to the transport from here on.
+    context : ssl.SSLContext
+        Whether it listens or dials follows from `server_hostname`.
+    server_hostname : str, optional
+        Whom a dialer wants to reach; None for the end that was dialed.
+    seconds : float, default 60
+        How long the handshake may take.
+
+    Raises
+    ------
+    OSError
+        As of `TLSTransport.handshake`.
+    """
+    try:
+        sock.setblocking(False)
+        wrapped = context.wrap_socket(
+            sock,
+            server_side=server_hostname is None,
+            server_hostname=server_hostname,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+        )
+    except (OSError, ValueError) as error:
+        sock.close()
+        raise _reset(error) from error
+    protocol = factory()
+    transport = TLSTransport(loop, wrapped, protocol)
+    await transport.handshake(seconds)
+    return transport, protocol
+
+
+async def dial(
+    loop: asyncio.AbstractEventLoop,
+    factory: Callable[[], _Protocol],
+    host: str,
+    port: int,
+    context: ssl.SSLContext,
+    server_hostname: str,
+) -> tuple[TLSTransport, _Protocol]:
+    """Connect to the first address of `host` that answers, and see it through TLS.
+
+    Raises
+    ------
+    OSError
+        None of them did, or as of `secure`.
+    """
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    failures: list[OSError] = []
+    for family, kind, number, _, address in found:
+        sock = None
+        try:
+            sock = socket.socket(family, kind, number)
+            sock.setblocking(False)
+            await loop.sock_connect(sock, address)
+        except OSError as error:
+            failures.append(error)
+            if sock is not None:
+                sock.close()
+        except BaseException:
+            if sock is not None:
+                sock.close()
+            raise
+        else:
+            return await secure(loop, factory, sock, context, server_hostname=server_hostname)
+    if not failures:
+        raise OSError(f"no address is known for {host!r}")
+    away = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH, errno.EHOSTUNREACH)
+    raise next((error for error in failures if error.errno not in away), failures[0])
