@@ -21,7 +21,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # A change in any of these means that the extension or the environment is no longer what they say.
-SOURCES := pyproject.toml setup.py starcore/_framing.pyx starcore/_memory.pxi starcore/_placement.pxi starcore/_records.pxi starcore/_scalars.pxi
+SOURCES := pyproject.toml setup.py starcore/_framing.pyx starcore/_intake.pxi starcore/_memory.pxi starcore/_placement.pxi starcore/_records.pxi starcore/_scalars.pxi
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint soak chaos bench bench-quick clean
@@ -41,7 +41,7 @@ lint: $(VENV)/test.stamp
 	@echo "==> ruff"
 	@$(BIN)/ruff check .
 	@echo "==> cython-lint"
-	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint starcore/_framing.pyx starcore/_memory.pxi starcore/_placement.pxi starcore/_records.pxi starcore/_scalars.pxi
+	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint starcore/_framing.pyx starcore/_intake.pxi starcore/_memory.pxi starcore/_placement.pxi starcore/_records.pxi starcore/_scalars.pxi
 	@echo "==> mypy --strict"
 	@$(BIN)/mypy --strict
 

@@ -53,6 +53,16 @@ class FrameReader:
     @property
     def idle(self) -> bool: ...
 
+def take_in(
+    link: Any,
+    get_buffer: Callable[[int], Any],
+    updated: Callable[[int], Any],
+    read: Callable[[int, Any], int],
+    pending: Callable[[], int],
+    share: int,
+    bulk: int,
+) -> tuple[int, OSError | bool | None]: ...
+
 class Segment:
     def __init__(self, fd: int, size: int, *, writable: bool = True) -> None: ...
     @property

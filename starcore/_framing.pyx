@@ -15,8 +15,8 @@ while a chunk's data is outstanding (`remaining`) it is empty, because those byt
 Between two reads it is mostly empty, so the readers of one loop share their scratch: a thousand silent connections
 need no memory here, and a busy one finds it in the processor's cache.
 
-`_memory.pxi`, `_placement.pxi`, `_records.pxi` and `_scalars.pxi` (small values inside heads) are parts of this
-unit, split for the reader's sake.
+`_intake.pxi` (the loop over TLS records), `_memory.pxi`, `_placement.pxi`, `_records.pxi` and `_scalars.pxi` (small
+values inside heads) are parts of this unit, split for the reader's sake.
 
 A frame is a header of 16 bytes (u16 magic, u8 kind, u8 flags, u32 meta bytes, u64 payload bytes), its meta and
 its payload; all numbers are little-endian, and so must be the machine.
@@ -110,6 +110,7 @@ def chunk_header(uint64_t stream, uint32_t attempt, uint64_t offset, uint64_t le
     return frame
 
 
+include "_intake.pxi"
 include "_memory.pxi"
 include "_records.pxi"
 include "_scalars.pxi"

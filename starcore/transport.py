@@ -35,6 +35,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
+from starcore._framing import take_in
+
 RECORD_BYTES_MAX = 16 << 10
 """What TLS puts into one record."""
 READ_TURN_BYTES = 512 << 10
@@ -42,7 +44,7 @@ READ_TURN_BYTES = 512 << 10
 WRITE_TURN_BYTES = 1 << 20
 JOINED_BYTES_MAX = 64 << 10
 """Up to here, pieces leave as one write: a record fewer is worth the copy."""
-BULK_BYTES_MIN = 8 << 10
+_BULK_MIN = 8 << 10
 """A read that brings less than this was the last one, unless OpenSSL says that it has more."""
 HANDSHAKE_SECONDS_MAX = 60.0
 CLOSING_SECONDS_MAX = 30.0
@@ -50,6 +52,7 @@ CLOSING_SECONDS_MAX = 30.0
 LOW_WATER_PART = 4
 LUMP_BYTES_MAX = 128 << 10
 """In the middle of a large piece the kernel wakes us up for this much at a time, and not for each record."""
+_REST_MIN = 4 * RECORD_BYTES_MAX
 
 _Protocol = TypeVar("_Protocol", bound=asyncio.BufferedProtocol)
 _Buffer = Any
@@ -94,6 +97,7 @@ class TLSTransport(asyncio.Transport):
         "_unit",
         "_write",
         "_writing",
+        "deaf",
     )
 
     def __init__(
@@ -126,6 +130,8 @@ class TLSTransport(asyncio.Transport):
         self._turned: str = ""
         """Which of the two OpenSSL asked to have turned round: "read" waits for room, or "write" for bytes."""
         self._made = self._closing = self._shut = self._lost = False
+        self.deaf = True
+        """Whether what the peer says is not for the protocol, now or ever."""
         self._broken: BaseException | None = None
         self._later: asyncio.TimerHandle | None = None
 
@@ -160,9 +166,10 @@ class TLSTransport(asyncio.Transport):
         self._watch_room(False)
         self._made = True
         assert self._protocol is not None
+        self.deaf = False
         self._protocol.connection_made(self)
-        if not self._lost:
-            self._watch_bytes(not self._closing or self._shut)
+        if not self.deaf:
+            self._watch_bytes(True)
 
     def _shake(self, done: asyncio.Future[None]) -> None:
         if done.done():
@@ -217,16 +224,18 @@ class TLSTransport(asyncio.Transport):
 
     def is_reading(self) -> bool:
         """Whether bytes are taken in."""
-        return self._reading and not self._closing
+        return not self.deaf
 
     def pause_reading(self) -> None:
         """Take nothing in for now: TCP slows the peer down."""
         if not self._closing and not self._lost:
+            self.deaf = True
             self._watch_bytes(False)
 
     def resume_reading(self) -> None:
         """Take bytes in again."""
-        if not self._closing and not self._lost and not self._reading:
+        if not self._closing and not self._lost and self.deaf:
+            self.deaf = False
             self._watch_bytes(True)
             self._loop.call_soon(self._readable)  # the poll does not know of what OpenSSL has already
 
@@ -252,63 +261,36 @@ class TLSTransport(asyncio.Transport):
 
     def _readable(self) -> None:
         """Take records in until none is there, or this turn's share is had."""
-        if self._shut:
-            self._swallow()
-            return
-        if self._closing or self._lost or not self._reading:
+        if self.deaf:
+            if self._shut:
+                self._swallow()
             return
         if self._turned == "write":
             self._turned = ""
             self._push()
-        protocol, read, pending = self._protocol, self._read, self._pending
+        protocol = self._protocol
         assert protocol is not None
-        share = READ_TURN_BYTES
-        rest = 0
-        error: BaseException | None = None
-        more = True
-        while more and (share > 0 or pending()):
-            room: Any = protocol.get_buffer(-1)
-            size, got = len(room), 0
-            try:
-                while got < size:
-                    count = read(size - got, room[got:] if got else room)
-                    if not count:
-                        error = EOFError()
-                        break
-                    got += count
-                    if count < BULK_BYTES_MIN and not pending():
-                        more = False
-                        break
-            except OSError as exc:
-                error = exc
-            rest = size - got
-            del room
-            share -= got
-            if got:
-                protocol.buffer_updated(got)
-                if self._closing or self._lost or not self._reading:
-                    return
-            if error is not None:
-                if isinstance(error, ssl.SSLWantReadError):
-                    break
-                self._not_read(error)
-                return
-        if _LUMPS:
+        rest, error = take_in(
+            self, protocol.get_buffer, protocol.buffer_updated, self._read, self._pending, READ_TURN_BYTES, _BULK_MIN
+        )
+        if error is not None and not isinstance(error, ssl.SSLWantReadError):
+            self._not_read(error)
+        elif _LUMPS and (rest > _REST_MIN or self._lump > 1):
             self._ask_for(rest)
 
     def _ask_for(self, rest: int) -> None:
         # OpenSSL may hold nearly a record of the rest already, so the last of it must not be waited for.
-        lump = min(rest - 2 * RECORD_BYTES_MAX, LUMP_BYTES_MAX) if rest > 4 * RECORD_BYTES_MAX else 1
+        lump = min(rest - 2 * RECORD_BYTES_MAX, LUMP_BYTES_MAX) if rest > _REST_MIN and not self.deaf else 1
         if lump != self._lump:
             self._lump = lump
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, lump)
 
-    def _not_read(self, error: BaseException) -> None:
+    def _not_read(self, error: OSError | bool) -> None:
         if isinstance(error, ssl.SSLWantWriteError):
             self._turned = "read"
             self._watch_room(True)
-        elif isinstance(error, (EOFError, ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        elif isinstance(error, (bool, ssl.SSLEOFError, ssl.SSLZeroReturnError)):
             self._ended()
         else:
             self._lose(error)
@@ -372,12 +354,20 @@ class TLSTransport(asyncio.Transport):
     def _put(self, data: Any) -> None:
         if self._closing or self._lost or self._broken is not None or not len(data):
             return
-        self._buffered += len(data)
-        if self._unit is None:
-            self._unit = data
-            self._push()
-        else:
+        if self._unit is not None:
+            self._buffered += len(data)
             self._queue.append(data)
+            return
+        try:  # mostly there is room, and nothing to remember
+            count = self._write(data)
+            if count == len(data):
+                return
+            data = memoryview(data)[count:]
+        except OSError:  # the same again, with all that belongs to it
+            pass
+        self._buffered += len(data)
+        self._unit = data
+        self._push()
 
     def _push(self) -> None:
         """Write on, until there is nothing left or no room."""
@@ -451,11 +441,8 @@ class TLSTransport(asyncio.Transport):
         self._loop.call_soon(self._give_up)
 
     def _give_up(self) -> None:
-        while not self._lost and self._reading and not self._closing:
-            share = self._fd
+        if not self.deaf:
             self._readable()
-            del share
-            break
         if not self._lost:
             self._lose(self._broken)
 
@@ -465,7 +452,7 @@ class TLSTransport(asyncio.Transport):
         """Write what waits, say so to the peer, and end when it has closed as well."""
         if self._closing or self._lost:
             return
-        self._closing = True
+        self._closing = self.deaf = True
         self._watch_bytes(False)
         if not self._made:
             self._lose(None)
@@ -508,7 +495,7 @@ class TLSTransport(asyncio.Transport):
         self._loop.call_soon(self._tell, error)
 
     def _stop(self) -> None:
-        self._lost = True
+        self._lost = self.deaf = True
         self._watch_bytes(False)
         self._watch_room(False)
         self._queue.clear()
