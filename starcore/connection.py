@@ -1,16 +1,17 @@
 """One TLS stream as an `asyncio.BufferedProtocol`: messages in and out, chunks from and to where they live.
 
-Not here: what a message means (the cores), who may connect (`tls.py`), when to close (`driver.py`).
+Not here: what a message means (the cores), who may connect (`tls.py`), records and sockets (`transport.py`), when to
+close (`driver.py`).
 
 In::
 
-    uvloop decrypts into get_buffer() ─▶ FrameReader.advance ─▶ a message: codec.decode ─▶ owner.received
+    OpenSSL decrypts into get_buffer() ─▶ FrameReader.advance ─▶ a message: codec.decode ─▶ owner.received
                                                              └▶ a chunk: owner.destination, then owner.arrived
 
 Out: `send` only queues; all that one turn of the loop queued leaves in one joined write when the owner asks for a
 `flush`, since a TLS record per small frame costs eight times as much. A chunk is written at once, behind what was
-queued before it. The transport encrypts what it is given before `write` returns, so no buffer of the caller's is
-kept.
+queued before it. What of it finds no room in the socket waits there as a view of the caller's memory: who uses that
+memory again looks first whether somebody still has a view of it.
 """
 
 from __future__ import annotations

@@ -274,8 +274,7 @@ class Driver:
                 connection.send_chunk(stream, attempt, offset, view)
             else:
                 connection.send_token(stream, attempt, offset, length, action.token, action.start)
-            # More only in the next turn of the loop: the transport writes to the socket, and finds out that it is full,
-            # only at the end of the turn.
+            # More only in the next turn of the loop: other links shall have theirs in between.
             if not connection.blocked and link not in self._pumps:
                 self._pumps.add(link)
                 self._loop.call_soon(self._pump, link)

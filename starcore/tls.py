@@ -16,8 +16,8 @@ Two modes, one code path:
     The name and the address are not looked at: the certificate itself is what is known.
 
 In TLS 1.3 a dialer that the manager refuses still sees its handshake succeed. The alert comes with its first read, or
-never: asyncio and uvloop close a failed handshake without sending it. Only WELCOME says that a dialer is in, and
-`explain` turns what came instead, be it nothing, into a sentence.
+never: a manager that ran on asyncio's TLS or uvloop's sends none. Only WELCOME says that a dialer is in, and `explain`
+turns what came instead, be it nothing, into a sentence.
 """
 
 from __future__ import annotations
@@ -145,27 +145,9 @@ def dial_context(identity: DialerIdentity) -> ssl.SSLContext:
     return _context(ssl.PROTOCOL_TLS_CLIENT, identity, identity.manager)
 
 
-class Wire(ssl.SSLObject):
-    """An SSL object whose hot methods are those of the C object within.
-
-    The loop calls `read` and `pending` once a TLS record (16 KiB), so the methods in Python that only pass the call
-    on cost an array a few hundredths of its CPU.
-    """
-
-    @classmethod
-    def _create(cls, *arguments: Any, **keywords: Any) -> Wire:
-        made: Wire = super()._create(*arguments, **keywords)  # type: ignore[misc]
-        inner = getattr(made, "_sslobj", None)
-        for name in ("read", "write", "pending"):
-            if hasattr(inner, name):  # else this Python is built differently, and its own methods do
-                setattr(made, name, getattr(inner, name))
-        return made
-
-
 def _context(protocol: int, identity: ManagerIdentity | DialerIdentity, trusted: str) -> ssl.SSLContext:
     _check_dates(identity)
     context = ssl.SSLContext(protocol)
-    context.sslobject_class = Wire
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = protocol == ssl.PROTOCOL_TLS_CLIENT and not identity.pinned
     context.verify_mode = ssl.CERT_REQUIRED

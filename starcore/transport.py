@@ -1,6 +1,6 @@
 """A TLS transport for a `asyncio.BufferedProtocol` whose SSL object owns the socket.
 
-A loop's own TLS passes each byte through two memory BIOs: received into a buffer, copied into OpenSSL, copied out of it.
+A loop's own TLS passes each byte through two memory BIOs: received, copied into OpenSSL, copied out of it.
 Here OpenSSL reads and writes the socket itself, and decrypts a record straight into what the protocol hands out.
 
 ::
@@ -9,7 +9,8 @@ Here OpenSSL reads and writes the socket itself, and decrypts a record straight 
     write ─▶ SSL_write at once ─┬▶ all of it is with the kernel
                                 └▶ the rest, as a view of the caller's memory, waits for add_writer
 
-Not here: who may connect (`tls.py`), what the bytes mean (`connection.py`), where peers come from.
+Not here: how a connection comes about (`connecting.py`), who may have one (`tls.py`), what its bytes mean
+(`connection.py`).
 
 What was written and found no room is kept by reference, not copied: whoever reuses memory that it has written looks
 whether somebody still has a view of it. OpenSSL wants a write that was cut short to be repeated with the same bytes
@@ -33,7 +34,7 @@ import ssl
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from starcore._framing import take_in
 
@@ -46,7 +47,6 @@ JOINED_BYTES_MAX = 64 << 10
 """Up to here, pieces leave as one write: a record fewer is worth the copy."""
 _BULK_MIN = 8 << 10
 """A read that brings less than this was the last one, unless OpenSSL says that it has more."""
-HANDSHAKE_SECONDS_MAX = 60.0
 CLOSING_SECONDS_MAX = 30.0
 """How long a closed link may take to send what waits, if nobody aborts it."""
 LOW_WATER_PART = 4
@@ -54,7 +54,6 @@ LUMP_BYTES_MAX = 128 << 10
 """In the middle of a large piece the kernel wakes us up for this much at a time, and not for each record."""
 _REST_MIN = 4 * RECORD_BYTES_MAX
 
-_Protocol = TypeVar("_Protocol", bound=asyncio.BufferedProtocol)
 _Buffer = Any
 _LUMPS = sys.platform == "linux"
 
@@ -161,13 +160,16 @@ class TLSTransport(asyncio.Transport):
             if self._later is not None:
                 self._later.cancel()
                 self._later = None
-        if self._lost:  # aborted in the same turn
-            raise ConnectionResetError(errno.ECONNRESET, "the connection ended in its handshake")
+        if self._protocol is None or self._lost:  # aborted in the same turn
+            self._drop()
+            raise reset(None)
         self._watch_room(False)
-        self._made = True
-        assert self._protocol is not None
-        self.deaf = False
-        self._protocol.connection_made(self)
+        self._made, self.deaf = True, False
+        try:
+            self._protocol.connection_made(self)
+        except BaseException:
+            self._drop()
+            raise
         if not self.deaf:
             self._watch_bytes(True)
 
@@ -182,11 +184,11 @@ class TLSTransport(asyncio.Transport):
         except ssl.SSLWantWriteError:
             self._watch_room(True, self._shake, done)
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
-            done.set_exception(_reset(error))
+            done.set_exception(reset(error))
         except OSError as error:
-            done.set_exception(_reset(error) if error.errno == errno.ENOTCONN else error)
+            done.set_exception(reset(error) if error.errno == errno.ENOTCONN else error)
         except ValueError as error:  # what the socket was is gone
-            done.set_exception(_reset(error))
+            done.set_exception(reset(error))
         else:
             self._watch_bytes(False)
             done.set_result(None)
@@ -270,9 +272,15 @@ class TLSTransport(asyncio.Transport):
             self._push()
         protocol = self._protocol
         assert protocol is not None
-        rest, error = take_in(
-            self, protocol.get_buffer, protocol.buffer_updated, self._read, self._pending, READ_TURN_BYTES, _BULK_MIN
-        )
+        ask, tell = protocol.get_buffer, protocol.buffer_updated
+        try:
+            rest, error = take_in(self, ask, tell, self._read, self._pending, READ_TURN_BYTES, _BULK_MIN)
+        except Exception as fault:  # of the protocol's own
+            self._loop.call_exception_handler(
+                {"message": "a protocol failed", "exception": fault, "transport": self, "protocol": protocol}
+            )
+            self._lose(fault)
+            return
         if error is not None and not isinstance(error, ssl.SSLWantReadError):
             self._not_read(error)
         elif _LUMPS and (rest > _REST_MIN or self._lump > 1):
@@ -537,95 +545,8 @@ class TLSTransport(asyncio.Transport):
         self._writing = wanted
 
 
-def _reset(error: BaseException) -> ConnectionResetError:
+def reset(error: BaseException | None) -> ConnectionResetError:
+    """Say that a connection ended in its handshake."""
     reset = ConnectionResetError(errno.ECONNRESET, "the other side closed the connection")
     reset.__cause__ = error
     return reset
-
-
-async def secure(
-    loop: asyncio.AbstractEventLoop,
-    factory: Callable[[], _Protocol],
-    sock: socket.socket,
-    context: ssl.SSLContext,
-    *,
-    server_hostname: str | None = None,
-    seconds: float = HANDSHAKE_SECONDS_MAX,
-) -> tuple[TLSTransport, _Protocol]:
-    """See a connected socket through TLS; it is closed if that fails.
-
-    Parameters
-    ----------
-    loop : asyncio.AbstractEventLoop
-        The running loop.
-    factory : callable
-        Makes the protocol.
-    sock : socket.socket
-        Connected; it belongs to the transport from here on.
-    context : ssl.SSLContext
-        Whether it listens or dials follows from `server_hostname`.
-    server_hostname : str, optional
-        Whom a dialer wants to reach; None for the end that was dialed.
-    seconds : float, default 60
-        How long the handshake may take.
-
-    Raises
-    ------
-    OSError
-        As of `TLSTransport.handshake`.
-    """
-    try:
-        sock.setblocking(False)
-        wrapped = context.wrap_socket(
-            sock,
-            server_side=server_hostname is None,
-            server_hostname=server_hostname,
-            do_handshake_on_connect=False,
-            suppress_ragged_eofs=False,
-        )
-    except (OSError, ValueError) as error:
-        sock.close()
-        raise _reset(error) from error
-    protocol = factory()
-    transport = TLSTransport(loop, wrapped, protocol)
-    await transport.handshake(seconds)
-    return transport, protocol
-
-
-async def dial(
-    loop: asyncio.AbstractEventLoop,
-    factory: Callable[[], _Protocol],
-    host: str,
-    port: int,
-    context: ssl.SSLContext,
-    server_hostname: str,
-) -> tuple[TLSTransport, _Protocol]:
-    """Connect to the first address of `host` that answers, and see it through TLS.
-
-    Raises
-    ------
-    OSError
-        None of them did, or as of `secure`.
-    """
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    failures: list[OSError] = []
-    for family, kind, number, _, address in found:
-        sock = None
-        try:
-            sock = socket.socket(family, kind, number)
-            sock.setblocking(False)
-            await loop.sock_connect(sock, address)
-        except OSError as error:
-            failures.append(error)
-            if sock is not None:
-                sock.close()
-        except BaseException:
-            if sock is not None:
-                sock.close()
-            raise
-        else:
-            return await secure(loop, factory, sock, context, server_hostname=server_hostname)
-    if not failures:
-        raise OSError(f"no address is known for {host!r}")
-    away = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH, errno.EHOSTUNREACH)
-    raise next((error for error in failures if error.errno not in away), failures[0])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 import uvloop
 
-from starcore import certificates, tls
+from starcore import certificates, connecting, tls
 from starcore.driver import Driver
 from starcore.errors import Code, UnexpectedError
 from starcore.events import (
@@ -121,17 +122,23 @@ def run(request: pytest.FixtureRequest, star: certificates.Star) -> Callable[[Ca
             join = star.client_join if role is Role.CLIENT else star.worker_join
             own = certificates.read_join(join).identity
             here, there = End(**(listener or {})), End()
-            server = await loop.create_server(
-                lambda: here.driver.connection(functools.partial(tls.identify, identity, Role.CLIENT)),
-                "127.0.0.1",
-                0,
-                ssl=tls.listen_context(identity, Role.CLIENT),
-            )
-            await loop.create_connection(
-                lambda: there.driver.connection(functools.partial(tls.identify, own, Role.MANAGER)),
-                *server.sockets[0].getsockname(),
-                ssl=tls.dial_context(own),
-                server_hostname=own.server_name,
+            server = socket.create_server(("127.0.0.1", 0))
+            dialed = socket.create_connection(server.getsockname())
+            accepted, _ = server.accept()
+            await asyncio.gather(
+                connecting.secure(
+                    loop,
+                    lambda: here.driver.connection(functools.partial(tls.identify, identity, Role.CLIENT)),
+                    accepted,
+                    tls.listen_context(identity, Role.CLIENT),
+                ),
+                connecting.secure(
+                    loop,
+                    lambda: there.driver.connection(functools.partial(tls.identify, own, Role.MANAGER)),
+                    dialed,
+                    tls.dial_context(own),
+                    server_hostname=own.server_name,
+                ),
             )
             try:
                 await test(here, there)

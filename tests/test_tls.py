@@ -128,20 +128,6 @@ def test_session_is_tls_1_3_with_our_protocol_and_no_tickets(manager, worker):
     assert done.dialer.session is None or not done.dialer.session.has_ticket
 
 
-def test_bytes_pass_an_ssl_object_without_a_python_frame_a_record(manager, worker):
-    ends = meet(manager, Role.WORKER, worker)
-    for end in (ends.manager, ends.dialer):
-        for method in (end.read, end.write, end.pending):
-            assert not hasattr(method, "__code__")
-    room = bytearray(8)
-    assert ends.dialer.write(b"there") == 5
-    assert ends.manager.read(3, room) == 3
-    assert ends.manager.pending() == 2
-    assert bytes(room[:3]) + ends.manager.read(8) == b"there"
-    ends.manager.write(b"back")
-    assert ends.dialer.read(1024, memoryview(room)) == 4
-
-
 def test_contexts_are_strict_and_ask_for_certificates(manager, worker):
     for context in (tls.listen_context(manager, Role.CLIENT), tls.dial_context(worker)):
         assert context.verify_flags & ssl.VERIFY_X509_STRICT

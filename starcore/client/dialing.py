@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from starcore import __version__, settings, tls
+from starcore import __version__, connecting, settings, tls
 from starcore.client.core import FIRST_WINDOW_BYTES, RESULT_BYTES
 from starcore.driver import Driver
 from starcore.errors import CredentialsError, SetupError, StarCoreError, UnconfiguredError, UnreachableError
@@ -168,14 +168,15 @@ class Dialer:
 
     async def _attempt(self, address: str) -> None:
         target = self._target
-        transport, _ = await self._loop.create_connection(
+        link, _ = await connecting.dial(
+            self._loop,
             lambda: self._driver.connection(self._identify),
             address,
             target.port,
-            ssl=self._context,
-            server_hostname=target.identity.server_name,
+            self._context,
+            target.identity.server_name,
         )
-        peer = transport.get_extra_info("peername")
+        peer = link.get_extra_info("peername")
         if peer:  # else it is closed again already
             self._reached = target.host, peer[0]
 
@@ -238,7 +239,7 @@ def new_loop(kind: str) -> asyncio.AbstractEventLoop:
                 raise
         else:
             return loop
-    return asyncio.new_event_loop()
+    return asyncio.SelectorEventLoop()  # what Windows takes unasked knows no readiness of sockets
 
 
 def _as_error(reason: str, target: tls.Target) -> StarCoreError:

@@ -4,10 +4,10 @@ They are opened before anything else is done: a port that cannot be had is said 
 first start that fails leaves nothing behind. And both address families get the same number where the port is left to
 the system, which asyncio does not promise.
 
-`Acceptor` takes connections itself, and `Handshakes` has one task for each until TLS stands, since uvloop's own
-server says nothing of a handshake that fails, and the log shall say who was turned away, and why::
+`Acceptor` takes connections itself, and `Handshakes` has one task for each until TLS stands: the log shall say who
+was turned away, and why::
 
-    listening socket ─accept─▶ connect_accepted_socket ─TLS─▶ the protocol's connection_made
+    listening socket ─accept─▶ connecting.secure ─TLS─▶ the protocol's connection_made
                                        └─ refused, garbage, silence ─▶ one line
 """
 
@@ -22,6 +22,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from starcore import connecting
 from starcore.errors import AddressError
 from starcore.tls import join_address
 
@@ -122,7 +123,7 @@ class Handshakes:
         self,
         connection: socket.socket,
         address: str,
-        factory: Callable[[], asyncio.BaseProtocol],
+        factory: Callable[[], asyncio.BufferedProtocol],
         failed: Callable[[str], None] | None = None,
     ) -> None:
         """Begin a connection's handshake; when TLS stands, `factory` makes its protocol, else `failed` hears why."""
@@ -139,22 +140,19 @@ class Handshakes:
         self,
         connection: socket.socket,
         address: str,
-        factory: Callable[[], asyncio.BaseProtocol],
+        factory: Callable[[], asyncio.BufferedProtocol],
         failed: Callable[[str], None] | None,
     ) -> None:
         try:
-            await self._loop.connect_accepted_socket(
-                factory, connection, ssl=self._context, ssl_handshake_timeout=self._seconds
-            )
-        except (OSError, asyncio.TimeoutError) as error:
-            connection.close()
+            await connecting.secure(self._loop, factory, connection, self._context, seconds=self._seconds)
+        except OSError as error:
             why = f"the TLS handshake failed: {self._why(error)}"
             self._log.warning("refused %s: %s", address, why)
             if failed is not None:
                 failed(why)
 
     def _why(self, error: BaseException) -> str:
-        if isinstance(error, (ConnectionAbortedError, TimeoutError, asyncio.TimeoutError)):
+        if isinstance(error, (ConnectionAbortedError, TimeoutError)):
             return f"it was not done within {self._seconds:g} s"
         if not isinstance(error, ssl.SSLError):
             return "the other side closed the connection"

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from starcore import logs, tls
-from starcore.connection import UNREAD_BYTES_MAX, Identify
+from starcore.connection import UNREAD_BYTES_MAX, Connection, Identify
 from starcore.driver import Driver
 from starcore.errors import AddressError, Code
 from starcore.events import Action, Event, Finished, Log, Spill, Spooled
@@ -130,12 +130,12 @@ class BufferPool:
     def take(self, length: int) -> bytearray | memoryview:
         """Give memory of `length` bytes; it is not cleared."""
         size = _size_class(length)
-        free = self._free.get(size)
-        while free:
-            buffer = free.pop()
-            self.free_bytes -= size
-            # A transport that could not encrypt at once may still hold a view: such a buffer is not reused.
-            if sys.getrefcount(buffer) == 2:
+        free = self._free.get(size, ())
+        for number in range(len(free) - 1, -1, -1):
+            # What found no room in a socket is still in the transport's hands: such a buffer waits.
+            if sys.getrefcount(free[number]) == 2:
+                buffer = free.pop(number)
+                self.free_bytes -= size
                 break
         else:
             buffer = bytearray(size)
@@ -313,7 +313,7 @@ class Server:
         factory = functools.partial(self._connection, identify)
         return lambda connection, address: handshakes.begin(connection, address, factory), handshakes.close
 
-    def _connection(self, identify: Identify) -> asyncio.BaseProtocol:
+    def _connection(self, identify: Identify) -> Connection:
         self._accepted += 1
         return self._driver.connection(identify)
 

@@ -315,7 +315,7 @@ class Shard:
             self._loop.call_soon(self._settle)
 
     def _settle(self) -> None:
-        """Tell what became of this turn's chunks: only at its end does a transport find out that it is full."""
+        """Tell what became of this turn's chunks."""
         self._settling = False
         written, self._written = self._written, {}
         for connection in written.values():

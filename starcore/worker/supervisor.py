@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from starcore import __version__, logs, settings, tls
+from starcore import __version__, connecting, logs, settings, tls
 from starcore.driver import Driver
 from starcore.errors import ArgumentValueError, CredentialsError, SetupError, StarCoreError, UnreachableError
 from starcore.events import Action, Dial, Event, Finished, Log, Lost, Peer
@@ -300,14 +300,15 @@ class Supervisor:
         try:
             target = self._resolve()
             identify = functools.partial(self._identify, target.identity)
-            connecting = self._loop.create_connection(
+            dialing = connecting.dial(
+                self._loop,
                 lambda: self._driver.connection(identify),
                 target.host,
                 target.port,
-                ssl=self._tls_context(target.identity),
-                server_hostname=target.identity.server_name,
+                self._tls_context(target.identity),
+                target.identity.server_name,
             )
-            await asyncio.wait_for(connecting, DIAL_SECONDS_MAX)
+            await asyncio.wait_for(dialing, DIAL_SECONDS_MAX)
         except Exception as exc:  # whatever it is, somebody has to dial again: a name may also be no name at all
             error = tls.as_error(TimeoutError() if isinstance(exc, asyncio.TimeoutError) else exc, self._target)
             if isinstance(error, CredentialsError):

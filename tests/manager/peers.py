@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from starcore import certificates, tls
+from starcore import certificates, connecting, tls
 from starcore.driver import Driver
 from starcore.events import Action, ChunkReceived, Event, Opened, Received, Send, SendChunk, Tick
 from starcore.messages import CHUNK_BYTES_MAX, Message, Role
@@ -58,10 +58,11 @@ class Caller:
 
     async def dial(self, sock: socket.socket) -> None:
         """Speak TLS over a connected socket."""
-        await asyncio.get_running_loop().create_connection(
+        await connecting.secure(
+            asyncio.get_running_loop(),
             lambda: self.driver.connection(functools.partial(tls.identify, self._identity, Role.MANAGER)),
-            sock=sock,
-            ssl=tls.dial_context(self._identity),
+            sock,
+            tls.dial_context(self._identity),
             server_hostname=self._identity.server_name,
         )
 

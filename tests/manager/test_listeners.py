@@ -110,7 +110,7 @@ def test_process_without_a_descriptor_left_says_so_and_listens_again_later(
 # -- the door ------------------------------------------------------------------------------------------------
 
 
-class Opened(asyncio.Protocol):
+class Opened(asyncio.BufferedProtocol):
     """A protocol that says when TLS stands."""
 
     def __init__(self, opened: asyncio.Event) -> None:
@@ -118,6 +118,9 @@ class Opened(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.opened.set()
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return bytearray(64)
 
 
 @pytest.mark.parametrize("kind", ["good", "garbage", "foreign", "mute", "gone"])

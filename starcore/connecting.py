@@ -1,0 +1,108 @@
+"""From an address, or from a socket that was accepted, to TLS: what `transport.py` takes over from there.
+
+A loop's own `create_connection` keeps its sockets to itself; OpenSSL shall have this one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import Callable
+from typing import TypeVar
+
+from starcore.transport import TLSTransport, reset
+
+HANDSHAKE_SECONDS_MAX = 60.0
+
+_AWAY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH, errno.EHOSTUNREACH)
+"""What an address of a family says that this machine has no way to."""
+_Protocol = TypeVar("_Protocol", bound=asyncio.BufferedProtocol)
+
+
+async def secure(
+    loop: asyncio.AbstractEventLoop,
+    factory: Callable[[], _Protocol],
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    *,
+    server_hostname: str | None = None,
+    seconds: float = HANDSHAKE_SECONDS_MAX,
+) -> tuple[TLSTransport, _Protocol]:
+    """See a connected socket through TLS; it is closed if that fails.
+
+    Parameters
+    ----------
+    loop : asyncio.AbstractEventLoop
+        The running loop.
+    factory : callable
+        Makes the protocol.
+    sock : socket.socket
+        Connected; it belongs to the transport from here on.
+    context : ssl.SSLContext
+        Whether it listens or dials follows from `server_hostname`.
+    server_hostname : str, optional
+        Whom a dialer wants to reach; None for the end that was dialed.
+    seconds : float, default 60
+        How long the handshake may take.
+
+    Raises
+    ------
+    OSError
+        As of `TLSTransport.handshake`.
+    """
+    try:
+        sock.setblocking(False)
+        wrapped = context.wrap_socket(
+            sock,
+            server_side=server_hostname is None,
+            server_hostname=server_hostname,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+        )
+    except (OSError, ValueError) as error:
+        sock.close()
+        raise reset(error) from error
+    protocol = factory()
+    transport = TLSTransport(loop, wrapped, protocol)
+    await transport.handshake(seconds)
+    return transport, protocol
+
+
+async def dial(
+    loop: asyncio.AbstractEventLoop,
+    factory: Callable[[], _Protocol],
+    host: str,
+    port: int,
+    context: ssl.SSLContext,
+    server_hostname: str,
+) -> tuple[TLSTransport, _Protocol]:
+    """Connect to the first address of `host` that answers, and see it through TLS.
+
+    Raises
+    ------
+    OSError
+        None of them did, or as of `secure`.
+    """
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    failures: list[OSError] = []
+    for family, kind, number, _, address in found:
+        sock = None
+        try:
+            sock = socket.socket(family, kind, number)
+            sock.setblocking(False)
+            await loop.sock_connect(sock, address)
+        except OSError as error:
+            failures.append(error)
+            if sock is not None:
+                sock.close()
+        except BaseException:
+            if sock is not None:
+                sock.close()
+            raise
+        else:
+            return await secure(loop, factory, sock, context, server_hostname=server_hostname)
+    if not failures:
+        raise OSError(f"no address is known for {host!r}")
+    raise next((error for error in failures if error.errno not in _AWAY), failures[0])
