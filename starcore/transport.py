@@ -108,8 +108,8 @@ class TLSTransport(asyncio.Transport):
         self._fd = sock.fileno()
         self._protocol: asyncio.BufferedProtocol | None = protocol
         # A method in Python that only passes the call on, once a record, costs an array a few hundredths of its CPU.
-        inner = getattr(sock, "_sslobj", None)
-        owner = inner if hasattr(inner, "read") and hasattr(inner, "write") and hasattr(inner, "pending") else sock
+        inner: Any = getattr(sock, "_sslobj", None)
+        owner: Any = inner if all(hasattr(inner, name) for name in ("read", "write", "pending")) else sock
         self._read: Callable[[int, Any], int] = owner.read
         self._write: Callable[[Any], int] = owner.write
         self._pending: Callable[[], int] = owner.pending

@@ -130,7 +130,7 @@ class BufferPool:
     def take(self, length: int) -> bytearray | memoryview:
         """Give memory of `length` bytes; it is not cleared."""
         size = _size_class(length)
-        free = self._free.get(size, ())
+        free = self._free.get(size) or []
         for number in range(len(free) - 1, -1, -1):
             # What found no room in a socket is still in the transport's hands: such a buffer waits.
             if sys.getrefcount(free[number]) == 2:
