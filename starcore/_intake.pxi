@@ -23,12 +23,10 @@ def take_in(
 
     Returns
     -------
-    rest : int
-        How much room there was in the buffer that was not filled.
-    error : OSError or True or None
+    OSError or True or None
         What reading ended with; True for the end of the stream.
     """
-    cdef Py_ssize_t size = 0, got = 0, count
+    cdef Py_ssize_t size, got, count
     cdef bint more = True
     cdef object error = None
     cdef object room
@@ -52,5 +50,5 @@ def take_in(
         if got:
             updated(got)
             if link.deaf:
-                return size - got, None
-    return size - got, error
+                return None
+    return error

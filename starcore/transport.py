@@ -32,6 +32,7 @@ import errno
 import socket
 import ssl
 import sys
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, cast
@@ -68,13 +69,15 @@ class TLSTransport(asyncio.Transport):
     sock : ssl.SSLSocket
         Not blocking, its handshake not done.
     protocol : asyncio.BufferedProtocol
-        Hears `connection_made` when TLS stands.
+        Hears `connection_made` when TLS stands. If it has a method `outstanding() -> int`, that says how many bytes are
+        sure to come before it could answer anything.
     """
 
     __slots__ = (
         "_broken",
         "_buffered",
         "_closing",
+        "_ear",
         "_fd",
         "_high",
         "_later",
@@ -83,6 +86,7 @@ class TLSTransport(asyncio.Transport):
         "_low",
         "_lump",
         "_made",
+        "_outstanding",
         "_paused",
         "_peername",
         "_pending",
@@ -90,6 +94,7 @@ class TLSTransport(asyncio.Transport):
         "_queue",
         "_read",
         "_reading",
+        "_shaking",
         "_shut",
         "_sock",
         "_turned",
@@ -122,10 +127,13 @@ class TLSTransport(asyncio.Transport):
         self._buffered = 0
         self._high, self._low = 64 << 10, 16 << 10
         self._lump = 1
+        self._outstanding: Callable[[], int] | None = getattr(protocol, "outstanding", None) if _LUMPS else None
         self._paused = False
         """Whether the protocol was told to write no more."""
         self._reading = self._writing = False
         """What the loop looks for."""
+        self._ear: weakref.ref[Any] | None = None
+        """The callback that the loop has; nobody else has it."""
         self._turned: str = ""
         """Which of the two OpenSSL asked to have turned round: "read" waits for room, or "write" for bytes."""
         self._made = self._closing = self._shut = self._lost = False
@@ -133,6 +141,7 @@ class TLSTransport(asyncio.Transport):
         """Whether what the peer says is not for the protocol, now or ever."""
         self._broken: BaseException | None = None
         self._later: asyncio.TimerHandle | None = None
+        self._shaking: asyncio.Future[None] | None = None
 
     # -- handshake -------------------------------------------------------------------------------------------
 
@@ -148,54 +157,54 @@ class TLSTransport(asyncio.Transport):
         ConnectionAbortedError
             It took longer than `seconds`.
         """
-        done: asyncio.Future[None] = self._loop.create_future()
-        self._later = self._loop.call_later(seconds, self._too_late, done, seconds)
+        self._shaking = self._loop.create_future()
+        self._later = self._loop.call_later(seconds, self._too_late, seconds)
         try:
-            self._shake(done)
-            await done
-        except BaseException:
-            self._drop()
-            raise
-        finally:
-            if self._later is not None:
-                self._later.cancel()
-                self._later = None
-        if self._protocol is None or self._lost:  # aborted in the same turn
-            self._drop()
-            raise reset(None)
-        self._watch_room(False)
-        self._made, self.deaf = True, False
-        try:
+            self._shake()
+            await self._shaking
+            self._shaking = None
+            self._later.cancel()
+            self._later = None
+            self._watch_bytes(False)
+            self._watch_room(False)
+            self._made, self.deaf = True, False
+            assert self._protocol is not None
             self._protocol.connection_made(self)
         except BaseException:
-            self._drop()
+            self._shaking = None
+            self._stop()
+            self._end()
             raise
         if not self.deaf:
             self._watch_bytes(True)
 
-    def _shake(self, done: asyncio.Future[None]) -> None:
-        if done.done():
-            return
+    def _shake(self) -> None:
         try:
             self._sock.do_handshake()
         except ssl.SSLWantReadError:
             self._watch_room(False)
-            self._watch_bytes(True, self._shake, done)
+            self._watch_bytes(True, self._shake)
         except ssl.SSLWantWriteError:
-            self._watch_room(True, self._shake, done)
-        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
-            done.set_exception(reset(error))
-        except OSError as error:
-            done.set_exception(reset(error) if error.errno == errno.ENOTCONN else error)
-        except ValueError as error:  # what the socket was is gone
-            done.set_exception(reset(error))
+            self._watch_room(True, self._shake)
+        except (OSError, ValueError) as error:  # a ValueError where there is no connection any more
+            kinds = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ValueError)
+            over = getattr(error, "errno", None) == errno.ENOTCONN or isinstance(error, kinds)
+            self._shaken(reset(error) if over and not isinstance(error, ssl.SSLCertVerificationError) else error)
         else:
-            self._watch_bytes(False)
-            done.set_result(None)
+            self._shaken(None)
 
-    def _too_late(self, done: asyncio.Future[None], seconds: float) -> None:
-        if not done.done():
-            done.set_exception(ConnectionAbortedError(f"the TLS handshake took longer than {seconds:g} s"))
+    def _shaken(self, error: BaseException | None) -> None:
+        if self._shaking is None or self._shaking.done():
+            return
+        self._watch_bytes(False)
+        self._watch_room(False)
+        if error is None:
+            self._shaking.set_result(None)
+        else:  # its traceback would tie it to this frame, and so to all memory of the connection
+            self._shaking.set_exception(error.with_traceback(None))
+
+    def _too_late(self, seconds: float) -> None:
+        self._shaken(ConnectionAbortedError(f"the TLS handshake took longer than {seconds:g} s"))
 
     # -- what asyncio promises -------------------------------------------------------------------------------
 
@@ -218,6 +227,7 @@ class TLSTransport(asyncio.Transport):
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Let another protocol take over."""
         self._protocol = cast("asyncio.BufferedProtocol", protocol)
+        self._outstanding = getattr(protocol, "outstanding", None) if _LUMPS else None
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         """Return the protocol."""
@@ -270,24 +280,28 @@ class TLSTransport(asyncio.Transport):
         if self._turned == "write":
             self._turned = ""
             self._push()
+        error = self._take(_BULK_MIN)
+        if error is not None and not isinstance(error, ssl.SSLWantReadError):
+            self._not_read(error)
+        elif self._outstanding is not None and not self._lost and (error is not None or self._lump > 1):
+            self._ask_for(self._outstanding())
+
+    def _take(self, bulk: int) -> OSError | bool | None:
         protocol = self._protocol
         assert protocol is not None
         ask, tell = protocol.get_buffer, protocol.buffer_updated
         try:
-            rest, error = take_in(self, ask, tell, self._read, self._pending, READ_TURN_BYTES, _BULK_MIN)
+            return take_in(self, ask, tell, self._read, self._pending, READ_TURN_BYTES, bulk)
         except Exception as fault:  # of the protocol's own
             self._loop.call_exception_handler(
                 {"message": "a protocol failed", "exception": fault, "transport": self, "protocol": protocol}
             )
             self._lose(fault)
-            return
-        if error is not None and not isinstance(error, ssl.SSLWantReadError):
-            self._not_read(error)
-        elif _LUMPS and (rest > _REST_MIN or self._lump > 1):
-            self._ask_for(rest)
+            return None
 
     def _ask_for(self, rest: int) -> None:
-        # OpenSSL may hold nearly a record of the rest already, so the last of it must not be waited for.
+        # OpenSSL may hold nearly a record of the rest already, so the last of it must not be waited for. An end of the
+        # connection wakes us whatever we asked for.
         lump = min(rest - 2 * RECORD_BYTES_MAX, LUMP_BYTES_MAX) if rest > _REST_MIN and not self.deaf else 1
         if lump != self._lump:
             self._lump = lump
@@ -371,6 +385,11 @@ class TLSTransport(asyncio.Transport):
             if count == len(data):
                 return
             data = memoryview(data)[count:]
+        except ssl.SSLWantWriteError:
+            self._buffered += len(data)
+            self._unit = data
+            self._watch_room(True)
+            return
         except OSError:  # the same again, with all that belongs to it
             pass
         self._buffered += len(data)
@@ -441,7 +460,8 @@ class TLSTransport(asyncio.Transport):
 
     def _break(self, error: BaseException) -> None:
         """Nothing can be written any more; but what the peer said before it went is worth hearing."""
-        self._broken = error
+        # Before Python 3.13, OpenSSL's word for every end of a socket is EOF.
+        self._broken = reset(error) if isinstance(error, ssl.SSLEOFError) else error
         self._queue.clear()
         self._buffered = 0
         if self._writing:
@@ -460,11 +480,11 @@ class TLSTransport(asyncio.Transport):
         """Write what waits, say so to the peer, and end when it has closed as well."""
         if self._closing or self._lost:
             return
-        self._closing = self.deaf = True
-        self._watch_bytes(False)
         if not self._made:
             self._lose(None)
             return
+        self._closing = self.deaf = True
+        self._watch_bytes(False)
         self._later = self._loop.call_later(CLOSING_SECONDS_MAX, self.abort)
         if self._broken is None and self._unit is None:
             self._say_goodbye()
@@ -480,9 +500,9 @@ class TLSTransport(asyncio.Transport):
         except ssl.SSLWantWriteError:
             self._watch_room(True)
             return
-        except ssl.SSLWantReadError:  # said; the peer has not said it yet
+        except OSError:  # said; the peer has not yet, or says something else, or is gone, which we shall see
             pass
-        except (OSError, ValueError):
+        else:
             self._lose(None)
             return
         self._watch_room(False)
@@ -491,13 +511,15 @@ class TLSTransport(asyncio.Transport):
         except OSError:
             self._lose(None)
             return
-        if _LUMPS:
-            self._ask_for(0)
+        self._ask_for(0)
         self._watch_bytes(True)
 
     def _lose(self, error: BaseException | None) -> None:
         """Look for nothing any more, let go of all memory, and tell when the present call is over."""
         if self._lost:
+            return
+        if self._shaking is not None:
+            self._shaken(reset(error))
             return
         self._stop()
         self._loop.call_soon(self._tell, error)
@@ -514,39 +536,76 @@ class TLSTransport(asyncio.Transport):
             self._later = None
 
     def _tell(self, error: BaseException | None) -> None:
-        protocol, self._protocol = self._protocol, None
+        protocol = self._protocol
         try:
             if protocol is not None and self._made:
                 protocol.connection_lost(cast("Exception | None", error))
         finally:
-            self._sock.close()
+            self._end()
 
-    def _drop(self) -> None:
-        """End a connection whose handshake was not done."""
-        if not self._lost:
-            self._stop()
-        self._protocol = None
+    def _end(self) -> None:
+        """Close the socket; the SSL object's memory goes with it, whoever still knows this transport."""
+        self._protocol = self._outstanding = None
+        self._read = self._write = self._pending = _over
         self._sock.close()
 
     # -- the loop --------------------------------------------------------------------------------------------
 
-    def _watch_bytes(self, wanted: bool, *callback: Any) -> None:
+    def _watch_bytes(self, wanted: bool, callback: Callable[[], None] | None = None) -> None:
+        self._ear = None
         if wanted:
-            self._loop.add_reader(self._fd, *(callback or (self._readable,)))
+            ear = callback or self._readable
+            self._loop.add_reader(self._fd, ear)
+            self._ear = weakref.ref(ear, self._unheard)
         elif self._reading:
             self._loop.remove_reader(self._fd)
         self._reading = wanted
 
-    def _watch_room(self, wanted: bool, *callback: Any) -> None:
+    def _unheard(self, ear: Any) -> None:
+        """The loop forgot us.
+
+        A socket that failed is looked at once more by uvloop, and never again. But its error stands behind what the
+        peer had said before, and of that we may have taken only a part; only the death of the callback tells.
+        """
+        if ear is self._ear and not self._loop.is_closed():
+            self._loop.call_soon(self._read_out)
+
+    def _read_out(self) -> None:
+        """Read a socket that failed to its end, or to where it goes on after all."""
+        if self._lost or not self._reading:
+            return
+        if self.deaf:
+            self._readable()  # which swallows until there is nothing
+        else:
+            error = self._take(1)
+            if self._lost or not self._reading:
+                return
+            if error is None:
+                self._loop.call_soon(self._read_out)
+                return
+            if not isinstance(error, ssl.SSLWantReadError):
+                self._not_read(error)
+        if not self._lost:
+            writing = self._writing
+            self._watch_room(False)
+            self._watch_bytes(False)
+            self._watch_bytes(True)
+            self._watch_room(writing)
+
+    def _watch_room(self, wanted: bool, callback: Callable[[], None] | None = None) -> None:
         if wanted:
-            self._loop.add_writer(self._fd, *(callback or (self._writable,)))
+            self._loop.add_writer(self._fd, callback or self._writable)
         elif self._writing:
             self._loop.remove_writer(self._fd)
         self._writing = wanted
 
 
+def _over(*arguments: Any) -> int:
+    raise OSError(errno.EBADF, "the connection is over")
+
+
 def reset(error: BaseException | None) -> ConnectionResetError:
     """Say that a connection ended in its handshake."""
-    reset = ConnectionResetError(errno.ECONNRESET, "the other side closed the connection")
-    reset.__cause__ = error
-    return reset
+    made = ConnectionResetError(errno.ECONNRESET, "the other side closed the connection")
+    made.__cause__ = error if error is None else error.with_traceback(None)
+    return made
