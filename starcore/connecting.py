@@ -21,6 +21,60 @@ _AWAY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH, errno.EHOST
 _Protocol = TypeVar("_Protocol", bound=asyncio.BufferedProtocol)
 
 
+class _Handshake:
+    """One socket's way to TLS."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: ssl.SSLSocket) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._over: asyncio.Future[None] = loop.create_future()
+        self._reading = self._writing = False
+
+    async def done(self, seconds: float) -> None:
+        timer = self._loop.call_later(seconds, self._too_late, seconds)
+        try:
+            self._step()
+            await self._over
+        finally:
+            timer.cancel()
+            self._watch(False, False)
+
+    def _step(self) -> None:
+        if self._over.done():
+            return
+        try:
+            self._sock.do_handshake()
+        except ssl.SSLWantReadError:
+            self._watch(True, False)
+        except ssl.SSLWantWriteError:
+            self._watch(False, True)
+        except ssl.SSLCertVerificationError as error:  # which is a ValueError as well
+            self._fail(error)
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ValueError) as error:
+            self._fail(reset(error))
+        except OSError as error:
+            self._fail(reset(error) if error.errno == errno.ENOTCONN else error)
+        else:
+            self._over.set_result(None)
+
+    def _too_late(self, seconds: float) -> None:
+        if not self._over.done():
+            self._fail(ConnectionAbortedError(f"the TLS handshake took longer than {seconds:g} s"))
+
+    def _fail(self, error: OSError) -> None:
+        # With its traceback, the error would tie this frame, and so all memory of the connection, into a circle.
+        self._over.set_exception(error.with_traceback(None))
+
+    def _watch(self, bytes_: bool, room: bool) -> None:
+        """Have the next step made when there is something to read, or room to write."""
+        loop, number = self._loop, self._sock.fileno()
+        if bytes_ is not self._reading:
+            loop.add_reader(number, self._step) if bytes_ else loop.remove_reader(number)
+        if room is not self._writing:
+            loop.add_writer(number, self._step) if room else loop.remove_writer(number)
+        self._reading, self._writing = bytes_, room
+
+
 async def secure(
     loop: asyncio.AbstractEventLoop,
     factory: Callable[[], _Protocol],
@@ -50,7 +104,8 @@ async def secure(
     Raises
     ------
     OSError
-        As of `TLSTransport.handshake`.
+        The connection ended before TLS stood; as an ssl.SSLError, one of the two refuses the other, or the peer speaks
+        no TLS; as a ConnectionAbortedError, it took longer than `seconds`.
     """
     try:
         sock.setblocking(False)
@@ -65,8 +120,13 @@ async def secure(
         sock.close()
         raise reset(error) from error
     protocol = factory()
+    try:
+        await _Handshake(loop, wrapped).done(seconds)
+    except BaseException:
+        wrapped.close()
+        raise
     transport = TLSTransport(loop, wrapped, protocol)
-    await transport.handshake(seconds)
+    transport.begin()
     return transport, protocol
 
 

@@ -60,16 +60,16 @@ _LUMPS = sys.platform == "linux"
 
 
 class TLSTransport(asyncio.Transport):
-    """One connection, from its handshake to its end.
+    """One connection, from the end of its handshake.
 
     Parameters
     ----------
     loop : asyncio.AbstractEventLoop
         Everything here happens in this loop's thread; it needs `add_reader` and `add_writer`.
     sock : ssl.SSLSocket
-        Not blocking, its handshake not done.
+        Not blocking, its handshake done.
     protocol : asyncio.BufferedProtocol
-        Hears `connection_made` when TLS stands. If it has a method `outstanding() -> int`, that says how many bytes are
+        Hears `connection_made` from `begin`. If it has a method `outstanding() -> int`, that says how many bytes are
         sure to come before it could answer anything.
     """
 
@@ -85,7 +85,6 @@ class TLSTransport(asyncio.Transport):
         "_lost",
         "_low",
         "_lump",
-        "_made",
         "_outstanding",
         "_paused",
         "_peername",
@@ -94,7 +93,6 @@ class TLSTransport(asyncio.Transport):
         "_queue",
         "_read",
         "_reading",
-        "_shaking",
         "_shut",
         "_sock",
         "_turned",
@@ -136,75 +134,24 @@ class TLSTransport(asyncio.Transport):
         """The callback that the loop has; nobody else has it."""
         self._turned: str = ""
         """Which of the two OpenSSL asked to have turned round: "read" waits for room, or "write" for bytes."""
-        self._made = self._closing = self._shut = self._lost = False
+        self._closing = self._shut = self._lost = False
         self.deaf = True
         """Whether what the peer says is not for the protocol, now or ever."""
         self._broken: BaseException | None = None
         self._later: asyncio.TimerHandle | None = None
-        self._shaking: asyncio.Future[None] | None = None
 
-    # -- handshake -------------------------------------------------------------------------------------------
-
-    async def handshake(self, seconds: float) -> None:
-        """See the connection through TLS; the protocol's `connection_made` follows at once.
-
-        Raises
-        ------
-        ssl.SSLError
-            One of the two refuses the other, or the peer speaks no TLS.
-        OSError
-            The connection ended before.
-        ConnectionAbortedError
-            It took longer than `seconds`.
-        """
-        self._shaking = self._loop.create_future()
-        self._later = self._loop.call_later(seconds, self._too_late, seconds)
+    def begin(self) -> None:
+        """Tell the protocol that the connection is there, and listen."""
+        assert self._protocol is not None
+        self.deaf = False
         try:
-            self._shake()
-            await self._shaking
-            self._shaking = None
-            self._later.cancel()
-            self._later = None
-            self._watch_bytes(False)
-            self._watch_room(False)
-            self._made, self.deaf = True, False
-            assert self._protocol is not None
             self._protocol.connection_made(self)
         except BaseException:
-            self._shaking = None
             self._stop()
             self._end()
             raise
         if not self.deaf:
             self._watch_bytes(True)
-
-    def _shake(self) -> None:
-        try:
-            self._sock.do_handshake()
-        except ssl.SSLWantReadError:
-            self._watch_room(False)
-            self._watch_bytes(True, self._shake)
-        except ssl.SSLWantWriteError:
-            self._watch_room(True, self._shake)
-        except (OSError, ValueError) as error:  # a ValueError where there is no connection any more
-            kinds = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ValueError)
-            over = getattr(error, "errno", None) == errno.ENOTCONN or isinstance(error, kinds)
-            self._shaken(reset(error) if over and not isinstance(error, ssl.SSLCertVerificationError) else error)
-        else:
-            self._shaken(None)
-
-    def _shaken(self, error: BaseException | None) -> None:
-        if self._shaking is None or self._shaking.done():
-            return
-        self._watch_bytes(False)
-        self._watch_room(False)
-        if error is None:
-            self._shaking.set_result(None)
-        else:  # its traceback would tie it to this frame, and so to all memory of the connection
-            self._shaking.set_exception(error.with_traceback(None))
-
-    def _too_late(self, seconds: float) -> None:
-        self._shaken(ConnectionAbortedError(f"the TLS handshake took longer than {seconds:g} s"))
 
     # -- what asyncio promises -------------------------------------------------------------------------------
 
@@ -480,9 +427,6 @@ class TLSTransport(asyncio.Transport):
         """Write what waits, say so to the peer, and end when it has closed as well."""
         if self._closing or self._lost:
             return
-        if not self._made:
-            self._lose(None)
-            return
         self._closing = self.deaf = True
         self._watch_bytes(False)
         self._later = self._loop.call_later(CLOSING_SECONDS_MAX, self.abort)
@@ -518,9 +462,6 @@ class TLSTransport(asyncio.Transport):
         """Look for nothing any more, let go of all memory, and tell when the present call is over."""
         if self._lost:
             return
-        if self._shaking is not None:
-            self._shaken(reset(error))
-            return
         self._stop()
         self._loop.call_soon(self._tell, error)
 
@@ -538,7 +479,7 @@ class TLSTransport(asyncio.Transport):
     def _tell(self, error: BaseException | None) -> None:
         protocol = self._protocol
         try:
-            if protocol is not None and self._made:
+            if protocol is not None:
                 protocol.connection_lost(cast("Exception | None", error))
         finally:
             self._end()
@@ -551,10 +492,10 @@ class TLSTransport(asyncio.Transport):
 
     # -- the loop --------------------------------------------------------------------------------------------
 
-    def _watch_bytes(self, wanted: bool, callback: Callable[[], None] | None = None) -> None:
+    def _watch_bytes(self, wanted: bool) -> None:
         self._ear = None
         if wanted:
-            ear = callback or self._readable
+            ear = self._readable
             self._loop.add_reader(self._fd, ear)
             self._ear = weakref.ref(ear, self._unheard)
         elif self._reading:
@@ -592,9 +533,9 @@ class TLSTransport(asyncio.Transport):
             self._watch_bytes(True)
             self._watch_room(writing)
 
-    def _watch_room(self, wanted: bool, callback: Callable[[], None] | None = None) -> None:
+    def _watch_room(self, wanted: bool) -> None:
         if wanted:
-            self._loop.add_writer(self._fd, callback or self._writable)
+            self._loop.add_writer(self._fd, self._writable)
         elif self._writing:
             self._loop.remove_writer(self._fd)
         self._writing = wanted
@@ -605,7 +546,7 @@ def _over(*arguments: Any) -> int:
 
 
 def reset(error: BaseException | None) -> ConnectionResetError:
-    """Say that a connection ended in its handshake."""
+    """Say that a connection ended, whatever word OpenSSL had for it."""
     made = ConnectionResetError(errno.ECONNRESET, "the other side closed the connection")
     made.__cause__ = error if error is None else error.with_traceback(None)
     return made

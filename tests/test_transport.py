@@ -1,10 +1,8 @@
-"""transport.py alone, on real TLS over real sockets: our end in a loop, the other end in the test's own hands."""
+"""transport.py alone, on real TLS over real sockets."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import gc
 import os
 import socket
@@ -13,64 +11,18 @@ import struct
 import sys
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import uvloop
 
-from starcore import certificates, connecting, tls
+from starcore import certificates
 from starcore import transport as transports
-from starcore.messages import Role
-from starcore.transport import READ_TURN_BYTES, RECORD_BYTES_MAX, TLSTransport
+from starcore.transport import READ_TURN_BYTES, RECORD_BYTES_MAX
+from tests.ends import Heard, Test, World, aside, everything, running, until
 
-SECONDS = 20.0
 MIB = 1 << 20
-
-
-class Heard(asyncio.BufferedProtocol):
-    """Keeps what comes, and what it was told."""
-
-    def __init__(self, room_bytes: int = 64 << 10) -> None:
-        self.room = memoryview(bytearray(room_bytes))
-        self.data = bytearray()
-        self.told: list[Any] = []
-        self.transport: TLSTransport | None = None
-        self.on_bytes: Callable[[int], Any] = lambda count: None
-        self.owed = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, TLSTransport)
-        self.transport = transport
-        self.told.append("made")
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self.room
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.data += self.room[:nbytes]
-        self.on_bytes(nbytes)
-
-    def outstanding(self) -> int:
-        return self.owed - len(self.data)
-
-    def eof_received(self) -> None:
-        self.told.append("eof")
-
-    def pause_writing(self) -> None:
-        self.told.append("pause")
-
-    def resume_writing(self) -> None:
-        self.told.append("resume")
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self.told.append(("lost", exc))
-
-    @property
-    def lost(self) -> Any:
-        """What the connection was lost to, in a list; empty as long as it stands."""
-        return [each[1] for each in self.told if isinstance(each, tuple)]
 
 
 @pytest.fixture(scope="module")
@@ -78,99 +30,10 @@ def star(tmp_path_factory: pytest.TempPathFactory) -> certificates.Star:
     return certificates.create_star(tmp_path_factory.mktemp("star") / "star", host="127.0.0.1")[0]
 
 
-class World:
-    """A loop, and the two ends of a connection."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, star: certificates.Star) -> None:
-        self.loop = loop
-        self.star = star
-        self.open: list[socket.socket] = []
-
-    def sockets(self, family: str = "tcp") -> tuple[socket.socket, socket.socket]:
-        """Two connected sockets."""
-        if family == "unix":
-            near, far = socket.socketpair()
-        else:
-            with socket.create_server(("127.0.0.1", 0)) as listener:
-                far = socket.create_connection(listener.getsockname())
-                near, _ = listener.accept()
-        self.open += [near, far]
-        far.settimeout(SECONDS)
-        return near, far
-
-    def contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        """The manager's, and a client's."""
-        listens = tls.listen_context(certificates.manager_identity(self.star), Role.CLIENT)
-        return listens, tls.dial_context(certificates.read_join(self.star.client_join).identity)
-
-    def far_end(self, far: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
-        """The other end, its handshake not done."""
-        wrapped = context.wrap_socket(
-            far, server_hostname=tls.SERVER_NAME, do_handshake_on_connect=False, suppress_ragged_eofs=False
-        )
-        self.open.append(wrapped)
-        return wrapped
-
-    async def meet(
-        self, heard: Heard | None = None, family: str = "tcp", small: bool = False
-    ) -> tuple[Heard, TLSTransport, ssl.SSLSocket]:
-        """See both ends through their handshakes: what our end hears, its transport, the blocking other end."""
-        near, raw = self.sockets(family)
-        if small:
-            near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 << 10)
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
-        listens, dials = self.contexts()
-        far = self.far_end(raw, dials)
-        heard = heard or Heard()
-        (transport, _), _ = await asyncio.gather(
-            connecting.secure(self.loop, lambda: heard, near, listens), aside(far.do_handshake)
-        )
-        assert heard.told == ["made"]
-        return heard, transport, far
-
-
-async def aside(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Make a call that blocks."""
-    return await asyncio.get_running_loop().run_in_executor(None, functools.partial(call, *arguments))
-
-
-async def until(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it never came to be"
-        await asyncio.sleep(0.001)
-    return found
-
-
-def everything(far: ssl.SSLSocket, count: int) -> bytes:
-    """Read so many bytes."""
-    got = bytearray()
-    while len(got) < count and (piece := far.recv(65536)):
-        got += piece
-    return bytes(got)
-
-
-Test = Callable[[World], Awaitable[None]]
-
-
 @pytest.fixture(params=[uvloop.new_event_loop, asyncio.SelectorEventLoop], ids=["uvloop", "asyncio"])
 def run(request: pytest.FixtureRequest, star: certificates.Star) -> Iterator[Callable[[Test], None]]:
-    """Run a test on a loop of each kind; nothing may end in its exception handler unasked."""
-    loop = request.param()
-    world = World(loop, star)
-    faults: list[dict[str, Any]] = []
-    loop.set_exception_handler(lambda loop, context: faults.append(context))
-
-    def runner(test: Test) -> None:
-        loop.run_until_complete(asyncio.wait_for(test(world), 3 * SECONDS))
-        assert faults == []
-
-    yield runner
-    for each in world.open:
-        each.close()
-    loop.run_until_complete(asyncio.sleep(0.01))
-    loop.run_until_complete(loop.shutdown_default_executor())
-    loop.close()
+    with running(request.param(), star) as runner:
+        yield runner
 
 
 # -- bytes ---------------------------------------------------------------------------------------------------
@@ -215,7 +78,7 @@ def test_megabytes_land_in_the_memory_that_was_handed_out(run: Any, room_bytes: 
     body = os.urandom(3 * MIB + 17)
 
     async def test(world: World) -> None:
-        heard, transport, far = await world.meet(Heard(room_bytes))
+        heard, _transport, far = await world.meet(Heard(room_bytes))
         heard.owed = len(body)
         sending = asyncio.ensure_future(aside(far.sendall, body))
         await until(lambda: len(heard.data) == len(body))
@@ -229,7 +92,7 @@ def test_megabytes_land_in_the_memory_that_was_handed_out(run: Any, room_bytes: 
 
 def test_record_that_is_larger_than_the_room_is_read_to_its_end_without_another_poll(run: Any) -> None:
     async def test(world: World) -> None:
-        heard, transport, far = await world.meet(Heard(7))
+        heard, _transport, far = await world.meet(Heard(7))
         await aside(far.sendall, b"x" * 16_000)
         await until(lambda: len(heard.data) == 16_000)
 
@@ -238,7 +101,7 @@ def test_record_that_is_larger_than_the_room_is_read_to_its_end_without_another_
 
 def test_one_turn_takes_its_share_and_no_more(run: Any) -> None:
     async def test(world: World) -> None:
-        heard, transport, far = await world.meet(Heard(16 << 10))
+        heard, _transport, far = await world.meet(Heard(16 << 10))
         turns = [0]
 
         def count(nbytes: int) -> None:
@@ -310,7 +173,7 @@ def test_short_piece_travels_in_one_record_with_what_follows(run: Any) -> None:
     body = os.urandom(MIB)
 
     async def test(world: World) -> None:
-        heard, transport, far = await world.meet()
+        _heard, transport, far = await world.meet()
         transport.writelines([b"header", memoryview(body)])
         first = await aside(far.recv, 65536)
         assert len(first) == RECORD_BYTES_MAX and first.startswith(b"header")
@@ -327,7 +190,7 @@ def test_short_piece_travels_in_one_record_with_what_follows(run: Any) -> None:
 
 def test_what_waits_leaves_in_few_records(run: Any) -> None:
     async def test(world: World) -> None:
-        heard, transport, far = await world.meet(small=True)
+        _heard, transport, far = await world.meet(small=True)
         transport.write(bytes(2 * MIB))
         for _ in range(500):
             transport.write(b"x" * 20)
@@ -358,7 +221,7 @@ def test_peer_that_says_goodbye_ends_the_link_and_hears_ours(run: Any) -> None:
 
 def test_end_without_goodbye_is_an_end_as_well(run: Any) -> None:
     async def test(world: World) -> None:
-        heard, transport, far = await world.meet()
+        heard, _transport, far = await world.meet()
         await aside(far.sendall, b"half a mess")
         os.close(far.detach())
         await until(lambda: heard.lost)
@@ -369,7 +232,7 @@ def test_end_without_goodbye_is_an_end_as_well(run: Any) -> None:
 
 def test_reset_is_told_as_one(run: Any) -> None:
     async def test(world: World) -> None:
-        heard, transport, far = await world.meet()
+        heard, _transport, far = await world.meet()
         far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         far.close()
         await until(lambda: heard.lost)
@@ -397,7 +260,7 @@ def test_reset_behind_a_message_is_noticed_at_once(run: Any) -> None:
 
 def test_bytes_that_are_no_tls_end_the_link(run: Any) -> None:
     async def test(world: World) -> None:
-        heard, transport, far = await world.meet()
+        heard, _transport, far = await world.meet()
         await aside(far.sendall, b"fine")
         socket.socket.sendall(far, b"\x17\x03\x03\x00\x20" + bytes(32))
         await until(lambda: heard.lost)
@@ -411,7 +274,7 @@ def test_end_of_a_large_piece_that_never_comes_is_noticed(run: Any) -> None:
     """In the middle of a piece the kernel wakes us for a lump; an end wakes us as well."""
 
     async def test(world: World) -> None:
-        heard, transport, far = await world.meet(Heard(4 * MIB))
+        heard, _transport, far = await world.meet(Heard(4 * MIB))
         heard.owed = 4 * MIB
         await aside(far.sendall, bytes(40_000))
         await asyncio.sleep(0.05)
@@ -465,7 +328,7 @@ def test_closed_link_does_not_wait_for_ever(run: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(transports, "CLOSING_SECONDS_MAX", 0.1)
 
     async def test(world: World) -> None:
-        mute, _, far = await world.meet()
+        mute, _, _far = await world.meet()
         full, unsent, _ = await world.meet(small=True)
         unsent.write(bytes(4 * MIB))
         for each in (mute, full):
@@ -534,7 +397,7 @@ def test_fault_of_the_protocol_costs_one_link_and_is_told(star: certificates.Sta
         raise RuntimeError("a fault of our own")
 
     async def test() -> None:
-        heard, transport, far = await world.meet()
+        heard, _transport, far = await world.meet()
         heard.on_bytes = fail
         await aside(far.sendall, b"x")
         await until(lambda: heard.lost)
@@ -563,131 +426,5 @@ def test_connection_that_is_over_is_no_circle(run: Any) -> None:
             assert left() is None
         finally:
             gc.enable()
-
-    run(test)
-
-
-# -- handshakes ----------------------------------------------------------------------------------------------
-
-
-async def refused(world: World, near: socket.socket, seconds: float = SECONDS) -> tuple[Heard, BaseException]:
-    """Let our end try, and return what it says."""
-    heard = Heard()
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - the tests look at it
-        await connecting.secure(world.loop, lambda: heard, near, world.contexts()[0], seconds=seconds)
-    assert heard.told == []
-    return heard, caught.value
-
-
-@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05hello", os.urandom(400)])
-def test_garbage_instead_of_a_handshake_is_refused(run: Any, said: bytes) -> None:
-    async def test(world: World) -> None:
-        near, far = world.sockets()
-        far.sendall(said)
-        far.shutdown(socket.SHUT_WR)
-        _, error = await refused(world, near)
-        assert isinstance(error, (ssl.SSLError, ConnectionResetError))
-        with contextlib.suppress(ConnectionResetError):
-            while far.recv(1000):  # an alert at most, and then the end
-                pass
-
-    run(test)
-
-
-def test_end_within_a_handshake_is_a_reset(run: Any) -> None:
-    async def test(world: World) -> None:
-        near, far = world.sockets()
-        far.sendall(b"\x16\x03")
-        far.close()
-        _, error = await refused(world, near)
-        assert isinstance(error, ConnectionResetError)
-        near, far = world.sockets()
-        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        far.close()
-        time.sleep(0.01)
-        _, error = await refused(world, near)
-        assert isinstance(error, ConnectionResetError)
-
-    run(test)
-
-
-def test_silence_within_a_handshake_ends_in_time(run: Any) -> None:
-    async def test(world: World) -> None:
-        near, far = world.sockets()
-        began = time.monotonic()
-        _, error = await refused(world, near, seconds=0.1)
-        assert isinstance(error, ConnectionAbortedError) and "longer than 0.1 s" in str(error)
-        assert 0.09 < time.monotonic() - began < SECONDS / 2
-        assert await aside(far.recv, 10) == b""
-
-    run(test)
-
-
-def test_cancelled_handshake_closes_its_socket(run: Any) -> None:
-    async def test(world: World) -> None:
-        near, far = world.sockets()
-        heard = Heard()
-        shaking = asyncio.ensure_future(connecting.secure(world.loop, lambda: heard, near, world.contexts()[0]))
-        await asyncio.sleep(0.01)
-        shaking.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await shaking
-        assert await aside(far.recv, 10) == b""
-        assert heard.told == []
-
-    run(test)
-
-
-@pytest.mark.parametrize("how", ["close", "abort"])
-def test_handshake_that_is_closed_ends_at_once(run: Any, how: str) -> None:
-    async def test(world: World) -> None:
-        near, far = world.sockets()
-        near.setblocking(False)
-        context = world.contexts()[0]
-        wrapped = context.wrap_socket(near, server_side=True, do_handshake_on_connect=False)
-        heard = Heard()
-        transport = TLSTransport(world.loop, wrapped, heard)
-        shaking = asyncio.ensure_future(transport.handshake(SECONDS))
-        await asyncio.sleep(0.01)
-        getattr(transport, how)()
-        with pytest.raises(ConnectionResetError):
-            await shaking
-        assert await aside(far.recv, 10) == b"" and heard.told == []
-
-    run(test)
-
-
-def test_peer_that_is_refused_hears_why(run: Any, tmp_path: Path) -> None:
-    other, _ = certificates.create_star(tmp_path / "other", host="127.0.0.1")
-    stranger = tls.dial_context(certificates.read_join(other.client_join).identity)
-
-    async def test(world: World) -> None:
-        near, raw = world.sockets()
-        stranger.load_verify_locations(world.star.ca)
-        far = world.far_end(raw, stranger)
-        (_, error), _ = await asyncio.gather(refused(world, near), aside(far.do_handshake))
-        assert getattr(error, "reason", "") == "CERTIFICATE_VERIFY_FAILED"
-        with pytest.raises(ssl.SSLError, match="(?i)alert"):
-            await aside(far.recv, 10)
-
-    run(test)
-
-
-def test_protocol_that_will_not_have_it_leaves_nothing_open(run: Any) -> None:
-    async def test(world: World) -> None:
-        near, raw = world.sockets()
-        listens, dials = world.contexts()
-        far, heard = world.far_end(raw, dials), Heard()
-
-        def fail(transport: Any) -> None:
-            raise RuntimeError("not this one")
-
-        heard.connection_made = fail  # type: ignore[method-assign]
-        shaking = asyncio.ensure_future(connecting.secure(world.loop, lambda: heard, near, listens))
-        await aside(far.do_handshake)
-        with pytest.raises(RuntimeError):
-            await shaking
-        with pytest.raises(ssl.SSLError):
-            await aside(far.recv, 10)
 
     run(test)
