@@ -508,8 +508,9 @@ class TLSTransport(asyncio.Transport):
         A socket that failed is looked at once more by uvloop, and never again. But its error stands behind what the
         peer had said before, and of that we may have taken only a part; only the death of the callback tells.
         """
-        if ear is self._ear and not self._loop.is_closed():
-            self._loop.call_soon(self._read_out)
+        if ear is self._ear:
+            with contextlib.suppress(RuntimeError):  # a loop that is being closed forgets everybody
+                self._loop.call_soon(self._read_out)
 
     def _read_out(self) -> None:
         """Read a socket that failed to its end, or to where it goes on after all."""

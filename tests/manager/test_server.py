@@ -55,6 +55,22 @@ def test_buffer_that_somebody_still_looks_at_is_not_reused() -> None:
     assert len(view) == CHUNK_BYTES_MAX
 
 
+def test_buffer_that_somebody_looks_at_waits_and_its_neighbour_is_taken() -> None:
+    """What finds no room in a socket waits as a view of its buffer, under load nearly always."""
+    pool = BufferPool()
+    lower, upper = pool.take(CHUNK_BYTES_MAX), pool.take(CHUNK_BYTES_MAX)
+    marks = id(lower), id(upper)
+    view = memoryview(upper)
+    pool.give(lower)
+    pool.give(upper)
+    del lower, upper
+    taken = pool.take(CHUNK_BYTES_MAX)
+    assert id(taken) == marks[0]
+    view.release()
+    assert id(pool.take(CHUNK_BYTES_MAX)) == marks[1]
+    assert pool.free_bytes == 0
+
+
 def test_pool_keeps_no_more_than_its_limit() -> None:
     pool = BufferPool()
     lengths = (CHUNK_BYTES_MAX, CHUNK_BYTES_MAX // 4) * (POOL_BYTES_MAX // CHUNK_BYTES_MAX + 5)
