@@ -173,11 +173,6 @@ cdef class FrameReader:
         """Whether no frame is under way."""
         return self.start == self.end and not self.remaining
 
-    @property
-    def outstanding(self):
-        """How many bytes of a chunk that has begun are still to come."""
-        return self.remaining
-
     def greeted(self):
         """The peer is known: chunks and larger frames may come."""
         self.greeting = False

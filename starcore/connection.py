@@ -139,10 +139,6 @@ class Connection(asyncio.BufferedProtocol):
         except ProtocolError as error:
             self._owner.fault(self, error)
 
-    def outstanding(self) -> int:
-        """Return how much of a chunk is still to come: the transport need not wake for less."""
-        return self._reader.outstanding
-
     def eof_received(self) -> bool | None:
         """Let the transport close itself; `connection_lost` tells."""
         return None

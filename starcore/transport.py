@@ -31,7 +31,6 @@ import contextlib
 import errno
 import socket
 import ssl
-import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -51,12 +50,8 @@ _BULK_MIN = 8 << 10
 CLOSING_SECONDS_MAX = 30.0
 """How long a closed link may take to send what waits, if nobody aborts it."""
 LOW_WATER_PART = 4
-LUMP_BYTES_MAX = 128 << 10
-"""In the middle of a large piece the kernel wakes us up for this much at a time, and not for each record."""
-_REST_MIN = 4 * RECORD_BYTES_MAX
 
 _Buffer = Any
-_LUMPS = sys.platform == "linux"
 
 
 class TLSTransport(asyncio.Transport):
@@ -69,8 +64,7 @@ class TLSTransport(asyncio.Transport):
     sock : ssl.SSLSocket
         Not blocking, its handshake done.
     protocol : asyncio.BufferedProtocol
-        Hears `connection_made` from `begin`. If it has a method `outstanding() -> int`, that says how many bytes are
-        sure to come before it could answer anything.
+        Hears `connection_made` from `begin`.
     """
 
     __slots__ = (
@@ -84,8 +78,6 @@ class TLSTransport(asyncio.Transport):
         "_loop",
         "_lost",
         "_low",
-        "_lump",
-        "_outstanding",
         "_paused",
         "_peername",
         "_pending",
@@ -124,8 +116,6 @@ class TLSTransport(asyncio.Transport):
         """What is being written; the same bytes until they are through."""
         self._buffered = 0
         self._high, self._low = 64 << 10, 16 << 10
-        self._lump = 1
-        self._outstanding: Callable[[], int] | None = getattr(protocol, "outstanding", None) if _LUMPS else None
         self._paused = False
         """Whether the protocol was told to write no more."""
         self._reading = self._writing = False
@@ -174,7 +164,6 @@ class TLSTransport(asyncio.Transport):
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Let another protocol take over."""
         self._protocol = cast("asyncio.BufferedProtocol", protocol)
-        self._outstanding = getattr(protocol, "outstanding", None) if _LUMPS else None
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         """Return the protocol."""
@@ -230,8 +219,6 @@ class TLSTransport(asyncio.Transport):
         error = self._take(_BULK_MIN)
         if error is not None and not isinstance(error, ssl.SSLWantReadError):
             self._not_read(error)
-        elif self._outstanding is not None and not self._lost and (error is not None or self._lump > 1):
-            self._ask_for(self._outstanding())
 
     def _take(self, bulk: int) -> OSError | bool | None:
         protocol = self._protocol
@@ -245,15 +232,6 @@ class TLSTransport(asyncio.Transport):
             )
             self._lose(fault)
             return None
-
-    def _ask_for(self, rest: int) -> None:
-        # OpenSSL may hold nearly a record of the rest already, so the last of it must not be waited for. An end of the
-        # connection wakes us whatever we asked for.
-        lump = min(rest - 2 * RECORD_BYTES_MAX, LUMP_BYTES_MAX) if rest > _REST_MIN and not self.deaf else 1
-        if lump != self._lump:
-            self._lump = lump
-            with contextlib.suppress(OSError):
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, lump)
 
     def _not_read(self, error: OSError | bool) -> None:
         if isinstance(error, ssl.SSLWantWriteError):
@@ -455,7 +433,6 @@ class TLSTransport(asyncio.Transport):
         except OSError:
             self._lose(None)
             return
-        self._ask_for(0)
         self._watch_bytes(True)
 
     def _lose(self, error: BaseException | None) -> None:
@@ -486,7 +463,7 @@ class TLSTransport(asyncio.Transport):
 
     def _end(self) -> None:
         """Close the socket; the SSL object's memory goes with it, whoever still knows this transport."""
-        self._protocol = self._outstanding = None
+        self._protocol = None
         self._read = self._write = self._pending = _over
         self._sock.close()
 

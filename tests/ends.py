@@ -27,7 +27,6 @@ class Heard(asyncio.BufferedProtocol):
         self.told: list[Any] = []
         self.transport: TLSTransport | None = None
         self.on_bytes: Callable[[int], Any] = lambda count: None
-        self.owed = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, TLSTransport)
@@ -40,9 +39,6 @@ class Heard(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self.data += self.room[:nbytes]
         self.on_bytes(nbytes)
-
-    def outstanding(self) -> int:
-        return self.owed - len(self.data)
 
     def eof_received(self) -> None:
         self.told.append("eof")

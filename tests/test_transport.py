@@ -79,12 +79,11 @@ def test_megabytes_land_in_the_memory_that_was_handed_out(run: Any, room_bytes: 
 
     async def test(world: World) -> None:
         heard, _transport, far = await world.meet(Heard(room_bytes))
-        heard.owed = len(body)
         sending = asyncio.ensure_future(aside(far.sendall, body))
         await until(lambda: len(heard.data) == len(body))
         await sending
         assert heard.data == body
-        await aside(far.sendall, b"!")  # a short one after large ones: nobody waits for a lump any more
+        await aside(far.sendall, b"!")  # a short one after large ones
         await until(lambda: heard.data[len(body) :] == b"!")
 
     run(test)
@@ -271,11 +270,8 @@ def test_bytes_that_are_no_tls_end_the_link(run: Any) -> None:
 
 
 def test_end_of_a_large_piece_that_never_comes_is_noticed(run: Any) -> None:
-    """In the middle of a piece the kernel wakes us for a lump; an end wakes us as well."""
-
     async def test(world: World) -> None:
         heard, _transport, far = await world.meet(Heard(4 * MIB))
-        heard.owed = 4 * MIB
         await aside(far.sendall, bytes(40_000))
         await asyncio.sleep(0.05)
         await aside(far.sendall, bytes(1_000))
