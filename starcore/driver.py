@@ -234,7 +234,9 @@ class Driver:
     # -- private ---------------------------------------------------------------------------------------------
 
     def _turn(self, event: Event) -> None:
-        self._now = max(self._now, self._loop.time())
+        now = self._loop.time()
+        if now > self._now:
+            self._now = now
         try:
             actions = self._core.handle(event, self._now)
         except Exception as error:
@@ -242,17 +244,18 @@ class Driver:
             return
         for action in actions:  # one that fails takes none of the others along
             try:
-                self._perform(action)
+                if type(action) is Send:
+                    connection = self._links.get(action.link)
+                    if connection is not None:
+                        connection.send(action.message, hurry=action.hurry)
+                else:
+                    self._perform(action)
             except Exception as error:
                 self._blame(action if hasattr(action, "link") else event, event, error)
 
     def _perform(self, action: Action) -> None:
         kind = type(action)
-        if kind is Send:
-            connection = self._links.get(action.link)
-            if connection is not None:
-                connection.send(action.message, hurry=action.hurry)
-        elif kind is SendChunk:
+        if kind is SendChunk:
             self._send_chunk(action)
         elif kind is Drop:
             self._shell.release(action.token)
@@ -323,7 +326,7 @@ class Driver:
             self.feed(Tick())  # sooner than a timer, which would cost a lone task another turn of the loop
             deadline = self._core.deadline()
         self._ending = False
-        if deadline is not None:
+        if deadline is not None and (self._timer is None or deadline < self._timer_at):
             self._arm(deadline)
         unsent, self._unsent = self._unsent, []
         for connection in unsent:
@@ -331,8 +334,6 @@ class Driver:
 
     def _arm(self, deadline: float) -> None:
         if self._timer is not None:
-            if self._timer_at <= deadline:
-                return
             self._timer.cancel()
         self._timer_at = deadline
         self._timer = self._loop.call_at(deadline, self._tick)
