@@ -107,6 +107,8 @@ class Driver:
         Where faults of peers, and our own, are told.
     unread_bytes_max : int, optional
         What may wait for a peer that asks and asks, and does not read.
+    alone : bool, default False
+        Whether there is one link only, so that nothing else comes in the turn in which it was read.
     """
 
     def __init__(
@@ -116,7 +118,10 @@ class Driver:
         shell: Shell,
         logger: logging.Logger,
         unread_bytes_max: int = UNREAD_BYTES_MAX,
+        *,
+        alone: bool = False,
     ) -> None:
+        self._alone = alone
         self._core = core
         self._loop = loop
         self._shell = shell
@@ -147,7 +152,9 @@ class Driver:
 
     def connection(self, identify: Identify) -> Connection:
         """Make the protocol of a new connection; `identify` says who the peer is, or raises."""
-        return Connection(self.number(), self, identify, self._loop, self._scratch, self._unread_bytes_max)
+        made = Connection(self.number(), self, identify, self._loop, self._scratch, self._unread_bytes_max)
+        made.alone = self._alone
+        return made
 
     def number(self) -> int:
         """Number a link; whose link is younger has the larger number."""
@@ -244,18 +251,17 @@ class Driver:
             return
         for action in actions:  # one that fails takes none of the others along
             try:
-                if type(action) is Send:
-                    connection = self._links.get(action.link)
-                    if connection is not None:
-                        connection.send(action.message, hurry=action.hurry)
-                else:
-                    self._perform(action)
+                self._perform(action)
             except Exception as error:
                 self._blame(action if hasattr(action, "link") else event, event, error)
 
     def _perform(self, action: Action) -> None:
         kind = type(action)
-        if kind is SendChunk:
+        if kind is Send:
+            connection = self._links.get(action.link)
+            if connection is not None:
+                connection.send(action.message, hurry=action.hurry)
+        elif kind is SendChunk:
             self._send_chunk(action)
         elif kind is Drop:
             self._shell.release(action.token)
