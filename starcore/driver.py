@@ -241,9 +241,7 @@ class Driver:
     # -- private ---------------------------------------------------------------------------------------------
 
     def _turn(self, event: Event) -> None:
-        now = self._loop.time()
-        if now > self._now:
-            self._now = now
+        self._now = max(self._now, self._loop.time())
         try:
             actions = self._core.handle(event, self._now)
         except Exception as error:

@@ -298,8 +298,8 @@ class ManagerCore:
                 self._greet(link, event.message, now)
             else:
                 message = event.message
-                reaction = (_FROM_CLIENT if type(link.owner) is Client else _FROM_WORKER).get(type(message))
-                if reaction is None:
+                table: dict[type, Any] = _FROM_CLIENT if type(link.owner) is Client else _FROM_WORKER
+                if (reaction := table.get(type(message))) is None:
                     raise UnexpectedError(f"{type(message).__name__.upper()} does not belong here")
                 reaction(self, link.owner, message)
         except RefusedError as refusal:

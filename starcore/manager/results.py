@@ -198,8 +198,8 @@ class Results:
         """How long the leases of a piece ran: as the worker says, but no longer than it had them."""
         leased, spent = piece.leased, piece.message.seconds
         if len(spent) == 1:
-            had = self._outbox.now - leased.at + CLOCK_GRAIN_SECONDS
-            return min(spent[0], had)
+            lone: float = min(spent[0], self._outbox.now - leased.at + CLOCK_GRAIN_SECONDS)
+            return lone
         if piece.count != len(spent):
             spent = spent[piece.low : piece.high]
         slots = min(piece.count, leased.worker.slots)

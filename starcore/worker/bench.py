@@ -326,8 +326,7 @@ class Bench:
 
     def _look_at(self, slot: Slot, at: float) -> None:
         slot.inspect_at = at
-        if at < self._next:
-            self._next = at
+        self._next = min(self._next, at)
 
     # -- time ------------------------------------------------------------------------------------------------
 

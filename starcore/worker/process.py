@@ -139,10 +139,8 @@ class SlotProcess:
     def send(self, record: Record, descriptor: int | None = None, *, hurry: bool = True) -> None:
         """Send a record, without `hurry` with the next one; one that finds the process gone is lost with it."""
         if self.alive:
-            try:
+            with contextlib.suppress(OSError):
                 self._outlet.send(record, descriptor, hurry=hurry)
-            except OSError:
-                pass
 
     def attach(self, piece: Piece) -> None:
         """Let the slot map a segment, unless it has it already, before what it is told next."""
