@@ -71,6 +71,12 @@ class Owner(Protocol):
     def fault(self, connection: Connection, error: ProtocolError) -> None:
         """The peer broke the wire's rules."""
 
+    def hold(self) -> None:
+        """Several events come, and `end_turn` right after them."""
+
+    def end_turn(self) -> None:
+        """No more events come in this turn of the loop."""
+
     def queued(self, connection: Connection) -> None:
         """There is something to `flush` at the end of this turn."""
 
@@ -100,6 +106,8 @@ class Connection(asyncio.BufferedProtocol):
         self.blocked = False
         self.gone = False
         """Whether the transport has nothing more to send, or no way to."""
+        self.alone = False
+        """Whether its owner has no other link: what it read ends the turn of the loop."""
         self.address = "?"
         self._owner = owner
         self._identify = identify
@@ -134,10 +142,15 @@ class Connection(asyncio.BufferedProtocol):
         """Parse what came; a peer that breaks the rules is at fault, not we."""
         if self._closed:
             return
+        if self.alone:
+            self._owner.hold()
         try:
             self._reader.advance(nbytes)
         except ProtocolError as error:
             self._owner.fault(self, error)
+        finally:
+            if self.alone:
+                self._owner.end_turn()
 
     def eof_received(self) -> bool | None:
         """Let the transport close itself; `connection_lost` tells."""

@@ -107,6 +107,8 @@ class Driver:
         Where faults of peers, and our own, are told.
     unread_bytes_max : int, optional
         What may wait for a peer that asks and asks, and does not read.
+    alone : bool, default False
+        Whether there is one link only, so that nothing else comes in the turn in which it was read.
     """
 
     def __init__(
@@ -116,7 +118,10 @@ class Driver:
         shell: Shell,
         logger: logging.Logger,
         unread_bytes_max: int = UNREAD_BYTES_MAX,
+        *,
+        alone: bool = False,
     ) -> None:
+        self._alone = alone
         self._core = core
         self._loop = loop
         self._shell = shell
@@ -147,7 +152,9 @@ class Driver:
 
     def connection(self, identify: Identify) -> Connection:
         """Make the protocol of a new connection; `identify` says who the peer is, or raises."""
-        return Connection(self.number(), self, identify, self._loop, self._scratch, self._unread_bytes_max)
+        made = Connection(self.number(), self, identify, self._loop, self._scratch, self._unread_bytes_max)
+        made.alone = self._alone
+        return made
 
     def number(self) -> int:
         """Number a link; whose link is younger has the larger number."""
@@ -322,7 +329,7 @@ class Driver:
             self.feed(Tick())  # sooner than a timer, which would cost a lone task another turn of the loop
             deadline = self._core.deadline()
         self._ending = False
-        if deadline is not None:
+        if deadline is not None and (self._timer is None or deadline < self._timer_at):
             self._arm(deadline)
         unsent, self._unsent = self._unsent, []
         for connection in unsent:
@@ -330,8 +337,6 @@ class Driver:
 
     def _arm(self, deadline: float) -> None:
         if self._timer is not None:
-            if self._timer_at <= deadline:
-                return
             self._timer.cancel()
         self._timer_at = deadline
         self._timer = self._loop.call_at(deadline, self._tick)

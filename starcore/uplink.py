@@ -263,7 +263,8 @@ class Uplink:
             return self._heard + self._greeting_seconds
         if self.state is not LinkState.UP or self.welcome is None:
             return None
-        return min(self._heard + self.silence_seconds, self._spoke + self.welcome.heartbeat_seconds)
+        silent, beat = self._heard + self.silence_seconds, self._spoke + self.welcome.heartbeat_seconds
+        return silent if silent < beat else beat
 
     def check(self) -> None:
         """Assert every invariant."""

@@ -431,3 +431,21 @@ def test_a_tick_is_never_too_early_for_the_core_that_asked_for_it(loop: str) -> 
         assert made.run_until_complete(main()) == 0
     finally:
         made.close()
+
+
+def test_what_the_one_link_of_a_driver_brings_is_answered_within_its_read(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(here: End, there: End) -> None:
+        await greet(here, there)
+        (line,) = here.driver._links.values()
+        line.alone = True  # type: ignore[attr-defined]
+        here.core.answers[Received] = lambda e: [Send(e.link, Notice(0, "at once"))]
+        before = len(there.core.seen(Received))
+        coming_back: list[Any] = []
+        monkeypatch.setattr(here.driver, "_end_soon", lambda: coming_back.append(1))
+        await say(here, there, Heartbeat())
+        await there.until(lambda: len(there.core.seen(Received)) == before + 1)
+        assert not coming_back
+
+    run(test)

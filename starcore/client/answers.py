@@ -97,6 +97,15 @@ class Answers:
 
     def outcome(self, entry: JobEntry, message: Outcome) -> None:
         """Settle what is whole, make landings for what is not; acknowledge where nothing is on its way."""
+        if len(message.indices) == 1 and not message.body_sizes and not self._cut_off:
+            index = message.indices[0]
+            run = self._ledger.find(entry, index)
+            if run is not None and self._ledger.settle_sent(run, index - run.first, index - run.first + 1):
+                self._outbox.ask(
+                    Resolve(message.job, message.indices, message.statuses, message.head_sizes, message.heads)
+                )
+                self.acknowledge(message.sequence)
+                return
         sizes = message.body_sizes if any(message.body_sizes) else None
         answer = _Answer(message.sequence, len(message.indices))
         fresh: list[int] = []

@@ -164,10 +164,11 @@ class ClientCore:
 
     def deadline(self) -> float | None:
         """When the core next wants a Tick."""
-        due = self._uplink.deadline()
-        ack_at = self._answers.ack_at if self._uplink.up else None
-        times = [time for time in (due, ack_at, self._farewell_until) if time is not None]
-        return None if self._over else min(times, default=None)
+        uplink, due = self._uplink, self._uplink.deadline()
+        for at in (self._answers.ack_at if uplink.state is LinkState.UP else None, self._farewell_until):
+            if at is not None and (due is None or at < due):
+                due = at
+        return None if uplink.state is LinkState.OVER else due
 
     @property
     def _over(self) -> bool:
@@ -240,7 +241,8 @@ class ClientCore:
         self._ledger.call(event.job, event.first, event.heads, event.body_sizes)
         if self._uplink.up:
             self._submit()
-            self._pump()
+            if self._sending:
+                self._pump()
         else:
             self._ask_for(self._uplink.hasten(self._outbox.now, 0.0 if idle else BACKOFF_MAX_SECONDS))
 
@@ -528,7 +530,7 @@ class ClientCore:
         if entry.left or number in self._idle or number not in self._ledger.jobs or number in self._attachments:
             return
         self._rest(number)
-        if not all(map(self._blobs.held, share_names(entry.job.shares))):
+        if entry.job.shares and not all(map(self._blobs.held, share_names(entry.job.shares))):
             self._strike(number)  # it cannot be called again
 
     def _rest(self, number: int) -> None:

@@ -146,7 +146,7 @@ class Session:
         logs.watch(self._loop, _log)
         greeting = hello(target)
         self._session = greeting.session
-        self._driver = Driver(ClientCore(greeting), self._loop, self, _log)
+        self._driver = Driver(ClientCore(greeting), self._loop, self, _log, alone=True)
         self._dialer = Dialer(
             target, context, resolve or (lambda: target), self._driver, self._loop, self._lose_heart
         )

@@ -196,6 +196,15 @@ class Ledger:
     def settle_sent(self, run: Run, start: int, stop: int) -> bool:
         """Settle a stretch of tasks at once. False, and nothing is done, where one is not just SENT or has a body."""
         count = stop - start
+        if count == 1 == len(run.states) and run.states[start] == SENT and not run.bodies:
+            self.charged -= len(run.heads[start]) + TASK_OVERHEAD_BYTES
+            self.outstanding -= 1
+            run.states[start] = DONE
+            run.heads.clear()
+            run.left = 0
+            run.entry.left -= 1
+            self._sweep(run.entry)
+            return True
         if run.bodies or run.states.count(SENT, start, stop) != count:
             return False
         self.charged -= sum(map(len, run.heads[start:stop])) + count * TASK_OVERHEAD_BYTES
@@ -280,6 +289,13 @@ class Ledger:
 
     def _fill(self, run: Run, start: int) -> int:
         """Mark tasks of a run from `start` on as sent, and say where it stopped."""
+        if len(run.states) == 1:
+            weight = len(run.heads[0]) + TASK_OVERHEAD_BYTES
+            if weight > self.submit_bytes - self.charged and self.charged:
+                return start
+            self.charged += weight  # a lone task is always allowed
+            run.states[0] = SENT
+            return 1
         # What was sent before and what was not never share a message: `again` is the message's, not the task's.
         limit = min(run.again if start < run.again else len(run.states), start + BATCH_TASKS_MAX)
         waiting = limit - start - len(run.states[start:limit].lstrip(_WAITING_STATES))
@@ -297,7 +313,11 @@ class Ledger:
 
     def _sweep(self, entry: JobEntry) -> None:
         entry.dead += 1
-        if (entry.dead > DEAD_RUNS_MAX and entry.dead * 2 > len(entry.runs)) or not entry.left:
+        if len(entry.runs) == 1:
+            entry.runs.clear()
+            entry.firsts.clear()
+            entry.dead = 0
+        elif (entry.dead > DEAD_RUNS_MAX and entry.dead * 2 > len(entry.runs)) or not entry.left:
             entry.runs = [run for run in entry.runs if run.left]
             entry.firsts = [run.first for run in entry.runs]
             entry.dead = 0

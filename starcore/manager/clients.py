@@ -195,6 +195,13 @@ class Clientele:
         """Outcomes arrived."""
         if self._outbox.journaled:
             self._outbox.record(Acknowledged(client.session, message.sequences))
+        if len(message.sequences) == 1:
+            lone = self._deliveries.acknowledge(client, message.sequences[0])
+            if lone is not None:
+                if lone.flow is not None and lone.pieces:
+                    self._results.acknowledged([lone])
+                self._close_if_done(client.jobs.get(lone.outcome.job))
+            return
         over = [self._deliveries.acknowledge(client, sequence) for sequence in message.sequences]
         read = [delivery for delivery in over if delivery is not None]
         self._results.acknowledged([each for each in read if each.flow is not None and each.pieces])
@@ -419,6 +426,8 @@ class Clientele:
                 self._relay.expect(flow, link, window=not message.again)
         if job.blob is not None and job.blob.refusal:
             self._refuse_run(run, job.blob.refusal)
+            return
+        if count == 1 and not bodies and job.ready and self._workforce.at_once(run):
             return
         span = run.tail = run.span(0, count, FIRST_ATTEMPT)
         if job.ready:

@@ -217,9 +217,13 @@ class ManagerCore:
 
     def _settle(self, now: float) -> None:
         """Give out all that can be given now, and see whether a drain is over."""
-        self._store.settle()
-        self._workforce.dispatch(now)
-        while self._clientele.outgrown():
+        if self._store.keepers or self._deliveries.read or self._deliveries.kept:
+            self._store.settle()
+        if self._scheduler.settled and not self._relay.arrived:  # as after two of the three messages of a lone task
+            self._workforce.move_at = None
+        else:
+            self._workforce.dispatch(now)
+        while self._scheduler.misfit and self._clientele.outgrown():
             self._store.settle()
             self._workforce.dispatch(now)
         if self._drain_until is not None:
@@ -292,21 +296,16 @@ class ManagerCore:
         try:
             if link.owner is None:
                 self._greet(link, event.message, now)
-            elif isinstance(link.owner, Client):
-                self._reaction(_FROM_CLIENT, event)(self, link.owner, event.message)
             else:
-                self._reaction(_FROM_WORKER, event)(self, link.owner, event.message)
+                message = event.message
+                table: dict[type, Any] = _FROM_CLIENT if type(link.owner) is Client else _FROM_WORKER
+                if (reaction := table.get(type(message))) is None:
+                    raise UnexpectedError(f"{type(message).__name__.upper()} does not belong here")
+                reaction(self, link.owner, message)
         except RefusedError as refusal:
             self._close(event.link, refusal.code, str(refusal), now)
         except ProtocolError as fault:
             self._close(event.link, fault.code, str(fault), now)
-
-    @staticmethod
-    def _reaction(table: dict[type, Any], event: Received) -> Any:
-        reaction = table.get(type(event.message))
-        if reaction is None:
-            raise UnexpectedError(f"{type(event.message).__name__.upper()} does not belong here")
-        return reaction
 
     def _chunk(self, event: ChunkReceived, now: float) -> None:
         link = self._sessions.links.get(event.link)

@@ -10,7 +10,7 @@ something happened (an exception with retries left, a crash, a cancellation, a b
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -44,7 +44,13 @@ class Results:
         """Leases ended."""
         message.statuses = bytes(message.statuses)
         kept: set[int] = set()
-        for piece in self._pieces(worker, message):
+        lone = worker.find(message.leases[0]) if len(message.leases) == 1 else None
+        if lone is not None:
+            heads = memoryview(message.heads)
+            pieces: Iterable[_Piece] = (_Piece(lone, message.leases[0] - lone.first, message, 0, 1, heads),)
+        else:
+            pieces = self._pieces(worker, message)
+        for piece in pieces:
             if piece.plain():
                 self._finish(piece)
                 continue
@@ -191,6 +197,9 @@ class Results:
     def _seconds(self, piece: _Piece) -> float:
         """How long the leases of a piece ran: as the worker says, but no longer than it had them."""
         leased, spent = piece.leased, piece.message.seconds
+        if len(spent) == 1:
+            lone: float = min(spent[0], self._outbox.now - leased.at + CLOCK_GRAIN_SECONDS)
+            return lone
         if piece.count != len(spent):
             spent = spent[piece.low : piece.high]
         slots = min(piece.count, leased.worker.slots)
@@ -245,6 +254,15 @@ class _Piece:
         """Whether all of these just ended, and their answers are whole and final."""
         leased, message, low, high = self.leased, self.message, self.low, self.high
         run, start, count = leased.run, leased.start + self.offset, high - low
+        if count == 1:
+            status = message.statuses[low]
+            return (
+                leased.marks[self.offset] < Mark.ANSWERING
+                and run.states[start] == State.LEASED
+                and not (message.body_sizes and message.body_sizes[low])
+                and status != Status.CRASHED
+                and not (status == Status.RAISED and run.job.message.retries)
+            )
         statuses = bytes(message.statuses)
         return (
             max(leased.marks[self.offset : self.offset + count]) < Mark.ANSWERING

@@ -137,7 +137,8 @@ class Scheduler:
         self._lanes: dict[Capability, _Lane] = {}
         self._floor_seconds = 0.0
         self._serial = 0
-        self._misfits: list[Span] = []
+        self.misfit: list[Span] = []
+        """Tasks, one a span, that were found to fit no capable worker."""
         self.tasks = 0
         """How many wait in all lanes."""
         self._laden = 0
@@ -287,7 +288,7 @@ class Scheduler:
 
     def misfits(self) -> list[Span]:
         """Take the tasks, one a span, that were found to fit no capable worker."""
-        misfits, self._misfits = self._misfits, []
+        misfits, self.misfit = self.misfit, []
         return misfits
 
     # -- decisions -------------------------------------------------------------------------------------------
@@ -319,6 +320,26 @@ class Scheduler:
                 self._floor_seconds = max(self._floor_seconds, used)
                 return choice
             passed.add((lane, client))
+
+    def at_once(self, job: Job) -> Worker | None:
+        """Name the worker that gets a task without a body, where no other waits: as `choose` would, without a line.
+
+        None where that takes a longer look.
+        """
+        lane, client = self._lanes.get(job.capability), job.client
+        if self.tasks or lane is None or not lane.idle or job.values:
+            return None
+        worker = next(iter(lane.idle))
+        if worker.reserved or worker.unfinished >= WORKER_TASKS_MAX or worker.answers_of:
+            return None
+        used = client.used_seconds
+        if used < self._floor_seconds:
+            if not client.leased:
+                client.used_seconds = self._floor_seconds
+        else:
+            self._floor_seconds = used
+        lane.idle.move_to_end(worker)
+        return worker
 
     def lease(self, leased: Leased) -> None:
         """Charge a lease to its client and its worker."""
@@ -406,7 +427,7 @@ class Scheduler:
             span = heap[0][4]
             job, body = span.run.job, span.run.body(span.start)
             if body + job.value_bytes > lane.arena_bytes_max:
-                self._misfits.append(span.take(1, BATCH_BYTES_MAX))
+                self.misfit.append(span.take(1, BATCH_BYTES_MAX))
                 self._count(lane, line, job, -1)
                 return None
             if heap is line.suspect:

@@ -207,6 +207,9 @@ class Run:
 
     def end(self, start: int, stop: int, statuses: Buffer) -> int:
         """Finish or fail leased tasks, each by its status; returns how many failed."""
+        if stop - start == 1 and self.states[start] == State.LEASED:
+            self.states[start] = end = _ENDS[statuses[0]]
+            return int(end == State.FAILED)
         if self.states.count(State.LEASED, start, stop) != stop - start:
             raise IllegalStepError(f"FINISH of tasks [{start}, {stop}) that are not all LEASED")
         ends = bytes(statuses).translate(_ENDS)
@@ -430,7 +433,8 @@ class Job:
     @property
     def ready(self) -> bool:
         """Whether its function is here to be sent on, and its values are announced."""
-        return (self.blob is None or self.blob.whole) and not any(value.size < 0 for value in self.values)
+        whole = self.blob is None or self.blob.whole
+        return whole and not (self.values and any(value.size < 0 for value in self.values))
 
     @property
     def value_bytes(self) -> int:
@@ -459,7 +463,7 @@ class Job:
 
     def remove(self, run: Run) -> None:
         """Let a run go."""
-        del self.runs[bisect_left(self.runs, run.first, key=_first)]
+        del self.runs[0 if self.runs[0] is run else bisect_left(self.runs, run.first, key=_first)]
 
     def find(self, index: int) -> Run | None:
         """Return the run that has this index."""
@@ -468,6 +472,8 @@ class Job:
 
     def overlapping(self, first: int, stop: int) -> list[Run]:
         """Return the runs that share an index with [first, stop), in order."""
+        if not self.runs or self.runs[-1].first + len(self.runs[-1].states) <= first:
+            return []
         low = max(0, bisect_right(self.runs, first, key=_first) - 1)
         high = bisect_left(self.runs, stop, key=_first)
         return [run for run in self.runs[low:high] if run.stop > first]
@@ -572,12 +578,15 @@ class Worker:
 
     def find(self, lease: int) -> Leased | None:
         """Return the leased run that has this number."""
+        if len(self.leases) == 1:
+            lone = self.leases[0]
+            return lone if 0 <= lease - lone.first < len(lone.marks) else None
         place = bisect_right(self.leases, lease, key=_first) - 1
         return self.leases[place] if place >= 0 and lease < self.leases[place].stop else None
 
     def remove(self, leased: Leased) -> None:
         """Let a leased run go."""
-        del self.leases[bisect_left(self.leases, leased.first, key=_first)]
+        del self.leases[0 if self.leases[0] is leased else bisect_left(self.leases, leased.first, key=_first)]
 
 
 def _first(record: Run | Leased) -> int:

@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from starcore.manager.blobs import Blobs
 from starcore.manager.columns import contiguous
 from starcore.manager.delivery import Deliveries
-from starcore.manager.flows import Flow
+from starcore.manager.flows import FIRST_ATTEMPT, Flow
 from starcore.manager.leases import Leases
 from starcore.manager.outbox import Outbox
 from starcore.manager.records import WorkerOver
@@ -84,6 +84,17 @@ class Workforce:
             self._outbox.send(worker.link, Retract(False, array("Q", numbers)))
         if self._scheduler.restless():
             self.move_at = now + MOVE_SECONDS
+
+    def at_once(self, run: Run) -> bool:
+        """Give out a lone task without putting it in line, where a slot is free. Whether it was."""
+        job = run.job
+        if not self.leasing or job.client in self._deliveries.full:
+            return False
+        worker = self._scheduler.at_once(job)
+        if worker is None:
+            return False
+        self._assign(worker, Span(run, 0, 1, FIRST_ATTEMPT, 0), self._outbox.now)
+        return True
 
     def retract(self, run: Run, positions: Iterable[int], *, kill: bool) -> None:
         """Tell the workers that have these tasks that nobody wants them any more."""

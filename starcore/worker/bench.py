@@ -141,6 +141,10 @@ class Bench:
     def feed(self, ready: deque[Run], now: float) -> list[Action]:
         """Give what is ready to the slots, the least loaded first."""
         actions: list[Action] = []
+        if len(ready) == 1 and len(ready[0].head_sizes) == 1:  # a lone task: the first idle slot is the least loaded
+            for slot in self.slots:
+                if not slot.batches and slot.usable:
+                    return [*self._give(slot, ready.popleft(), now)]
         usable = [slot for slot in self.slots if slot.usable]
         while ready and usable:
             slot = min(usable, key=self._load)
@@ -318,7 +322,7 @@ class Bench:
 
     def _look_later(self, slot: Slot, now: float) -> None:
         timeout = slot.batches[0].timeout_seconds
-        self._look_at(slot, now + min(STARTED_SECONDS, timeout or STARTED_SECONDS))
+        self._look_at(slot, now + (min(STARTED_SECONDS, timeout) if timeout else STARTED_SECONDS))
 
     def _look_at(self, slot: Slot, at: float) -> None:
         slot.inspect_at = at
@@ -351,6 +355,11 @@ class Bench:
         return None if self._next == math.inf else self._next
 
     # -- who has what ----------------------------------------------------------------------------------------
+
+    @property
+    def working(self) -> bool:
+        """Whether any slot holds a task."""
+        return any(slot.batches for slot in self.slots)
 
     def busy(self) -> list[Slot]:
         """Slots that hold tasks."""

@@ -31,6 +31,7 @@ NOWHERE, IN_ARGUMENT, IN_OWN = 0, 1, 2
 DESCRIPTORS_MAX = 16
 JOINED_BYTES_MAX = 16 << 10
 """Records that wait for the socket are copied to one piece up to here."""
+_ANCILLARY_BYTES = socket.CMSG_SPACE(DESCRIPTORS_MAX * 4)
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
@@ -267,8 +268,7 @@ class Inlet:
 
     def pull(self) -> bool:
         """Read once. False at the end; BlockingIOError where there is nothing to read yet."""
-        space = socket.CMSG_SPACE(DESCRIPTORS_MAX * 4)
-        count, ancillary, _, _ = self._socket.recvmsg_into([self._reader.get_buffer()], space, _CLOEXEC)
+        count, ancillary, _, _ = self._socket.recvmsg_into([self._reader.get_buffer()], _ANCILLARY_BYTES, _CLOEXEC)
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 descriptors = array("i")
@@ -322,7 +322,16 @@ class Outlet:
 
         OSError where the other end is gone.
         """
-        self._add(encode(record), descriptor)
+        frame = encode(record)
+        if hurry and descriptor is None and not self._queue:
+            try:
+                sent = self._socket.send(frame)
+            except BlockingIOError:
+                sent = 0
+            if sent == len(frame):
+                return
+            frame = frame[sent:]
+        self._add(frame, descriptor)
         if hurry and not self._waiting:
             self.push()
 

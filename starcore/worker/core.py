@@ -182,8 +182,11 @@ class WorkerCore:
             return None
         if self._unsent and self._uplink.up:
             return self._now
-        times = (self._uplink.deadline(), self._bench.deadline(), self._departure.deadline())
-        return min((at for at in times if at is not None), default=None)
+        due = self._uplink.deadline()
+        for at in (self._bench.deadline(), self._departure.deadline()):
+            if at is not None and (due is None or at < due):
+                due = at
+        return due
 
     # -- the link --------------------------------------------------------------------------------------------
 
@@ -431,7 +434,10 @@ class WorkerCore:
             self._release_answer(leases[0])
         else:
             self._answer(run.attempt, leases, event, body)
-        self._out += self._bench.rest(slot, self._memory.capacity)
+        if slot.kept_bytes or slot.recycle:
+            self._out += self._bench.rest(slot, self._memory.capacity)
+        if not slot.batches and not self._inbox.ready and self._uplink.up and not self._bench.working:
+            self._flush()  # no other answer can come in this turn: at its end, a Tick would do it
 
     def _answer(self, attempt: int, leases: range, event: SlotDone, body: int) -> None:
         if not self._unsent or self._unsent[-1].full(len(leases), len(event.heads)):
@@ -500,7 +506,8 @@ class WorkerCore:
             self._sending.among(self._now)
         for lease, (attempt, size) in answers.bodies.items():
             self._sending.open(lease, attempt, size, window=not again)
-        self._pump()
+        if self._sending:
+            self._pump()
 
     def _on_grant(self, message: Grant) -> None:
         if self._sending.grant(message):
@@ -537,8 +544,9 @@ class WorkerCore:
     def _settle(self) -> None:
         if self._departure.over:
             return
-        self._custody.admit()
-        self._out += self._memory.admit()
+        if self._custody.line or self._memory.demands:
+            self._custody.admit()
+            self._out += self._memory.admit()
         if self._inbox.ready:
             self._out += self._bench.feed(self._inbox.ready, self._now)
         if self._departure.leaving and not self._leases():

@@ -65,6 +65,8 @@ class Custody:
         self._go_on = go_on
         self._refuse = refuse
         self._values = Values(library, memory)
+        self.line = self._values.line
+        """Jobs with runs that wait for memory for a value."""
         self._receiving = Receiving()
 
     # -- jobs and runs ---------------------------------------------------------------------------------------

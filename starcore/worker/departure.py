@@ -128,7 +128,9 @@ class Departure:
         """When something is due."""
         if self._stop_at is not None:
             return self._stop_at
-        return min((at for at in (self._drain_at, self._hand_back_at) if at is not None), default=None)
+        if self._hand_back_at is None:  # nor is there a time to drain at
+            return None
+        return self._hand_back_at if self._drain_at is None else min(self._drain_at, self._hand_back_at)
 
     def _leave(self, text: str, now: float) -> None:
         self.leaving = True

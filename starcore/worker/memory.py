@@ -36,7 +36,7 @@ class Memory:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._used = 0
-        self._demands: deque[Demand] = deque()
+        self.demands: deque[Demand] = deque()
         self._held: dict[int, int] = {}
         self._pending: dict[int, Demand] = {}
         self._answers: dict[int, int] = {}
@@ -55,7 +55,7 @@ class Memory:
     @property
     def lack(self) -> int:
         """How many bytes the first argument in line lacks."""
-        return self._used + segment_bytes(self._demands[0].size) - self.capacity if self._demands else 0
+        return self._used + segment_bytes(self.demands[0].size) - self.capacity if self.demands else 0
 
     def promise(self, key: int, size: int) -> None:
         """Give a value the memory that was made sure of."""
@@ -70,17 +70,17 @@ class Memory:
     def demand(self, demand: Demand, *, first: bool = False) -> None:
         """Ask for memory, in line or before all others."""
         if first:
-            self._demands.appendleft(demand)
+            self.demands.appendleft(demand)
         else:
-            self._demands.append(demand)
+            self.demands.append(demand)
 
     def admit(self) -> list[Action]:
         """Promise memory to whoever fits."""
-        if not self._demands:
+        if not self.demands:
             return []
         actions: list[Action] = []
         waiting: deque[Demand] = deque()
-        for demand in self._demands:
+        for demand in self.demands:
             barred = self._short or (bool(waiting) and waiting[0].passed >= PASSED_MAX)
             if not demand.key & BLOB_STREAM and (barred or not self._fits(demand.size)):
                 waiting.append(demand)
@@ -89,7 +89,7 @@ class Memory:
                 waiting[0].passed += 1
             self._hold(demand)
             actions.append(Allocate(demand.key, demand.attempt, demand.size))
-        self._demands = waiting
+        self.demands = waiting
         return actions
 
     def allocated(self, key: int, *, failed: bool) -> bool:
@@ -104,7 +104,7 @@ class Memory:
             self._short = False  # nothing comes back that those who wait could wait for
         elif not key & BLOB_STREAM:
             self._short = True  # the machine has less than we thought: wait for our own to come back
-            self._demands.appendleft(demand)
+            self.demands.appendleft(demand)
             return False
         return True
 
@@ -119,7 +119,7 @@ class Memory:
     def release(self, key: int, *, kept: bool = False) -> list[Action]:
         """Take memory back, or a demand for it."""
         if key not in self._held:
-            self._demands = deque(demand for demand in self._demands if demand.key != key)
+            self.demands = deque(demand for demand in self.demands if demand.key != key)
             return []
         self._used -= self._held.pop(key)
         self._pending.pop(key, None)
@@ -142,13 +142,13 @@ class Memory:
 
     def keys(self) -> AbstractSet[int]:
         """Whatever is accounted or waits."""
-        return self._held.keys() | self._answers.keys() | {demand.key for demand in self._demands}
+        return self._held.keys() | self._answers.keys() | {demand.key for demand in self.demands}
 
     def check(self) -> None:
         """Assert the invariants."""
         assert self._used == sum(self._held.values()) + sum(self._answers.values())
         assert self._pending.keys() <= self._held.keys()
-        assert not self._held.keys() & {demand.key for demand in self._demands}
+        assert not self._held.keys() & {demand.key for demand in self.demands}
 
     def _fits(self, size: int) -> bool:
         if self._used + segment_bytes(size) <= self.capacity:

@@ -89,6 +89,10 @@ class Run:
 def runs_of(message: Assign) -> Iterator[Run]:
     """Cut an ASSIGN into runs, where each task with a body stands alone."""
     whole = Run(message.lease, message.job, message.first, message.attempt, message.head_sizes, message.heads)
+    if not message.body_sizes:
+        if message.head_sizes:
+            yield whole
+        return
     begin = 0
     for at, size in enumerate(message.body_sizes):
         if size:

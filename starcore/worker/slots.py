@@ -178,6 +178,8 @@ class Slot:
 
     def batch(self, number: int) -> Batch | None:
         """Find a batch by its number."""
+        if self.batches and self.batches[0].number == number:
+            return self.batches[0]
         return next((batch for batch in self.batches if batch.number == number), None)
 
     def give(self, run: Run, timeout_seconds: float = 0.0) -> Batch:

@@ -51,13 +51,13 @@ class Values:
         self._jobs = library.jobs
         self._values = library.values
         self._memory = memory
-        self._line: dict[int, None] = {}
+        self.line: dict[int, None] = {}
         """Jobs with parked runs whose values have no memory yet."""
 
     @property
     def waiting(self) -> bool:
         """Whether anybody stands in line."""
-        return bool(self._line)
+        return bool(self.line)
 
     # -- jobs and their runs ---------------------------------------------------------------------------------
 
@@ -76,7 +76,7 @@ class Values:
             value.jobs.discard(entry.job.job)
             if not value.jobs:
                 gone.append(self._values.pop(name))
-        self._line.pop(entry.job.job, None)
+        self.line.pop(entry.job.job, None)
         return gone
 
     def park(self, entry: Entry, run: Run) -> bool:
@@ -86,7 +86,7 @@ class Values:
         if not self._lacks(entry):
             return False
         if not entry.parked:
-            self._line[entry.job.job] = None
+            self.line[entry.job.job] = None
         entry.parked.append(run)
         return True
 
@@ -120,7 +120,7 @@ class Values:
             if entry.parked and not self._lacks(entry):
                 freed += entry.parked
                 entry.parked = []
-                self._line.pop(number, None)
+                self.line.pop(number, None)
         return freed
 
     def halt(self, value: Value, position: int) -> bool:
@@ -145,7 +145,7 @@ class Values:
             entry = self._jobs[number]
             runs += entry.parked
             entry.parked = []
-            self._line.pop(number, None)
+            self.line.pop(number, None)
         return runs
 
     # -- memory ----------------------------------------------------------------------------------------------
@@ -153,12 +153,12 @@ class Values:
     def admit(self, in_use: Callable[[], set[int]]) -> Admission:
         """Let the line advance as far as there is memory. `in_use`: the jobs whose runs may run now."""
         result = Admission()
-        while self._line:
-            number = next(iter(self._line))
+        while self.line:
+            number = next(iter(self.line))
             entry = self._jobs[number]
             if entry.parked and not self._advance(entry, in_use, result):
                 break
-            del self._line[number]
+            del self.line[number]
         return result
 
     def give_way(self, size: int, in_use: Callable[[], set[int]]) -> list[Evicted]:
@@ -217,7 +217,7 @@ class Values:
     def _victims(self, needs: Iterable[Value], in_use: Callable[[], set[int]]) -> list[Value]:
         """The values with memory that no run needs now, the longest unused first."""
         jobs = in_use()
-        jobs.update(number for number, entry in self._jobs.items() if entry.parked and number not in self._line)
+        jobs.update(number for number, entry in self._jobs.items() if entry.parked and number not in self.line)
         protected = {name for number in jobs if number in self._jobs for name in self._jobs[number].names}
         protected.update(value.name for value in needs)
         return [
@@ -238,7 +238,7 @@ class Values:
     def _line_up(self, value: Value) -> None:
         for number in sorted(value.jobs):
             if self._jobs[number].parked:
-                self._line[number] = None
+                self.line[number] = None
 
     def check(self) -> None:
         """Assert the invariants."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from array import array
+from random import Random
 
 import pytest
 
 from starcore.errors import Status
 from starcore.events import Send
 from starcore.manager.scheduling import AWAITED_PER_SLOT_MAX, WORKER_TASKS_MAX
+from starcore.manager.workers import Workforce
 from starcore.messages import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Assign, Grant, Outcome, Submit
 from starcore.pace import CHUNK_BYTES_MIN
 
@@ -396,3 +398,50 @@ def test_only_capable_workers_get_a_job():
     new.leased(job, 0, 1)
     assert not star.all(Assign, old)
     star.quiet()
+
+
+# -- a task that comes alone ---------------------------------------------------------------------------------
+
+
+def lone_calls(seed):
+    """Let a star live on small submits and answers; returns all that it said, and how its books stand."""
+    chance, star = Random(seed), Star()
+    workers = [star.worker(slots=chance.randint(1, 2)) for _ in range(2)]
+    jobs = [star.client(result_bytes=6000).job(priority=chance.randint(0, 1)) for _ in range(2)]
+    said, held, unread = [], [], []
+    for _ in range(200):
+        move = chance.random()
+        if move < 0.45:
+            chance.choice(jobs).submit(chance.choice((1, 1, 1, 2)))
+        elif move < 0.9 and held:
+            worker, assign = held.pop(chance.randrange(len(held)))
+            worker.finish(assign, seconds=chance.random() * 1e-3, head=b"x" * 900)
+        elif unread:
+            client, outcome = unread.pop()
+            client.ack(outcome)
+        star.wait(chance.random() * 1e-3)
+        said.append(list(star.actions))
+        held += [(worker, assign) for worker in workers for assign in star.all(Assign, worker)]
+        unread += [(job.client, outcome) for job in jobs for outcome in star.all(Outcome, job.client)]
+        star.actions.clear()
+    used = [client.used_seconds for client in star.core._sessions.clients.values()]
+    return said, used, star.core._scheduler._floor_seconds, star.status()["workers"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_lone_task_is_given_out_as_one_from_the_line_would_be(seed, monkeypatch):
+    short = lone_calls(seed)
+    monkeypatch.setattr(Workforce, "at_once", lambda workforce, run: False)
+    assert lone_calls(seed) == short
+
+
+def test_lone_task_meets_no_line_where_a_slot_is_free(monkeypatch):
+    star = Star()
+    worker, job = star.worker(slots=1), star.client().job()
+    lined, queue = [], star.core._scheduler.queue
+    monkeypatch.setattr(star.core._scheduler, "queue", lambda span: (lined.append(span), queue(span)))
+    job.submit(1)
+    assert counts(star, worker) == [1]
+    assert not lined
+    job.submit(1)
+    assert len(lined) == 1

@@ -68,14 +68,43 @@ def test_a_task_goes_to_a_slot_and_its_answer_to_the_manager() -> None:
     desk.quiet()
 
 
+def test_answers_of_slots_that_work_travel_together_and_the_last_one_waits_for_nothing() -> None:
+    desk = Desk(slots=2)
+    job = desk.job()
+    desk.assign(job, lease=10)
+    desk.assign(job, lease=11)
+    first, second = desk.batch(), desk.batch()
+    desk.done(first)
+    desk.quiet()
+    desk.done(second)
+    result = desk.said(Result)  # no turn has ended
+    assert list(result.leases) == [10, 11]
+    desk.quiet()
+    assert desk.core.deadline() != desk.now
+
+
+def test_an_answer_that_has_work_behind_it_waits_for_the_end_of_the_turn() -> None:
+    desk = Desk(slots=1)
+    job = desk.job()
+    desk.assign(job, lease=10)
+    desk.assign(job, lease=11)
+    desk.done(desk.batch())
+    batch = desk.batch(taught=False)
+    desk.quiet()
+    desk.done(batch)
+    desk.result([10, 11])
+    desk.quiet()
+
+
 def test_a_slot_is_taught_a_job_once() -> None:
     desk = Desk()
     job = desk.job()
     desk.assign(job, lease=10)
     desk.done(desk.batch())
+    desk.result([10])
     desk.assign(job, lease=11)
     desk.done(desk.batch(taught=False))
-    desk.result([10, 11])
+    desk.result([11])
     desk.quiet()
 
 
