@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from starcore.errors import Code, OverrunError, Status, UnexpectedError
@@ -34,6 +34,7 @@ from starcore.manager.columns import gaps
 from starcore.manager.delivery import Deliveries
 from starcore.manager.flows import Flow
 from starcore.manager.outbox import Outbox
+from starcore.manager.readings import Readings
 from starcore.manager.relay import Relay
 from starcore.manager.results import Results
 from starcore.manager.scheduling import Scheduler
@@ -43,7 +44,6 @@ from starcore.manager.stored import (
     UNBOUNDED_BYTES,
     Argument,
     Keeper,
-    Reading,
     StoredJob,
     StoreLimits,
     answer_weight,
@@ -51,7 +51,7 @@ from starcore.manager.stored import (
     row,
     weight,
 )
-from starcore.messages import BATCH_TASKS_MAX, Attach, Column, Deed, Detach, Inquire, Inventory, Stored, Submit
+from starcore.messages import Attach, Deed, Detach, Inquire, Inventory, Stored, Submit
 from starcore.texts import plain
 
 NAMES_SAID_MAX = 10
@@ -86,9 +86,7 @@ class Store:
         """Clients' jobs that have no tasks of their own: they bring a stored one, or read one."""
         self._sources: dict[Job, StoredJob] = {}
         """Jobs of clients whose tasks are to be stored, until their client forgets them."""
-        self._readings: dict[Job, Reading] = {}
-        self._told: dict[Delivery, tuple[Reading, Delivery]] = {}
-        """What readers have not acknowledged, and which outcome of the stored job it is."""
+        self._readings = Readings(relay, deliveries)
         self._waiting: dict[StoredJob, None] = {}
         self._arriving: dict[StoredJob, None] = {}
         self._stopped: set[Keeper] = set()
@@ -160,10 +158,9 @@ class Store:
                 self._say(job, Code.GONE, f"there is no stored job {plain(message.name)!r}")
                 self._clientele.forget(client, message.job)
                 return
-            self._readings[job] = stored.readings[job] = Reading(job, stored, message.take)
+            self._readings.begin(job, stored, take=message.take)
             self.claimed[job] = None
             self._changed(stored)
-            self._tell_gone(job, stored.gone)
         elif job not in self._readings:
             raise UnexpectedError(f"job {message.job} is no reader of a stored job")
         stored = self._readings[job].stored
@@ -202,10 +199,7 @@ class Store:
             stored.source = None
             if not (stored.whole or stored.over):
                 self._discard(stored, "its client gave it up")
-        reading = self._readings.pop(job, None)
-        if reading is not None:
-            del reading.stored.readings[job]
-            self._drop_copies(lambda each, _: each is reading)
+        self._readings.end(job)
 
     def left(self, client: Client) -> None:
         """A client's session is over."""
@@ -268,9 +262,7 @@ class Store:
             self._accept(stored)
         self._admit()
         self._make_room()
-        for reading in list(self._readings.values()):
-            if reading.cursor < len(reading.stored.told):
-                self._tell_on(reading)
+        self._readings.tell()
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -285,11 +277,9 @@ class Store:
             assert not stored.whole or stored.argument_bytes == open_bytes, stored.name
             kept = sum(answer_weight(delivery, stored.bodies.get(delivery)) for delivery in stored.told)
             assert stored.answer_bytes == kept, stored.name
-        assert self.claimed.keys() == self._sources.keys() | self._readings.keys()
-        for job, reading in self._readings.items():
-            assert reading.stored.readings[job] is reading and not reading.stored.over
-            assert job.client.jobs[job.client_number] is job
-        assert all(reading.job in self._readings for reading, _ in self._told.values())
+        reading = {job for stored in jobs for job in stored.readings}
+        assert self.claimed.keys() == self._sources.keys() | reading
+        self._readings.check()
 
     def flows(self) -> Iterator[Flow]:
         """The flows that keep arguments and answers."""
@@ -455,36 +445,12 @@ class Store:
         self._weigh(stored, arguments=-released, answers=answer_weight(delivery, body))
         self._changed(stored)
 
-    def _tell_on(self, reading: Reading) -> None:
-        """Tell a reader what it has not heard, as far as its credit goes."""
-        stored, job = reading.stored, reading.job
-        client = job.client
-        while client.link and client not in self._deliveries.full and reading.cursor < len(stored.told):
-            delivery = stored.told[reading.cursor]
-            reading.cursor += 1
-            body, outcome = stored.bodies.get(delivery), delivery.outcome
-            copy = self._deliveries.deliver(
-                *(job, [], outcome.indices, outcome.attempt, outcome.statuses, outcome.head_sizes, outcome.heads),
-                body_bytes=body.size if body is not None else 0,
-                flow=self._relay.loan(body) if body is not None else None,
-            )
-            self._told[copy] = reading, delivery
-
-    def _tell_gone(self, job: Job, gone: Column) -> None:
-        """Say of outcomes that were fetched before, and let go, that they are not here."""
-        text = b"its answer was fetched before, and let go to make room"
-        for start in range(0, len(gone), BATCH_TASKS_MAX // 4):  # with their texts they fit a frame
-            indices = gone[start : start + BATCH_TASKS_MAX // 4]
-            count = len(indices)
-            sizes = array("I", [len(text)]) * count
-            statuses = bytes((Status.UNRUNNABLE,)) * count
-            self._deliveries.deliver(job, [], indices, 0, statuses, sizes, text * count)
-
     def _read(self, delivery: Delivery) -> None:
         """A reader has an outcome."""
-        reading, origin = self._told.pop(delivery, (None, None))
-        if reading is None or origin is None:
+        found = self._readings.read(delivery)
+        if found is None:
             return
+        reading, origin = found
         self._changed(reading.stored)
         if reading.take and self._stored(origin) is not None:
             reading.stored.fetched[origin] = None
@@ -511,31 +477,13 @@ class Store:
         del stored.fetched[delivery]
         place = stored.told.index(delivery)
         del stored.told[place]
-        indices = delivery.outcome.indices
-        stored.gone.extend(indices)
-        missed = self._drop_copies(lambda _, origin: origin is delivery)
-        for reading in stored.readings.values():
-            if place < reading.cursor:
-                reading.cursor -= 1
-            else:
-                missed.append(reading)
-        for reading in missed:
-            self._tell_gone(reading.job, indices)
+        stored.gone.extend(delivery.outcome.indices)
+        self._readings.let_go(stored, delivery, place)
         body = stored.bodies.pop(delivery, None)
         if body is not None:
             self._relay.end(body)
         self._weigh(stored, answers=-answer_weight(delivery, body))
         self._deliveries.acknowledge(stored.client, delivery.outcome.sequence)
-
-    def _drop_copies(self, which: Callable[[Reading, Delivery], bool]) -> list[Reading]:
-        """Break off what readers were told and have not acknowledged. Returns who was told."""
-        copies = [(copy, reading) for copy, (reading, origin) in self._told.items() if which(reading, origin)]
-        for copy, reading in copies:
-            del self._told[copy]
-            if copy.flow is not None and not copy.flow.forwarded:
-                self._relay.abort(copy.flow, Code.GONE, "this answer was let go")
-            self._deliveries.acknowledge(reading.job.client, copy.outcome.sequence)
-        return [reading for _, reading in copies]
 
     def _discard(self, stored: StoredJob, reason: str) -> None:
         """A stored job is over, and with it all that is kept of it."""
@@ -547,9 +495,7 @@ class Store:
         self._arriving.pop(stored, None)
         if stored.source is not None:
             self._say(stored.source, Code.GONE, reason)
-        self._drop_copies(lambda reading, _: reading.stored is stored)
-        for job in stored.readings:
-            del self._readings[job]
+        for job in self._readings.discard(stored):
             self.claimed.pop(job, None)
             self._say(job, Code.GONE, reason)
             self._clientele.forget(job.client, job.client_number)
