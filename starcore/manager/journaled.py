@@ -129,6 +129,7 @@ class JournaledOutbox(Outbox):
     def fail(self, reason: str) -> None:
         """What was told may never be on disk: promise nothing until a segment tells all of it anew."""
         self.failure, self._recording = reason, False
+        self._facts.clear()
         self.settle(self.made)
 
     def settle(self, upto: int) -> None:
