@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .detaching import DetachedStar
+from .detaching import DetachedStar, JournaledDetachedStar
 from .world import Violation
 
 SEEDS = 60
@@ -16,8 +16,8 @@ def fetched() -> list[int]:
     return [live(seed) for seed in range(SEEDS)]
 
 
-def live(seed: int) -> int:
-    star = DetachedStar(seed)
+def live(seed: int, kind: type[DetachedStar] = DetachedStar) -> int:
+    star = kind(seed)
     try:
         return star.live()
     except Exception as error:
@@ -32,3 +32,15 @@ def test_seed_says_the_same_twice(fetched: list[int]) -> None:
     stars = [DetachedStar(7), DetachedStar(7)]
     assert {star.live() for star in stars} == {fetched[7]}
     assert len({star.world.hash for star in stars}) == 1
+
+
+def test_every_seed_brings_back_what_was_accepted_though_managers_are_killed() -> None:
+    fetched = [live(seed, JournaledDetachedStar) for seed in range(SEEDS)]
+    assert sum(fetched) > 5 * SEEDS
+
+
+def test_managers_are_killed_while_they_have_stored_jobs() -> None:
+    stars = [JournaledDetachedStar(seed) for seed in range(SEEDS)]
+    for star in stars:
+        star.live()
+    assert sum(star.world.faults.get("kill the manager", 0) > 0 for star in stars) > SEEDS // 10
