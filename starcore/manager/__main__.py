@@ -120,7 +120,13 @@ def _parser() -> Parser:
         metavar="SIZE",
         help="what detached jobs may take of memory, arguments and results, as 4G (default: 1G)",
     )
-    add("--spool", type=Path, metavar="DIR", help="a directory for what they take beyond that (default: none)")
+    add(
+        "--spool",
+        type=Path,
+        metavar="DIR",
+        help="a directory for what they take beyond that; with --journal, "
+        "for all of it (default: none; the journal's own)",
+    )
     add("--spool-size", type=size, default=0, metavar="SIZE", help="at most so much (default: half of what is free)")
     add(
         "--keep-seconds",
