@@ -586,3 +586,34 @@ def test_manager_may_die_after_any_record() -> None:
                 other.result(range(assign.lease, assign.lease + len(assign.head_sizes)))
         for row in rows(reader):
             assert row["done"] == row["tasks"]
+
+
+def test_segment_that_begins_while_a_job_comes_has_what_is_here_of_it() -> None:
+    star = JournaledStar()
+    client = owner(star)
+    job = Detaching(client, 3, size=1 << 22).begun()
+    job.job.submit(2, bodies=[BODY, BODY])
+    push_all(client, job.job.stream(0))
+    job.stored(0)
+    star.take(Grant, client)
+    client.push(job.job.stream(1), 0, 1000)
+    star.feed(Renew())
+    client.push(job.job.stream(1), 1000, BODY - 1000)
+    job.stored(1)
+    job.job.submit(1)
+    job.stored(2)
+    job.accepted()
+    later = star.killed()
+    assert (later.ended, len(later.files), rows(owner(later))[0]["queued"]) == (0, 2, 3)
+
+
+def test_jobs_come_and_go_over_many_managers_and_each_keeps_its_file() -> None:
+    star = JournaledStar()
+    for number in range(4):
+        bodied(star, name=f"job {number}")
+        if number % 2:
+            rows(owner(star), Deed.FORGET, f"job {number}")
+            star.feed(Renew())
+        star = star.killed()
+    assert (star.ended, len(star.files)) == (0, 2)
+    assert [row["name"] for row in rows(owner(star))] == ["job 0", "job 2"]
