@@ -312,4 +312,8 @@ class _DeadlyFaults(_GentleFaults):
         Faults._kill_manager(self)
 
     def _client_goes(self) -> None:
-        Faults._kill_manager(self)
+        """F10: the disk is full for a while."""
+        star = self._star
+        assert isinstance(star, JournaledDetachedStar)
+        self._world.fault("fail the disk", "disk")
+        star.disk.failing_until = self._world.now + self._world.skewed(0.2, 6.0)

@@ -5,7 +5,8 @@
     JournaledStar(seed).run()      as SimStar, but each manager goes on where the last one was cut off
 
 A commit takes its time, and a manager that dies in it has promised nothing for it. So do the files of stored jobs: they
-are synced a while after their chunks came, each on its own. Not here: a disk that fails (F10).
+are synced a while after their chunks came, each on its own. Up to `failing_until` the disk takes nothing (F10): the
+ledger and the bodies' thread try again, as theirs do.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any
 from starcore.events import Spill, Spooled
 from starcore.manager import journal
 from starcore.manager.core import Limits
-from starcore.manager.journaled import Durable, JournaledCore, Record, Renew
-from starcore.manager.outbox import Synced
+from starcore.manager.journaled import Durable, Failed, JournaledCore, Record, Renew
+from starcore.manager.outbox import SpoolFailed, SpoolWorks, Synced
 from starcore.manager.recovery import Recovery
 
 from .checkers import Truth
@@ -27,6 +28,7 @@ from .world import Violation, World
 
 RENEW_RECORDS = 400
 """A segment of more records than so many is renewed."""
+RETRY_SECONDS = 1.0
 EPOCH = 9
 
 
@@ -37,6 +39,7 @@ class Disk:
         self.frames: list[bytes] = []
         self.files: dict[int, dict[int, Any]] = {}
         """Pieces by their offset, by the number of the body."""
+        self.failing_until = 0.0
 
     def body(self, number: int, size: int) -> Any:
         """Read a file whole."""
@@ -72,6 +75,9 @@ class JournaledManager(ManagerProcess):
         """By body and offset: what stands for chunks that are in files, or on their way there."""
         self._idle_at = 0.0
         """When the commit that is on its way is over."""
+        self._failing = self._renewing = self._spool_failing = False
+        self._unneeded: list[int] = []
+        """Files that go when the disk knows that."""
         self.driver.feed(Renew())
 
     def perform(self, action: Any) -> None:
@@ -110,16 +116,44 @@ class JournaledManager(ManagerProcess):
     def _sync(self, spooled: Spooled, payload: Any) -> None:
         if (spooled.body, spooled.offset) not in self.files:
             return
+        if self.world.now < self._disk.failing_until:
+            self._spool_failing = True
+            self.driver.feed(SpoolFailed("No space left on device"))
+            self.world.later(RETRY_SECONDS, self.post, self._sync, spooled, payload)
+            return
+        if self._spool_failing:
+            self._spool_failing = False
+            self.driver.feed(SpoolWorks())
         file = self._disk.files.setdefault(spooled.body, {})
         file[spooled.offset] = payload
         if sum(map(len, file.values())) == spooled.size:
             self.driver.feed(Synced([spooled.body]))
 
     def _unlink(self, number: int) -> None:
-        self._disk.files.pop(number, None)
+        if self._failing:
+            self._unneeded.append(number)
+        else:
+            self._disk.files.pop(number, None)
+
+    def _fail(self) -> None:
+        self._failing, self._renewing = True, False
+        self.world.later(RETRY_SECONDS, self.post, self._try_again)
+        self.driver.feed(Failed("No space left on device"))
+
+    def _try_again(self) -> None:
+        self._renewing = True
+        self.driver.feed(Renew())
 
     def _commit(self, frames: list[bytes], upto: int, anew: bool) -> None:
         disk = self._disk
+        if self._failing and not (anew and self._renewing):
+            return
+        if self.world.now < disk.failing_until:
+            self._fail()
+            return
+        self._failing = self._renewing = False
+        while self._unneeded:
+            self._unlink(self._unneeded.pop())
         disk.frames = frames if anew else disk.frames + frames
         self.driver.feed(Durable(upto))
         if len(disk.frames) > RENEW_RECORDS and not anew:
