@@ -7,7 +7,7 @@ knows (a slot that died, a call of the user's) stands among that role's own orde
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from starcore.messages import Buffer, Message, Role
@@ -25,6 +25,8 @@ class Spooled:
     length: int
     read: Callable[[int, int], Buffer] | None = None
     """The shell's: returns `length` bytes from a place in the piece on."""
+    size: int = field(default=0, compare=False)
+    """Of the whole body."""
 
 
 @dataclass(slots=True)
@@ -137,6 +139,8 @@ class Spill:
 
     token: Token
     spooled: Spooled
+    copy: bool = False
+    """The token is needed on: what the file gets is a copy."""
 
 
 @dataclass(slots=True)

@@ -15,10 +15,11 @@ from starcore import logs, settings
 from starcore.capacity import memory_limit_bytes
 from starcore.certificates import CLIENT_PORT, WORKER_PORT, Star
 from starcore.errors import SetupError, StarCoreError
+from starcore.manager.bodies import SUFFIX
 from starcore.manager.budget import MEMORY_BYTES_MIN, Budget
 from starcore.manager.core import Limits
 from starcore.manager.server import Ports, ServerOptions, adopt, listen, run
-from starcore.manager.spool import Spool
+from starcore.manager.spool import Spool, free_bytes
 from starcore.manager.stored import StoreLimits
 from starcore.options import Parser, listening_port, seconds, size, wait_at_gate
 
@@ -119,7 +120,13 @@ def _parser() -> Parser:
         metavar="SIZE",
         help="what detached jobs may take of memory, arguments and results, as 4G (default: 1G)",
     )
-    add("--spool", type=Path, metavar="DIR", help="a directory for what they take beyond that (default: none)")
+    add(
+        "--spool",
+        type=Path,
+        metavar="DIR",
+        help="a directory for what they take beyond that; with --journal, "
+        "for all of it (default: none; the journal's own)",
+    )
     add("--spool-size", type=size, default=0, metavar="SIZE", help="at most so much (default: half of what is free)")
     add(
         "--keep-seconds",
@@ -208,19 +215,21 @@ def _serve(options: argparse.Namespace) -> None:
         session_grace_seconds=options.session_grace_seconds,
         drain_seconds=options.drain_seconds,
     )
-    spool = Spool(options.spool) if options.spool is not None else None
-    room = 0 if spool is None else options.spool_size or spool.free_bytes()
+    journal = settings.journal_dir(options.journal, ephemeral=options.ephemeral)
+    spool = Spool(options.spool) if options.spool is not None and journal is None else None
+    room = _spool_room(options.spool, options.spool_size)
     server_options = ServerOptions(
         ports=ports,
         limits=limits,
         budget=Budget.of(options.memory or max(MEMORY_BYTES_MIN, memory_limit_bytes() // 4)),
         store=StoreLimits(options.stored_memory, room, options.keep_seconds),
         spool=spool,
+        bodies=options.spool,
         lifeline=options.lifeline,
         on_listening=listening,
         on_orphaned=orphaned,
         shards=options.shards,
-        journal=settings.journal_dir(options.journal, ephemeral=options.ephemeral),
+        journal=journal,
         log_options=("--log-level", options.log_level, *(["--json-logs"] if options.json_logs else [])),
     )
     try:
@@ -228,6 +237,18 @@ def _serve(options: argparse.Namespace) -> None:
     finally:
         for record in records:
             record.remove()
+
+
+def _spool_room(directory: Path | None, size: int) -> int:
+    """Return how many bytes may lie in the spool; 0 where there is none."""
+    if directory is None or size:
+        return size if directory is not None else 0
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kept = sum(path.stat().st_size for path in directory.glob(f"*{SUFFIX}"))  # an earlier manager's, with a journal
+        return free_bytes(directory) + kept
+    except OSError as error:
+        raise SetupError(f"the spool {directory} cannot be used: {error.strerror}") from error
 
 
 def _greet(star: Star) -> None:

@@ -171,6 +171,14 @@ class Blobs:
             if blob is not None:
                 blob.lent.pop(worker, None)
 
+    def restore(self, digest: bytes, head: Buffer, flow: Flow | None = None) -> None:
+        """A function of an earlier manager's is here, which is pinned: in a head, or kept in a file."""
+        blob = self._blobs[digest]
+        blob.head, blob.flow, blob.size = head, flow, len(head)
+        if flow is not None:
+            blob.size, blob.body = flow.size, flow.number
+        blob.whole = True
+
     def flows(self) -> Iterator[Flow]:
         """Every flow that brings or keeps a blob."""
         return (blob.flow for blob in self._blobs.values() if blob.flow is not None)

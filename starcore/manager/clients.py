@@ -103,7 +103,7 @@ class Clientele:
                 message.priority,
                 message.shares,
             )
-            job = Job(self.jobs, client, theirs, message.job, _capability(message), None)
+            job = Job(self.jobs, client, theirs, message.job, capability_of(message), None)
             job.bytes = len(message.function) + len(message.python) + len(message.shares) + JOB_OVERHEAD_BYTES
             self._require_room(job)
             self._values.pin(job, message.shares)  # first, for it may refuse: no worker ever hears of half a job
@@ -226,16 +226,22 @@ class Clientele:
         """Make a job of a client's that has no tasks of its own: it tells the outcomes of a stored one."""
         self.jobs += 1
         message = JobMessage(self.jobs, FunctionKind.REGISTERED, bytes(32), "")
-        job = Job(self.jobs, client, message, number, _capability(message), None, journaled=False)
+        job = Job(self.jobs, client, message, number, capability_of(message), None, journaled=False)
         self._enlist(job)
         return job
 
-    def adopt(self, job: Job, source: Job) -> None:
-        """Take in a stored job, whose function is that of the job that brings it."""
-        job.bytes = source.bytes
+    def number(self) -> int:
+        """Number a job."""
+        self.jobs += 1
+        return self.jobs
+
+    def adopt(self, job: Job) -> None:
+        """Take in a stored job."""
+        told = job.message
+        job.bytes = len(told.function) + len(told.python) + JOB_OVERHEAD_BYTES
         self._enlist(job)
-        if source.blob is not None:
-            job.blob = self._blobs.pin(source.blob.digest, job)
+        if told.kind == FunctionKind.SHIPPED:
+            job.blob = self._blobs.pin(told.digest, job)
 
     def end(self, job: Job) -> None:
         """A stored job is over: what runs is ended, and no outcome of it is kept."""
@@ -563,7 +569,8 @@ class Clientele:
         self._workforce.forget(job)
 
 
-def _capability(message: JobMessage) -> Capability:
+def capability_of(message: JobMessage) -> Capability:
+    """Name what a job needs."""
     if message.kind == FunctionKind.REGISTERED:
         return FunctionKind.REGISTERED, message.function
     return python_capability(message.python)

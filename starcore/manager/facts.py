@@ -11,17 +11,25 @@ from collections.abc import Iterable, Iterator
 
 from starcore.errors import Status
 from starcore.manager.columns import contiguous
+from starcore.manager.flows import Flow
 from starcore.manager.records import (
     Accepted,
+    Answered,
+    ArgumentKept,
     ClientKnown,
     Delivered,
     Ended,
     Fact,
+    Fetched,
+    FunctionKept,
+    Gone,
     JobForgotten,
     JobKnown,
     JobsHeld,
     Leased,
     Requeued,
+    StoredKnown,
+    StoredWhole,
     Troubled,
     WorkerKnown,
 )
@@ -37,6 +45,7 @@ from starcore.manager.state import (
     Worker,
 )
 from starcore.manager.state import Leased as LeasedRun
+from starcore.manager.stored import Keeper, StoredJob
 from starcore.messages import BATCH_TASKS_MAX, FunctionKind
 
 _STATUSES = {State.DONE: Status.OK, State.FAILED: Status.RAISED, State.CANCELLED: Status.CANCELLED}
@@ -113,10 +122,10 @@ def of_trouble(run: Run, position: int, task: Task, *, settled: bool = False) ->
 
 def of_outcome(job: Job, delivery: Delivery) -> Ended | Troubled:
     """An outcome. One whose body is still at its worker leaves its task open; only the credit was given back."""
-    said = delivery.outcome
     if delivery.flow is not None:
         run, position, _ = delivery.pieces[0]
         return of_trouble(run, position, run.tasks.get(position) or Task(), settled=True)
+    said = delivery.outcome
     return Ended(
         job.number,
         said.sequence,
@@ -129,19 +138,62 @@ def of_outcome(job: Job, delivery: Delivery) -> Ended | Troubled:
     )
 
 
-def everything(clients: Iterable[Client], workers: Iterable[Worker], spans: Iterable[Span]) -> Iterator[Fact]:
-    """All that is so now, but for the blobs; `spans` is what waits in line."""
+def of_answer(job: Job, delivery: Delivery, body: Flow) -> Answered:
+    """An outcome of a stored job whose body is in a file."""
+    said = delivery.outcome
+    index, status = said.indices[0], bytes(said.statuses)[0]
+    return Answered(job.number, said.sequence, said.attempt, index, status, body.number, body.size, said.heads)
+
+
+def of_argument(run: Run, position: int, lender: Flow) -> ArgumentKept:
+    """An argument of a stored job that is in a file."""
+    return ArgumentKept(run.job.number, run.first + position, lender.number, lender.size)
+
+
+def of_function(stored: StoredJob) -> FunctionKept | None:
+    """The function of a stored job, where it is in a file."""
+    blob = stored.blob
+    return FunctionKept(blob.digest, blob.body, blob.size) if blob is not None and blob.body else None
+
+
+def of_stored(stored: StoredJob, wall_seconds: float) -> StoredKnown:
+    """A stored job; `wall_seconds` is what its times lack to count from 1970."""
+    told, keeper = stored.message, stored.client
+    return StoredKnown(
+        stored.number,
+        stored.source_number,
+        keeper.fingerprint,
+        keeper.name,
+        keeper.address,
+        stored.name,
+        stored.tasks,
+        stored.size,
+        stored.keep_seconds,
+        stored.begun_at + wall_seconds,
+        stored.changed_at + wall_seconds,
+        told.kind,
+        told.digest,
+        told.function,
+        told.python,
+        told.retries,
+        told.timeout_seconds,
+        told.priority,
+        stored.note,
+    )
+
+
+def everything(
+    clients: Iterable[Client], workers: Iterable[Worker], spans: Iterable[Span], wall_seconds: float = 0.0
+) -> Iterator[Fact]:
+    """All that is so now, but for the small blobs; `spans` is what waits in line."""
     clients = list(clients)
     runs: list[Run] = []
     for worker in workers:
         yield of_worker(worker)
         yield from _jobs_held(worker)
     for client in clients:
-        yield of_client(client)
-        for job in client.jobs.values():
-            if job.journaled:
-                yield of_job(job)
-                runs += job.runs
+        yield from _of_sender(client, wall_seconds)
+        runs += [run for job in client.jobs.values() if job.journaled for run in job.runs]
     again = _tried_before(clients, spans)
     unread = _unread(clients)
     for run in sorted(runs, key=lambda run: run.order):
@@ -152,9 +204,55 @@ def everything(clients: Iterable[Client], workers: Iterable[Worker], spans: Iter
                 yield from _leases(leased)
             if job.forgotten and job.journaled:
                 yield JobForgotten(job.number)
-        for delivery in client.unread.values():
-            if delivery.flow is None and delivery.pieces:
-                yield of_outcome(delivery.pieces[0][0].job, delivery)
+        for job in client.jobs.values():
+            if isinstance(job, StoredJob) and job.journaled:
+                yield from _arrived(job)
+        yield from _outcomes(client)
+        for job in client.jobs.values():
+            if isinstance(job, StoredJob) and job.journaled:
+                yield from _fetched(job)
+
+
+def _of_sender(client: Client, wall_seconds: float) -> Iterator[Fact]:
+    """A client and its jobs, or the stored jobs of a certificate."""
+    if not isinstance(client, Keeper):
+        yield of_client(client)
+    for job in client.jobs.values():
+        if job.journaled:
+            yield of_stored(job, wall_seconds) if isinstance(job, StoredJob) else of_job(job)
+
+
+def _outcomes(client: Client) -> Iterator[Fact]:
+    """What a client has not acknowledged, or a stored job keeps."""
+    for delivery in client.unread.values():
+        if delivery.flow is None and delivery.pieces:
+            job = delivery.pieces[0][0].job
+            body = job.bodies.get(delivery) if isinstance(job, StoredJob) else None
+            if job.journaled:
+                yield of_outcome(job, delivery) if body is None else of_answer(job, delivery, body)
+
+
+def _arrived(stored: StoredJob) -> Iterator[Fact]:
+    """What files are kept for a stored job, and whether all of it is here."""
+    for run in stored.runs:
+        for position, flow in run.flows.items():
+            if flow.lender is not None:
+                yield of_argument(run, position, flow.lender)
+    function = of_function(stored)
+    if function is not None:
+        yield function
+    if stored.whole:
+        yield StoredWhole(stored.number)
+
+
+def _fetched(stored: StoredJob) -> Iterator[Fact]:
+    """What of a stored job was fetched."""
+    fetched = array("Q", (delivery.outcome.sequence for delivery in stored.fetched))
+    for start in range(0, len(fetched), BATCH_TASKS_MAX):
+        yield Fetched(stored.number, fetched[start : start + BATCH_TASKS_MAX])
+    for start in range(0, len(stored.gone), BATCH_TASKS_MAX):
+        stop = start + BATCH_TASKS_MAX
+        yield Gone(stored.number, 0, stored.gone[start:stop], stored.gone_statuses[start:stop])
 
 
 def _jobs_held(worker: Worker) -> Iterator[JobsHeld]:

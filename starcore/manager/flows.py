@@ -54,3 +54,8 @@ class Flow:
     def forwarded(self) -> bool:
         """Whether the sink's link got all of it."""
         return self.begin == self.size
+
+    @property
+    def kept_whole(self) -> bool:
+        """Whether all of it was kept here: its source is needed no more."""
+        return self.kept and self.end == self.size

@@ -31,6 +31,8 @@ from starcore.errors import FrameError
 from starcore.manager.records import (
     Accepted,
     Acknowledged,
+    Answered,
+    ArgumentKept,
     BlobKnown,
     ClientKnown,
     ClientOver,
@@ -38,18 +40,26 @@ from starcore.manager.records import (
     Ended,
     Epoch,
     Fact,
+    Fetched,
+    FunctionKept,
+    Gone,
     JobForgotten,
     JobKnown,
     JobsHeld,
     Leased,
     Requeued,
+    StoredKnown,
+    StoredWhole,
+    Touched,
     Troubled,
     WorkerKnown,
     WorkerOver,
 )
 from starcore.messages import FRAME_META_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX, Buffer
 
-VERSION = 1
+VERSION = 2
+VERSIONS_READ = (1, 2)
+"""Version 1 had no kinds beyond 16."""
 HEADER_MAGIC = b"SCJOURNL"
 ENVELOPE_MAGIC = b"SCJR"
 RECORD_BYTES_MAX = FRAME_META_BYTES_MAX + FRAME_PAYLOAD_BYTES_MAX + 64
@@ -171,6 +181,51 @@ TABLE: tuple[tuple[int, type[Any], Fields, str | None], ...] = (
     ),
     (15, Acknowledged, (("session", "session"), ("sequences", "u64[]")), None),
     (16, Delivered, (("job", "job"), ("indices", "u32[]"), ("statuses", "status[]")), None),
+    (
+        17,
+        StoredKnown,
+        (
+            ("job", "job"),
+            ("source", "job"),
+            ("fingerprint", "text"),
+            ("owner", "text"),
+            ("address", "text"),
+            ("name", "text"),
+            ("tasks", "u32"),
+            ("size", "u64"),
+            ("keep_seconds", "seconds"),
+            ("begun_at", "seconds"),
+            ("changed_at", "seconds"),
+            ("kind", "function kind"),
+            ("digest", "digest"),
+            ("function", "text"),
+            ("python", "text"),
+            ("retries", "u32"),
+            ("timeout_seconds", "seconds"),
+            ("priority", "i32"),
+        ),
+        "note",
+    ),
+    (18, StoredWhole, (("job", "job"),), None),
+    (19, Touched, (("job", "job"), ("changed_at", "seconds")), None),
+    (20, ArgumentKept, (("job", "job"), ("index", "u32"), ("body", "u64"), ("size", "body bytes")), None),
+    (21, FunctionKept, (("digest", "digest"), ("body", "u64"), ("size", "body bytes")), None),
+    (
+        22,
+        Answered,
+        (
+            ("job", "job"),
+            ("sequence", "u64"),
+            ("attempt", "u32"),
+            ("index", "u32"),
+            ("status", "u32"),
+            ("body", "u64"),
+            ("size", "body bytes"),
+        ),
+        "head",
+    ),
+    (23, Fetched, (("job", "job"), ("sequences", "u64[]")), None),
+    (24, Gone, (("job", "job"), ("sequence", "u64"), ("indices", "u32[]"), ("statuses", "status[]")), None),
 )
 """(kind, record, ((field, type), ...), the field that is the frame's payload): as in `codec.py`."""
 
@@ -285,8 +340,8 @@ def _salt(view: memoryview) -> int | None:
     for at in (0, BLOCK_BYTES):
         magic, version, salt, told = _HEADER.unpack_from(view, at)
         if zlib.crc32(view[at : at + _HEADER.size - 4]) == told and magic == HEADER_MAGIC:
-            if version != VERSION:
-                raise VersionError(f"it has version {version}, and this manager reads version {VERSION}")
+            if version not in VERSIONS_READ:
+                raise VersionError(f"it has version {version}, and this manager reads versions up to {VERSION}")
             return int(salt)
     return None
 

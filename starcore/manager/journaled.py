@@ -19,7 +19,7 @@ before.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +27,13 @@ from starcore.events import Action, Event, Send, Token
 from starcore.manager import facts
 from starcore.manager.budget import Budget
 from starcore.manager.core import STATUS_ROWS_MAX, ManagerCore
-from starcore.manager.outbox import Outbox
+from starcore.manager.outbox import Outbox, SpoolWorks, Synced
 from starcore.manager.records import Epoch, Fact
 from starcore.manager.recovery import Recovery
-from starcore.manager.restoring import Restorer
+from starcore.manager.restoring import Restorer, Shelf
 from starcore.manager.state import Limits
 from starcore.manager.stored import StoreLimits
-from starcore.messages import Assign, Buffer, Confirm, Forget, Outcome, Retract
+from starcore.messages import Assign, Buffer, Confirm, Forget, Message, Outcome, Retract, Stored
 
 HELD = frozenset({Assign, Outcome, Confirm, Retract, Forget})
 """What gives a task out or says that it is over; the last two only keep their place behind these."""
@@ -76,9 +76,6 @@ class JournaledOutbox(Outbox):
 
     def __init__(self) -> None:
         super().__init__()
-        self.made = 0
-        """Facts so far."""
-        self.durable = 0
         self._facts: list[Fact] = []
         self._recording = True
         self._held: deque[tuple[int, Send]] = deque()
@@ -89,10 +86,10 @@ class JournaledOutbox(Outbox):
         return len(self._held)
 
     def take(self) -> list[Action]:
-        """Hand over what was asked for."""
+        """Hand over what was asked for; facts first, so that a file goes when it is written that it is not needed."""
         actions = super().take()
         if self._facts:
-            actions.append(Record(self._facts, self.made))
+            actions.insert(0, Record(self._facts, self.made))
             self._facts = []
         return actions
 
@@ -107,7 +104,7 @@ class JournaledOutbox(Outbox):
         self._facts.clear()
         self._recording = True
         self.made += len(everything)
-        self._actions.append(Record(everything, self.made, anew=True))
+        self._actions.insert(0, Record(everything, self.made, anew=True))
 
     def send(self, link: int, message: Any, *, hurry: bool = True) -> None:
         """Queue a message, or hold it until what it rests on is durable."""
@@ -118,9 +115,21 @@ class JournaledOutbox(Outbox):
         else:
             super().send(link, message, hurry=hurry)
 
+    def hold(self, link: int, message: Any) -> None:
+        """Queue a message, or hold it until all that was recorded is durable."""
+        if self.durable < self.made and not self.failure:
+            self._held.append((self.made, Send(link, message)))
+        else:
+            super().send(link, message)
+
+    def revoke(self, link: int, job: int) -> None:
+        """Take back what is held of this job: what it promises cannot be kept."""
+        self._held = deque(each for each in self._held if each[1].link != link or not _tells(each[1].message, job))
+
     def fail(self, reason: str) -> None:
         """What was told may never be on disk: promise nothing until a segment tells all of it anew."""
         self.failure, self._recording = reason, False
+        self._facts.clear()
         self.settle(self.made)
 
     def settle(self, upto: int) -> None:
@@ -145,6 +154,10 @@ class JournaledCore(ManagerCore):
         From 1 on: how far this manager's leases begin behind those of the one before.
     now : float
         The time of `handle`.
+    bodies : mapping of int to token, optional
+        What stands for the files that the recovery names, by their numbers; those that are lost it was told of.
+    wall_seconds : float, optional
+        What `now` lacks to count from 1970.
     limits, read, budget, store
         As for ManagerCore.
     """
@@ -158,6 +171,8 @@ class JournaledCore(ManagerCore):
         now: float,
         *,
         step: int = 1,
+        bodies: Mapping[int, Token] | None = None,
+        wall_seconds: float = 0.0,
         limits: Limits | None = None,
         read: Callable[[Token], Buffer] = memoryview,
         budget: Budget | None = None,
@@ -167,10 +182,17 @@ class JournaledCore(ManagerCore):
         super().__init__(self._generation, limits, read, budget, JournaledOutbox(), store=store)
         self._epoch = recovery.epoch or number
         self._last = Durable(0)
-        self._outbox.now = now
-        Restorer(self._sessions, self._blobs, self._scheduler, self._deliveries, self._leases, self._clientele).restore(
-            recovery, now
-        )
+        self._outbox.now, self._outbox.wall_seconds = now, wall_seconds
+        Restorer(
+            self._sessions,
+            self._blobs,
+            self._scheduler,
+            self._deliveries,
+            self._leases,
+            self._clientele,
+            self._store,
+            Shelf(self._relay, bodies or {}),
+        ).restore(recovery, now, wall_seconds)
         self._store.earlier_jobs = self._clientele.jobs
         for client in self._sessions.clients.values():
             for job in client.jobs.values():
@@ -190,17 +212,25 @@ class JournaledCore(ManagerCore):
         elif kind is Renew:
             outbox.now = now
             outbox.anew(self.everything())
+        elif kind is Synced:
+            outbox.now = now
+            self._store.synced(event.bodies)
+            self._settle(now)
+        elif kind is SpoolWorks:
+            outbox.now = now
+            self._store.spool_works()
+            self._settle(now)
         else:
             return super().handle(event, now)
         return outbox.take()
 
     def everything(self) -> list[Fact]:
         """All that a segment begins with."""
-        clients, workers = self._sessions.clients.values(), self._sessions.workers.values()
+        workers, wall_seconds = self._sessions.workers.values(), self._outbox.wall_seconds
         return [
             Epoch(self._epoch, self._generation, self._clientele.jobs),
             *self._blobs.facts(),
-            *facts.everything(clients, workers, self._scheduler.spans()),
+            *facts.everything(self._everyone(), workers, self._scheduler.spans(), wall_seconds),
         ]
 
     def status(self, now: float, rows_max: int = STATUS_ROWS_MAX) -> dict[str, Any]:
@@ -227,4 +257,10 @@ class JournaledCore(ManagerCore):
         text = f"the manager's journal cannot be written: {event.reason}; new tasks are refused until it can"
         if not self._outbox.failure:
             self._outbox.log("error", text)
+        self._store.journal_failed(text)
         self._outbox.fail(text)
+
+
+def _tells(message: Message, job: int) -> bool:
+    """Whether this is told of a client's job of that number."""
+    return isinstance(message, (Stored, Outcome)) and message.job == job

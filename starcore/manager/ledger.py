@@ -61,6 +61,7 @@ class _Entry:
     frames: list[bytes]
     upto: int
     anew: bool
+    callback: Callable[[], None] | None = None
 
 
 class Ledger:
@@ -91,6 +92,7 @@ class Ledger:
         self._retry_seconds = RETRY_SECONDS
         self._committed_at = 0.0
         self._descriptor = -1
+        self._callbacks: list[Callable[[], None]] = []
         self._segment = max(self._segments(), default=0)
         self._salt = 0
         self._number = 0
@@ -146,6 +148,12 @@ class Ledger:
             self._line.append(entry)
             self._changed.notify()
 
+    def afterwards(self, callback: Callable[[], None]) -> None:
+        """Have something done, in the ledger's thread, when the disk knows all that is in line before it."""
+        with self._changed:
+            self._line.append(_Entry([], 0, anew=False, callback=callback))
+            self._changed.notify()
+
     def close(self) -> None:
         """Write what is in line, and let go of the directory."""
         with self._changed:
@@ -190,6 +198,11 @@ class Ledger:
 
     def _commit(self, entries: list[_Entry]) -> None:
         """Bring entries to the disk, and say so."""
+        self._callbacks += [entry.callback for entry in entries if entry.callback is not None]
+        entries = [entry for entry in entries if entry.callback is None]
+        if not entries and not self._failing:
+            self._call_back()
+            return
         anew = max((place for place, entry in enumerate(entries) if entry.anew), default=None)
         if self._failing and (anew is None or not self._renewing):
             return  # a segment that was asked for before the failure lacks what has come about since
@@ -204,8 +217,14 @@ class Ledger:
             self._begin_segment(frames)
         self._committed_at = time.monotonic()
         self._notify(Durable(entries[-1].upto, self._bytes, self._committed_at - begun))
+        self._call_back()
         if not self._renewing and self._bytes > max(RENEW_BYTES_MIN, RENEW_FACTOR * self._began_bytes):
             self._renew()
+
+    def _call_back(self) -> None:
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
 
     def _envelope(self, frames: list[bytes]) -> bytes:
         first, self._number = self._number, self._number + len(frames)
@@ -247,7 +266,13 @@ class Ledger:
                 self._path(segment).unlink()
 
     def _fail(self, error: OSError) -> None:
-        """Give the segment up, and try a new one after a while."""
+        """Give the segment up, and try a new one after a while.
+
+        Files of which the disk still says that they are needed go now, if that was the second time: nothing else may
+        make room for a segment that says that they are not.
+        """
+        if self._failing:
+            self._call_back()
         self._failing, self._renewing = True, False
         self._retry_at = time.monotonic() + self._retry_seconds
         self._retry_seconds = min(2 * self._retry_seconds, RETRY_SECONDS_MAX)

@@ -25,6 +25,18 @@ class SpoolFailed:
     reason: str
 
 
+@dataclass(slots=True)
+class SpoolWorks:
+    """Event, with a journal: what could not be written is written now."""
+
+
+@dataclass(slots=True)
+class Synced:
+    """Event, with a journal: these bodies are on disk, whole."""
+
+    bodies: list[int]
+
+
 class Outbox:
     """Collects actions until `take`."""
 
@@ -32,6 +44,10 @@ class Outbox:
     """Whether what `record` is told is kept; asked first, so that without a journal nothing is spent on one."""
     failure = ""
     """Why nothing new can be taken in; see `journaled.py`."""
+    made = durable = 0
+    """Facts so far, and how many of them are on disk."""
+    wall_seconds = 0.0
+    """What `now` lacks to count from 1970, for facts that outlive this machine's clock."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -49,6 +65,13 @@ class Outbox:
         self._actions.append(Send(link, message, hurry))
         self.spoken_at[link] = self.now
 
+    def hold(self, link: int, message: Message) -> None:
+        """Queue a message that promises what was recorded before."""
+        self.send(link, message)
+
+    def revoke(self, link: int, job: int) -> None:
+        """Take back what is held of this job: what it promises cannot be kept."""
+
     def chunk(
         self, link: int, stream: int, attempt: int, offset: int, length: int, token: Token, start: int = 0
     ) -> None:
@@ -64,9 +87,9 @@ class Outbox:
         if token is not None:
             self._actions.append(Drop(token))
 
-    def spill(self, token: Token, spooled: Spooled) -> None:
-        """Move a token's bytes to a file."""
-        self._actions.append(Spill(token, spooled))
+    def spill(self, token: Token, spooled: Spooled, *, copy: bool = False) -> None:
+        """Move a token's bytes to a file, or a copy of them."""
+        self._actions.append(Spill(token, spooled, copy))
 
     def close(self, link: int, code: int, reason: str) -> None:
         """Close a link."""

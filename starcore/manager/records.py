@@ -8,8 +8,11 @@ no rules. How they become bytes is `journal.py`'s table; `docs/JOURNAL.md` tells
     its tasks    Accepted ─▶ Leased ─▶ Ended ─▶ Acknowledged          the answer was here: it is in `Ended`
                       ▲         │└────────────▶ Delivered             its body was at a worker until the client had it
                       └ Requeued, Troubled
+    a stored job StoredKnown ─▶ Accepted, ArgumentKept, FunctionKept ─▶ StoredWhole ─▶ as above, but
+                 Answered for an answer with a body ─▶ Fetched ─▶ Gone; Touched; JobForgotten is its end
 
-Tasks are named by the manager's number of their job and their index, sessions by their 16 bytes.
+Tasks are named by the manager's number of their job and their index, sessions by their 16 bytes, bodies that the
+manager keeps by the number of their file (`bodies.py`), which is whole before a record names it.
 """
 
 from __future__ import annotations
@@ -194,6 +197,99 @@ class Delivered:
     """A client has the answers of these tasks: nothing of them is needed any more."""
 
     job: int
+    indices: Column = field(default_factory=_u32)
+    statuses: Buffer = b""
+
+
+@dataclass(slots=True)
+class StoredKnown:
+    """A stored job, on its way here or here: whose it is, and what it was announced with; times since 1970."""
+
+    job: int
+    source: int
+    """The client's job that brings it."""
+    fingerprint: str
+    owner: str
+    address: str
+    name: str
+    tasks: int
+    size: int
+    keep_seconds: float
+    begun_at: float
+    changed_at: float
+    kind: FunctionKind
+    digest: bytes
+    function: str
+    python: str
+    retries: int
+    timeout_seconds: float
+    priority: int
+    note: Buffer = b""
+
+
+@dataclass(slots=True)
+class StoredWhole:
+    """All of a stored job is here: it is accepted, and runs."""
+
+    job: int
+
+
+@dataclass(slots=True)
+class Touched:
+    """Something happened to a stored job at this time (s since 1970): it is kept for so long from then on."""
+
+    job: int
+    changed_at: float
+
+
+@dataclass(slots=True)
+class ArgumentKept:
+    """An argument of a stored job is here, in a file."""
+
+    job: int
+    index: int
+    body: int
+    size: int
+
+
+@dataclass(slots=True)
+class FunctionKept:
+    """A function that a stored job needs and that is larger than a head is here, in a file."""
+
+    digest: bytes
+    body: int
+    size: int
+
+
+@dataclass(slots=True)
+class Answered:
+    """As `Ended`, of a stored job's task whose answer has a body: it is here, in a file."""
+
+    job: int
+    sequence: int
+    attempt: int
+    index: int
+    status: int
+    body: int
+    size: int
+    head: Buffer = b""
+
+
+@dataclass(slots=True)
+class Fetched:
+    """A reader that takes what it reads has these outcomes of a stored job: they go when room is needed."""
+
+    job: int
+    sequences: Column = field(default_factory=_u64)
+
+
+@dataclass(slots=True)
+class Gone:
+    """Outcomes of a stored job that were fetched, and let go."""
+
+    job: int
+    sequence: int
+    """Which outcome that was; 0 where it went before this segment began."""
     indices: Column = field(default_factory=_u32)
     statuses: Buffer = b""
 

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from starcore.errors import Status
 from starcore.manager.columns import contiguous
 from starcore.manager.records import (
     Accepted,
     Acknowledged,
+    Answered,
+    ArgumentKept,
     BlobKnown,
     ClientKnown,
     ClientOver,
@@ -27,21 +29,27 @@ from starcore.manager.records import (
     Ended,
     Epoch,
     Fact,
+    Fetched,
+    FunctionKept,
+    Gone,
     JobForgotten,
     JobKnown,
     JobsHeld,
     Leased,
     Requeued,
+    StoredKnown,
+    StoredWhole,
+    Touched,
     Troubled,
     WorkerKnown,
     WorkerOver,
 )
 from starcore.manager.state import RUN_BYTES_MAX, RUN_TASKS_MAX, State
-from starcore.messages import Column
+from starcore.messages import Column, FunctionKind
 
 NO_LEASE = 0
 FIRST_ATTEMPT = 1
-_STATES = bytes(
+STATES = bytes(
     State.DONE if status == Status.OK else State.CANCELLED if status == Status.CANCELLED else State.FAILED
     for status in range(256)
 )
@@ -82,6 +90,7 @@ class KeptJob:
     """One job."""
 
     known: JobKnown
+    owner: KeptOwner
     runs: list[KeptRun] = field(default_factory=list)
     forgotten: bool = False
 
@@ -93,14 +102,44 @@ class KeptJob:
                 yield run, max(first, run.first) - run.first, min(stop, run.stop) - run.first
 
 
-@dataclass(slots=True, eq=False)
-class KeptClient:
-    """One client's session."""
+File: TypeAlias = tuple[int, int]
+"""The number of a body, and its size."""
 
-    known: ClientKnown
-    sequence: int
+
+@dataclass(slots=True, eq=False)
+class KeptStored(KeptJob):
+    """One stored job; those that are not whole are gone with the manager."""
+
+    stored: StoredKnown = field(kw_only=True)
+    changed_at: float = 0.0
+    whole: bool = False
+    arguments: dict[int, File] = field(default_factory=dict)
+    """By index, of tasks that may have ended since."""
+    answers: dict[int, File] = field(default_factory=dict)
+    """By the sequence of the outcome."""
+    fetched: dict[int, None] = field(default_factory=dict)
+    gone: dict[int, int] = field(default_factory=dict)
+    """Status by index."""
+
+    def open_tasks(self) -> Iterator[tuple[KeptRun, int]]:
+        """Yield the tasks without an outcome, by their run and position."""
+        return ((run, at) for run in self.runs for at in range(len(run.states)) if run.open(at))
+
+
+@dataclass(slots=True, eq=False)
+class KeptOwner:
+    """Who has jobs, and outcomes of them."""
+
+    sequence: int = 0
     jobs: dict[int, KeptJob] = field(default_factory=dict)
     unread: dict[int, Ended] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class KeptClient(KeptOwner):
+    """One client's session."""
+
+    known: ClientKnown = field(kw_only=True)
 
 
 @dataclass(slots=True, eq=False)
@@ -125,8 +164,13 @@ class Recovery:
         self.last_job = 0
         self.clients: dict[bytes, KeptClient] = {}
         self.workers: dict[bytes, KeptWorker] = {}
+        self.keepers: dict[str, KeptOwner] = {}
+        """Stored jobs, by the fingerprint of their certificate."""
         self.jobs: dict[int, KeptJob] = {}
         self.blobs: dict[bytes, BlobKnown] = {}
+        self.functions: dict[bytes, File] = {}
+        """Those in files, by their digest."""
+        self.last_body = 0
         self._runs = 0
 
     @property
@@ -147,13 +191,13 @@ class Recovery:
 
     def _epoch(self, fact: Epoch) -> None:
         """A segment begins, with all that is known told anew."""
-        for table in (self.clients, self.workers, self.jobs, self.blobs):
+        for table in (self.clients, self.workers, self.keepers, self.jobs, self.blobs, self.functions):
             table.clear()
         self.epoch, self.generation, self.last_job = fact.epoch, fact.generation, fact.jobs
 
     def _client(self, fact: ClientKnown) -> None:
         self._client_over(ClientOver(fact.session))  # a session begins once: that it was over may be what was lost
-        self.clients[fact.session] = KeptClient(fact, fact.sequence)
+        self.clients[fact.session] = KeptClient(fact.sequence, known=fact)
 
     def _client_over(self, fact: ClientOver) -> None:
         client = self.clients.pop(fact.session, None)
@@ -175,11 +219,13 @@ class Recovery:
         self.last_job = max(self.last_job, fact.job)
         client = self.clients.get(fact.session)
         if client is not None:
-            self.jobs[fact.job] = client.jobs[fact.job] = KeptJob(fact)
+            self.jobs[fact.job] = client.jobs[fact.job] = KeptJob(fact, client)
 
     def _forgotten(self, fact: JobForgotten) -> None:
         job = self.jobs.get(fact.job)
-        if job is not None:
+        if isinstance(job, KeptStored):
+            self._drop(job)
+        elif job is not None:
             job.forgotten = True
             self._close_if_done(job)
 
@@ -227,9 +273,9 @@ class Recovery:
         job = self.jobs.get(fact.job)
         if job is None:
             return
-        client = self.clients[job.known.session]
-        client.sequence = max(client.sequence, fact.sequence)
-        client.unread[fact.sequence] = fact
+        owner = job.owner
+        owner.sequence = max(owner.sequence, fact.sequence)
+        owner.unread[fact.sequence] = fact
         self._end(job, fact.indices, bytes(fact.statuses))
 
     def _acknowledged(self, fact: Acknowledged) -> None:
@@ -248,6 +294,130 @@ class Recovery:
             self._end(job, fact.indices, bytes(fact.statuses))
             self._read(job, fact.indices)
 
+    # -- stored jobs -----------------------------------------------------------------------------------------
+
+    def files(self) -> dict[int, int]:
+        """Return the bodies that are needed, each with its size."""
+        files: dict[int, int] = {}
+        for job in self._whole():
+            files.update(job.answers.values())
+            indices = [run.first + at for run, at in job.open_tasks()]
+            files.update(job.arguments[index] for index in indices if index in job.arguments)
+            if indices and job.known.digest in self.functions:
+                files.update([self.functions[job.known.digest]])
+        return files
+
+    def settle(self, lost: Mapping[int, str]) -> int:
+        """Let go of what was not accepted, and end what cannot go on: its files are lost. Returns how many tasks.
+
+        `lost` says of bodies why they cannot be had.
+        """
+        for job in [job for job in self.jobs.values() if isinstance(job, KeptStored) and not job.whole]:
+            self._drop(job)
+        ended = 0
+        for job in list(self._whole()):
+            for sequence in [sequence for sequence, (body, _) in job.answers.items() if body in lost]:
+                index = job.owner.unread.pop(sequence).indices[0]
+                body, _ = job.answers.pop(sequence)
+                job.fetched.pop(sequence, None)
+                self._fail(job, index, f"its answer, which the manager kept, is lost: {lost[body]}")
+                ended += 1
+            function = self._lost_function(job, lost)
+            for run, at in list(job.open_tasks()):
+                reason = function or self._lost_argument(job, run, at, lost)
+                if reason:
+                    self._fail(job, run.first + at, reason, run.attempts[at])
+                    ended += 1
+        return ended
+
+    def _lost_function(self, job: KeptStored, lost: Mapping[int, str]) -> str:
+        digest = job.known.digest
+        if job.known.kind != FunctionKind.SHIPPED or digest in self.blobs:
+            return ""
+        body, _ = self.functions.get(digest, (0, 0))
+        reason = lost.get(body, "" if body else "the journal does not name it")
+        return f"its function, which the manager kept, is lost: {reason}" if reason else ""
+
+    @staticmethod
+    def _lost_argument(job: KeptStored, run: KeptRun, at: int, lost: Mapping[int, str]) -> str:
+        if not run.body_sizes or not run.body_sizes[at]:
+            return ""
+        body, size = job.arguments.get(run.first + at, (0, 0))
+        reason = lost.get(body, "" if size == run.body_sizes[at] else "the journal does not name it")
+        return f"its argument, which the manager kept, is lost: {reason}" if reason else ""
+
+    def _fail(self, job: KeptStored, index: int, reason: str, attempt: int = FIRST_ATTEMPT) -> None:
+        head, status = reason.encode(), bytes((Status.UNRUNNABLE,))
+        sizes = array("I", [len(head)])
+        ended = Ended(job.known.job, job.owner.sequence + 1, attempt, True, array("I", [index]), status, sizes, head)
+        self._ended(ended)
+
+    def _whole(self) -> Iterator[KeptStored]:
+        return (job for job in self.jobs.values() if isinstance(job, KeptStored) and job.whole)
+
+    def _stored(self, fact: StoredKnown) -> None:
+        self.last_job = max(self.last_job, fact.job)
+        keeper = self.keepers.setdefault(fact.fingerprint, KeptOwner())
+        known = JobKnown(
+            *(fact.job, b"", fact.job, fact.kind, fact.digest, fact.function, fact.python),
+            *(fact.retries, fact.timeout_seconds, fact.priority),
+        )
+        job = KeptStored(known, keeper, stored=fact, changed_at=fact.changed_at)
+        self.jobs[fact.job] = keeper.jobs[fact.job] = job
+
+    def _stored_whole(self, fact: StoredWhole) -> None:
+        job = self.jobs.get(fact.job)
+        if isinstance(job, KeptStored):
+            job.whole = True
+
+    def _touched(self, fact: Touched) -> None:
+        job = self.jobs.get(fact.job)
+        if isinstance(job, KeptStored):
+            job.changed_at = fact.changed_at
+
+    def _argument(self, fact: ArgumentKept) -> None:
+        self.last_body = max(self.last_body, fact.body)
+        job = self.jobs.get(fact.job)
+        if isinstance(job, KeptStored):
+            job.arguments[fact.index] = fact.body, fact.size
+
+    def _function(self, fact: FunctionKept) -> None:
+        self.last_body = max(self.last_body, fact.body)
+        self.functions[fact.digest] = fact.body, fact.size
+
+    def _answered(self, fact: Answered) -> None:
+        self.last_body = max(self.last_body, fact.body)
+        job = self.jobs.get(fact.job)
+        if isinstance(job, KeptStored):
+            job.answers[fact.sequence] = fact.body, fact.size
+            indices, sizes = array("I", [fact.index]), array("I", [len(fact.head)])
+            self._ended(
+                Ended(fact.job, fact.sequence, fact.attempt, False, indices, bytes((fact.status,)), sizes, fact.head)
+            )
+
+    def _fetched(self, fact: Fetched) -> None:
+        job = self.jobs.get(fact.job)
+        if isinstance(job, KeptStored):
+            job.fetched.update((sequence, None) for sequence in fact.sequences if sequence in job.owner.unread)
+
+    def _gone(self, fact: Gone) -> None:
+        job = self.jobs.get(fact.job)
+        if isinstance(job, KeptStored):
+            job.gone.update(zip(fact.indices, bytes(fact.statuses), strict=False))
+            job.owner.unread.pop(fact.sequence, None)
+            job.answers.pop(fact.sequence, None)
+            job.fetched.pop(fact.sequence, None)
+            self._read(job, fact.indices)
+
+    def _drop(self, job: KeptStored) -> None:
+        """A stored job is over."""
+        number, keeper = job.known.job, job.owner
+        del self.jobs[number], keeper.jobs[number]
+        for sequence in [sequence for sequence, ended in keeper.unread.items() if ended.job == number]:
+            del keeper.unread[sequence]
+        if not keeper.jobs:
+            del self.keepers[job.stored.fingerprint]
+
     # -- private ---------------------------------------------------------------------------------------------
 
     def _pieces(self, number: int, first: int, stop: int) -> list[tuple[KeptRun, int, int]]:
@@ -260,7 +430,7 @@ class Recovery:
             first, stop = indices[low], indices[high - 1] + 1
             for run, start, end in job.pieces(first, stop):
                 at = low + run.first + start - first
-                run.states[start:end] = statuses[at : at + end - start].translate(_STATES)
+                run.states[start:end] = statuses[at : at + end - start].translate(STATES)
                 _unlease(run, start, end)
 
     def _read(self, job: KeptJob, indices: Column) -> None:
@@ -274,7 +444,7 @@ class Recovery:
     def _close_if_done(self, job: KeptJob) -> None:
         if job.forgotten and not job.runs:
             del self.jobs[job.known.job]
-            del self.clients[job.known.session].jobs[job.known.job]
+            del job.owner.jobs[job.known.job]
 
 
 def _joins(run: KeptRun, fact: Accepted, bodies: Column) -> bool:
@@ -317,4 +487,12 @@ _APPLY: dict[type, Callable[[Recovery, Any], None]] = {
     Ended: Recovery._ended,
     Acknowledged: Recovery._acknowledged,
     Delivered: Recovery._delivered,
+    StoredKnown: Recovery._stored,
+    StoredWhole: Recovery._stored_whole,
+    Touched: Recovery._touched,
+    ArgumentKept: Recovery._argument,
+    FunctionKept: Recovery._function,
+    Answered: Recovery._answered,
+    Fetched: Recovery._fetched,
+    Gone: Recovery._gone,
 }

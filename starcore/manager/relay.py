@@ -35,7 +35,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from starcore.events import ChunkReceived, Spooled
+from starcore.events import ChunkReceived, Spooled, Token
 from starcore.manager.budget import WINDOW_BYTES_MIN, Budget, Shares
 from starcore.manager.flows import FIRST_ATTEMPT, Flow
 from starcore.manager.outbox import Outbox
@@ -265,10 +265,18 @@ class Relay:
     def spill(self, flow: Flow) -> None:
         """Have the chunk of a kept flow that came last lie in a file."""
         offset, length, token = flow.held[-1]
-        spooled = Spooled(flow.number, offset, length)
+        spooled = Spooled(flow.number, offset, length, size=flow.size)
         flow.held[-1] = offset, length, spooled
         self.spooled_bytes += length
         self._outbox.spill(token, spooled)
+
+    def restore(self, flow: Flow, token: Token) -> Flow:
+        """Keep a body that lies whole in a file, of an earlier manager's."""
+        flow.held.append((0, flow.size, token))
+        flow.end, flow.kept = flow.size, True
+        self.held_bytes += flow.size
+        self.spooled_bytes += flow.size
+        return flow
 
     def grant(self, link: int, grant: Grant) -> None:
         """Take a sink's GRANT: it says how far, and at first from where."""

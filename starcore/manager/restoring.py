@@ -1,23 +1,38 @@
 """A manager's state, rebuilt from what its journal's records came to. Pure.
 
 Sessions are absent until their peers dial again, tasks are QUEUED, or LEASED to a worker that is waited for. Bodies
-are not here: a living client sends them again (`Submit` with `again`), a worker has its answers on the shelf.
+are not here: a living client sends them again (`Submit` with `again`), a worker has its answers on the shelf. Those of
+stored jobs lie in files.
 """
 
 from __future__ import annotations
 
 import contextlib
 from array import array
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 from starcore.errors import ProtocolError
+from starcore.events import Token
 from starcore.manager.blobs import Blobs
-from starcore.manager.clients import Clientele
+from starcore.manager.clients import Clientele, capability_of
 from starcore.manager.columns import contiguous
 from starcore.manager.delivery import Deliveries
+from starcore.manager.flows import Flow
 from starcore.manager.leases import Leases
 from starcore.manager.records import ClientKnown, Ended, JobKnown, WorkerKnown
-from starcore.manager.recovery import NO_LEASE, KeptClient, KeptJob, KeptRun, KeptWorker, Recovery
+from starcore.manager.recovery import (
+    NO_LEASE,
+    STATES,
+    File,
+    KeptClient,
+    KeptJob,
+    KeptRun,
+    KeptStored,
+    KeptWorker,
+    Recovery,
+)
+from starcore.manager.relay import Relay
 from starcore.manager.scheduling import Scheduler
 from starcore.manager.sessions import Sessions
 from starcore.manager.state import (
@@ -33,9 +48,31 @@ from starcore.manager.state import (
     Worker,
     python_capability,
 )
+from starcore.manager.store import Store
+from starcore.manager.stored import Keeper, StoredJob
 from starcore.messages import Blob as BlobMessage
 from starcore.messages import FunctionKind, Outcome
 from starcore.messages import Job as JobMessage
+
+
+class Shelf:
+    """The files of stored jobs that an earlier manager left: `bodies` says what stands for each.
+
+    One file is one kept flow, however many jobs need it.
+    """
+
+    def __init__(self, relay: Relay, bodies: Mapping[int, Token]) -> None:
+        self._relay = relay
+        self._bodies = bodies
+
+    def flow(self, file: File) -> Flow:
+        """Return a flow that keeps this file."""
+        number, size = file
+        return self._relay.restore(Flow(size, number=number), self._bodies[number])
+
+    def argument(self, file: File) -> Flow:
+        """Return a flow that sends this file to whoever runs a task."""
+        return self._relay.loan(self.flow(file))
 
 
 class Restorer:
@@ -49,6 +86,8 @@ class Restorer:
         deliveries: Deliveries,
         leases: Leases,
         clientele: Clientele,
+        store: Store,
+        shelf: Shelf,
     ) -> None:
         self._sessions = sessions
         self._blobs = blobs
@@ -56,23 +95,32 @@ class Restorer:
         self._deliveries = deliveries
         self._leases = leases
         self._clientele = clientele
+        self._store = store
+        self._shelf = shelf
         self._workers: dict[bytes, Worker] = {}
         self._jobs: dict[int, Job] = {}
 
-    def restore(self, recovery: Recovery, now: float) -> None:
-        """Make what was."""
+    def restore(self, recovery: Recovery, now: float, wall_seconds: float = 0.0) -> None:
+        """Make what was; `wall_seconds` is what `now` lacks to count from 1970."""
+        recovery.settle({})
         for kept in recovery.workers.values():
             self._worker(kept.known, now)
         for client in recovery.clients.values():
             self._client(client, recovery, now)
+        stored = [job for job in recovery.jobs.values() if isinstance(job, KeptStored)]
+        for job in stored:
+            self._stored(job, recovery, now, wall_seconds)
         self._clientele.jobs = recovery.last_job
+        self._store.count_bodies(recovery.last_body)
         for worker in recovery.workers.values():
             self._jobs_held(worker)
         self._tasks(recovery, now)
         for client in recovery.clients.values():
             self._unread(client)
-        for job in recovery.jobs.values():
-            self._jobs[job.known.job].forgotten = job.forgotten
+        for job in stored:
+            self._outcomes(job)
+        for each in recovery.jobs.values():
+            self._jobs[each.known.job].forgotten = each.forgotten
 
     # -- sessions and jobs -----------------------------------------------------------------------------------
 
@@ -119,6 +167,64 @@ class Restorer:
             if refused is not None:
                 refused.refusal = ""  # its tasks are not here yet: their client is asked for it, and told the reason
 
+    def _stored(self, kept: KeptStored, recovery: Recovery, now: float, wall_seconds: float) -> None:
+        """Make a stored job, without its tasks."""
+        known, message = kept.stored, _message_of(kept.known)
+        keeper = self._store.keeper(known.fingerprint, known.owner, known.address)
+        keeper.sequence = kept.owner.sequence
+        changed_at = min(now, kept.changed_at - wall_seconds)
+        stored = StoredJob(
+            *(known.job, keeper, message, known.job, capability_of(message), None),
+            name=known.name,
+            source_number=known.source,
+            note=bytes(known.note),
+            tasks=known.tasks,
+            size=known.size,
+            keep_seconds=known.keep_seconds,
+            admitted=True,
+            taken=known.tasks,
+            taken_bytes=known.size,
+            arrived=known.tasks,
+            whole=True,
+            begun_at=min(now, known.begun_at - wall_seconds),
+            changed_at=changed_at,
+            touched_at=changed_at,
+            gone=array("I", kept.gone),
+            gone_statuses=bytearray(kept.gone.values()),
+        )
+        self._clientele.adopt(stored)
+        self._jobs[known.job] = stored
+        blob = stored.blob
+        if blob is not None and not blob.whole:
+            head = recovery.blobs.get(known.digest)
+            if head is not None:
+                self._blobs.restore(known.digest, head.head)
+            elif known.digest in recovery.functions and next(kept.open_tasks(), None) is not None:
+                self._blobs.restore(known.digest, b"", self._shelf.flow(recovery.functions[known.digest]))
+
+    def _outcomes(self, kept: KeptStored) -> None:
+        """Give a stored job its outcomes, and count them."""
+        stored = self._jobs[kept.known.job]
+        assert isinstance(stored, StoredJob)
+        keeper = stored.client
+        assert isinstance(keeper, Keeper)
+        for sequence, ended in kept.owner.unread.items():
+            if ended.job != stored.number:
+                continue
+            delivery = _delivery(stored, ended)
+            self._deliveries.restore(keeper, delivery)
+            stored.told.append(delivery)
+            if sequence in kept.answers:
+                stored.bodies[delivery] = self._shelf.flow(kept.answers[sequence])
+            if sequence in kept.fetched:
+                stored.fetched[delivery] = None
+        ends = {run.first + at: state for run in stored.runs for at, state in enumerate(run.states)}
+        ends.update((index, bytes((status,)).translate(STATES)[0]) for index, status in kept.gone.items())
+        counted = Counter(ends.values())
+        stored.done, stored.failed = counted[State.DONE], counted[State.FAILED]
+        stored.cancelled = counted[State.CANCELLED]
+        self._store.restore(stored, keeper)
+
     def _jobs_held(self, kept: KeptWorker) -> None:
         worker = self._workers[kept.known.session]
         for number in kept.jobs:
@@ -137,6 +243,9 @@ class Restorer:
         runs = [(run.order, job, run) for job in recovery.jobs.values() for run in job.runs]
         for _, job, kept in sorted(runs, key=lambda each: each[0]):
             run = self._run(self._jobs[job.known.job], kept)
+            if isinstance(job, KeptStored):
+                for position in run.flows:
+                    run.flows[position] = self._shelf.argument(job.arguments[run.first + position])
             for start, stop in _alike(kept, self._workers):
                 worker = self._workers.get(kept.holders[start] or b"")
                 attempt = kept.attempts[start]

@@ -24,6 +24,7 @@ from starcore.manager.outbox import Outbox
 from starcore.manager.records import Delivered
 from starcore.manager.relay import Relay
 from starcore.manager.state import Delivery, Leased, Mark, State, Worker
+from starcore.manager.stored import Keeper
 from starcore.manager.story import Stories
 from starcore.messages import Column, Confirm, Result
 
@@ -76,7 +77,7 @@ class Results:
             job.failed += failed
             job.done += (stop - start) - failed
             self._leases.unlease(job, stop - start)
-            if self._outbox.journaled and job.journaled:
+            if self._outbox.journaled and job.journaled and type(job.client) is not Keeper:
                 self._outbox.record(Delivered(job.number, delivery.outcome.indices, delivery.outcome.statuses))
             leased = delivery.leased
             if leased is not None:
@@ -107,9 +108,9 @@ class Results:
         self._leases.end_answer(leased, offset)
         delivery.leased = None
         flow = delivery.flow
-        if flow is not None and flow.forwarded:
-            # All of it is on its way, or was when the client's link broke: its word is still to come. (Where it asks
-            # for the bytes once more, the task runs again.)
+        if flow is not None and (flow.forwarded or flow.kept_whole):
+            # All of it is here, or on its way, or was when the client's link broke: its word is still to come. (Where
+            # that asks for the bytes once more, the task runs again.)
             self._relay.close_source(flow)
             return
         self._leases.counters.requeued += 1
@@ -144,7 +145,7 @@ class Results:
         if mark == Mark.ANSWERING:
             self._leases.counters.duplicates += 1
             flow = leased.answering[offset].flow
-            if flow is not None and not flow.source:
+            if flow is not None and not flow.source and not flow.kept_whole:
                 self._relay.expect(flow, leased.worker.link, window=False)
             return True
         seconds = self._seconds(piece)

@@ -22,8 +22,10 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,10 +35,12 @@ from starcore.driver import Driver
 from starcore.errors import AddressError, Code
 from starcore.events import Action, Event, Finished, Log, Spill, Spooled
 from starcore.manager import listeners, resources
+from starcore.manager.bodies import Bodies, settle_place
 from starcore.manager.core import Budget, Drain, Limits, ManagerCore
 from starcore.manager.journaled import JournaledCore, Record, Renew
 from starcore.manager.ledger import Ledger
 from starcore.manager.outbox import SpoolFailed
+from starcore.manager.recovery import Recovery
 from starcore.manager.spool import Spool
 from starcore.manager.stored import StoreLimits
 from starcore.manager.switch import Switch
@@ -49,6 +53,7 @@ PEERS_MIN = 1024
 EPOCH_BITS = 31
 STEP_BITS = 8
 """A manager with a journal begins its leases by chance a little further than one whose beginning was never written."""
+LOST_SAID_MAX = 20
 TRIM_SECONDS = 5.0
 """How long after peers came or went the memory of their handshakes goes back to the system."""
 
@@ -106,6 +111,8 @@ class ServerOptions:
     store: StoreLimits = field(default_factory=StoreLimits)
     spool: Spool | None = None
     """Where stored jobs go that memory has no room for; the store's limits say how much."""
+    bodies: Path | None = None
+    """With a journal: where the bodies of stored jobs are; in the journal's own directory, if nothing is said."""
     lifeline: int | None = None
     on_listening: Callable[[], None] | None = None
     on_orphaned: Callable[[], None] | None = None
@@ -168,6 +175,7 @@ class Server:
         self._pool = BufferPool()
         self._finished = asyncio.Event()
         self._ledger = Ledger(options.journal) if options.journal is not None else None
+        self._bodies: Bodies | None = None
         unread_bytes = min(UNREAD_BYTES_MAX, options.budget.unread_bytes)
         self._driver = Driver(self._core(), loop, self, _log, unread_bytes)
         self._stops = 0
@@ -204,8 +212,9 @@ class Server:
     def release(self, token: Any) -> None:
         """Take a chunk's buffer back."""
         if type(token) is Spooled:
-            assert self._options.spool is not None
-            token = self._options.spool.drop(token)
+            keeper = self._bodies or self._options.spool
+            assert keeper is not None
+            token = keeper.drop(token)
         if self._switch is not None and token is not None:
             self._switch.give(token)
         elif token is not None:
@@ -213,6 +222,12 @@ class Server:
 
     def _spill(self, action: Spill) -> None:
         spool, piece = self._options.spool, self._read(action.token)[: action.spooled.length]
+        if self._bodies is not None:
+            if action.copy:
+                self._bodies.keep(action.spooled, None, bytes(piece))
+            else:
+                self._bodies.keep(action.spooled, action.token, piece)
+            return
         assert spool is not None, "the core spills only where there is room for it"
         try:
             spool.write(action.spooled, piece)
@@ -229,6 +244,7 @@ class Server:
             epoch = secrets.randbits(EPOCH_BITS)
             return ManagerCore(epoch, options.limits, self._read, options.budget, store=options.store)
         recovery = self._ledger.recover()
+        bodies = self._adopt(recovery, self._ledger)
         if recovery.epoch:
             tasks, unread = recovery.open_tasks, recovery.unread_outcomes
             _log.info("the journal has %d open tasks and %d unread outcomes", tasks, unread)
@@ -237,11 +253,44 @@ class Server:
             1 + secrets.randbits(EPOCH_BITS - 1),
             self._loop.time(),
             step=1 + secrets.randbits(STEP_BITS),
+            bodies=bodies,
+            wall_seconds=time.time() - self._loop.time(),
             limits=options.limits,
             read=self._read,
             budget=options.budget,
             store=options.store,
         )
+
+    def _adopt(self, recovery: Recovery, ledger: Ledger) -> Mapping[int, Spooled]:
+        """Take over the files that the journal names, and end what cannot go on without those that are lost."""
+        journal = self._options.journal
+        assert journal is not None
+        directory = self._options.bodies or journal / "bodies"
+        self._bodies = Bodies(directory, ledger.afterwards)
+        named = recovery.files()
+        if named:
+            text = "checking the files of detached jobs in %s: %d, %d bytes"
+            _log.info(text, directory, len(named), sum(named.values()))
+        kept, lost = self._bodies.look(named)
+        settle_place(journal, directory, lost)
+        self._bodies.clear(named)
+        for number, reason in islice(lost.items(), LOST_SAID_MAX):
+            _log.error("a file of a detached job is lost: %s: %s", f"{number:016x}", reason)
+        ended = recovery.settle(lost)
+        if ended:
+            _log.error("%d tasks of detached jobs fail: %d files are lost", ended, len(lost))
+        return kept
+
+    def _bodies_said(self, pieces: list[Spooled], event: Event | None) -> None:
+        """Take what the bodies' thread has to say."""
+        assert self._bodies is not None
+        for token in self._bodies.synced(pieces):
+            self.release(token)
+        if event is not None:
+            self._driver.feed(event)
+
+    def _bodies_soon(self, pieces: list[Spooled], event: Event | None) -> None:
+        self._loop.call_soon_threadsafe(self._bodies_said, pieces, event)
 
     def _feed_soon(self, event: Event) -> None:
         """Pass on what another thread says."""
@@ -260,6 +309,8 @@ class Server:
         self._trim()
         if self._ledger is not None:
             self._ledger.start(self._feed_soon)
+            if self._bodies is not None:
+                self._bodies.start(self._bodies_soon)
             self._driver.feed(Renew())
         try:
             if self._switch is not None:
@@ -270,6 +321,8 @@ class Server:
                 await self._switch.close()
             if self._options.spool is not None:
                 self._options.spool.close()
+            if self._bodies is not None:
+                self._bodies.close()
             if self._ledger is not None:
                 self._ledger.close()
         _log.info("stopped")

@@ -24,6 +24,34 @@ SHARE = 0.5
 """Of what is free at the start, the spool takes so much, unless it is told how much."""
 
 
+def lock(directory: Path) -> int:
+    """Make a directory where there is none, for this user alone, and hold it; returns the lock's descriptor.
+
+    Raises
+    ------
+    SetupError
+        It cannot be used, or another manager uses it.
+    """
+    import fcntl  # noqa: PLC0415 - absent on Windows, where the manager's options can be read and nothing runs
+
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SetupError(f"the spool {directory} cannot be used: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise SetupError(f"the spool {directory} is used by another manager") from error
+    return descriptor
+
+
+def free_bytes(directory: Path) -> int:
+    """Return what a spool takes of the disk, where nobody says how much."""
+    return int(shutil.disk_usage(directory).free * SHARE)
+
+
 class Spool:
     """A directory of bodies.
 
@@ -39,29 +67,18 @@ class Spool:
     """
 
     def __init__(self, directory: Path) -> None:
-        import fcntl  # noqa: PLC0415 - absent on Windows, where the manager's options can be read and nothing runs
-
         self._directory = directory
         self._pieces: dict[int, int] = {}
         """How many of each body's are in its file."""
         self._held: dict[tuple[int, int], Token] = {}
         """By body and offset: what could not be written."""
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise SetupError(f"the spool {directory} cannot be used: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            raise SetupError(f"the spool {directory} is used by another manager") from error
+        self._lock = lock(directory)
         for left in directory.glob(f"*{SUFFIX}"):
             left.unlink()
 
     def free_bytes(self) -> int:
         """Return what the spool takes of the disk, where nobody says how much."""
-        return int(shutil.disk_usage(self._directory).free * SHARE)
+        return free_bytes(self._directory)
 
     def write(self, spooled: Spooled, piece: Buffer) -> None:
         """Write a chunk to its place. Raises OSError."""

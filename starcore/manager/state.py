@@ -31,6 +31,7 @@ from itertools import accumulate
 from typing import TypeAlias
 
 from starcore.errors import Status
+from starcore.events import Spooled
 from starcore.manager.flows import FIRST_ATTEMPT, Flow
 from starcore.messages import Buffer, Column, FunctionKind, Outcome
 from starcore.messages import Job as JobMessage
@@ -367,6 +368,10 @@ class Blob:
     flow: Flow | None = None
     """How it comes, or came: a whole blob's flow keeps its chunks."""
     whole: bool = False
+    body: int = 0
+    """The file that keeps it for a stored job; 0 where there is none."""
+    copies: list[Spooled] = field(default_factory=list)
+    """What stands for that file, where the flow's own chunks lie in memory."""
     refusal: str = ""
     """Why it will never come."""
     jobs: dict[Job, None] = field(default_factory=dict)
@@ -423,7 +428,7 @@ class Job:
     """Shared values that every task needs."""
     forgotten: bool = False
     journaled: bool = True
-    """Whether the journal tells of it; stored jobs, and what reads them, end with the manager."""
+    """Whether the journal tells of it; what reads a stored job is not told of."""
     watched: bool = False
     noticed: bool = False
     way_seconds: float = 0.0

@@ -17,15 +17,14 @@ The store has so many bytes. A job is let in when there is room for its argument
 the place of the arguments. Where those are larger and the store is full, tasks of jobs that have grown wait, until
 somebody forgets a job, or takes its answers (ATTACH with `take`: what has arrived there may go).
 
-What changes a stored job, and so what a journal has to record: `detach`, `_took` and `_brought` (a task and its
-bytes), `_accept`, `_tell` (an outcome and its bytes), `cancel`, `_let_go` and `_discard`.
+With a journal all of this outlives the manager (`keeping.py`), from the moment on at which the job is accepted.
 """
 
 from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from starcore.errors import Code, OverrunError, Status, UnexpectedError
@@ -33,25 +32,28 @@ from starcore.manager.clients import Clientele
 from starcore.manager.columns import gaps
 from starcore.manager.delivery import Deliveries
 from starcore.manager.flows import Flow
+from starcore.manager.keeping import Keeping
 from starcore.manager.outbox import Outbox
+from starcore.manager.readings import Readings
 from starcore.manager.relay import Relay
 from starcore.manager.results import Results
 from starcore.manager.scheduling import Scheduler
 from starcore.manager.sessions import Timer, Timers
-from starcore.manager.state import TASK_OVERHEAD_BYTES, Client, Delivery, Job
+from starcore.manager.state import TASK_OVERHEAD_BYTES, Client, Delivery, Job, State
 from starcore.manager.stored import (
     UNBOUNDED_BYTES,
     Argument,
     Keeper,
-    Reading,
     StoredJob,
     StoreLimits,
     answer_weight,
     lenders,
     row,
+    share,
+    untold,
     weight,
 )
-from starcore.messages import BATCH_TASKS_MAX, Attach, Column, Deed, Detach, Inquire, Inventory, Stored, Submit
+from starcore.messages import Attach, Deed, Detach, Inquire, Inventory, Stored, Submit
 from starcore.texts import plain
 
 NAMES_SAID_MAX = 10
@@ -86,20 +88,17 @@ class Store:
         """Clients' jobs that have no tasks of their own: they bring a stored one, or read one."""
         self._sources: dict[Job, StoredJob] = {}
         """Jobs of clients whose tasks are to be stored, until their client forgets them."""
-        self._readings: dict[Job, Reading] = {}
-        self._told: dict[Delivery, tuple[Reading, Delivery]] = {}
-        """What readers have not acknowledged, and which outcome of the stored job it is."""
+        self._readings = Readings(relay, deliveries)
         self._waiting: dict[StoredJob, None] = {}
         self._arriving: dict[StoredJob, None] = {}
         self._stopped: set[Keeper] = set()
-        self._bodies = 0
+        self._keeping = Keeping(outbox, relay)
         self._sweeping = False
         """A timer is set to look for jobs that were kept for too long: one, however many there are."""
         self._roomier = False
         """Since a waiting job was last looked at, something has gone or come."""
         self.earlier_jobs = 0
-        """Clients' jobs up to this number are from an earlier manager's journal; what it stored of them is lost."""
-        self._warned = False
+        """Clients' jobs up to this number are from an earlier manager's journal; what it had not accepted is lost."""
         self.bytes = 0
         """What all stored jobs take."""
 
@@ -114,14 +113,19 @@ class Store:
         if stored is None:
             if source.runs or source in self._readings:
                 raise UnexpectedError(f"job {message.job} is to be stored, and has tasks already")
-            if source.number <= self.earlier_jobs:  # its client has let go of what had arrived there
-                self._say(source, Code.GONE, "the manager began anew, and what it had stored of this job is lost")
+            if source.number <= self.earlier_jobs:
+                stored = self._accepted_before(client, source, message.name)
+                if stored is None:  # its client has let go of what had arrived there
+                    self._say(source, Code.GONE, "the manager began anew, and what it had stored of this job is lost")
+                    return
+            elif self._keeping.refusal:
+                self._say(source, Code.GONE, self._keeping.refusal)
                 return
-            reason = self._refusal(client, source, message)
-            if reason:
+            elif reason := self._refusal(client, source, message):
                 self._say(source, Code.UNEXPECTED, reason)
                 return
-            stored = self._begin(client, source, message)
+            else:
+                stored = self._begin(client, source, message)
         if stored.over and not stored.whole:
             self._say(source, Code.GONE, f"the stored job {stored.name!r} is over")
         elif stored.admitted:
@@ -133,7 +137,7 @@ class Store:
         stored = self._sources.get(source)
         if stored is None:
             raise UnexpectedError(f"tasks of job {message.job}, which reads a stored one")
-        if stored.over:
+        if stored.over or (stored.whole and message.again):
             return
         count = len(message.head_sizes)
         if not stored.admitted or message.first + count > stored.tasks:
@@ -160,10 +164,9 @@ class Store:
                 self._say(job, Code.GONE, f"there is no stored job {plain(message.name)!r}")
                 self._clientele.forget(client, message.job)
                 return
-            self._readings[job] = stored.readings[job] = Reading(job, stored, message.take)
+            self._readings.begin(job, stored, take=message.take)
             self.claimed[job] = None
-            self._changed(stored)
-            self._tell_gone(job, stored.gone)
+            self._keeping.touched(stored)
         elif job not in self._readings:
             raise UnexpectedError(f"job {message.job} is no reader of a stored job")
         stored = self._readings[job].stored
@@ -180,7 +183,7 @@ class Store:
             self._discard(stored, f"the stored job {stored.name!r} was forgotten")
         asked = names.values() if not message.name else [names[name] for name in [message.name] if name in names]
         rows = [row(each, self._outbox.now) for each in asked]
-        self._outbox.send(client.link, Inventory(message.question, json.dumps(rows, ensure_ascii=False)))
+        self._outbox.hold(client.link, Inventory(message.question, json.dumps(rows, ensure_ascii=False)))
 
     def cancel(self, stored: StoredJob) -> None:
         """End what has no outcome yet; a job that is not accepted is gone with that."""
@@ -202,10 +205,7 @@ class Store:
             stored.source = None
             if not (stored.whole or stored.over):
                 self._discard(stored, "its client gave it up")
-        reading = self._readings.pop(job, None)
-        if reading is not None:
-            del reading.stored.readings[job]
-            self._drop_copies(lambda each, _: each is reading)
+        self._readings.end(job)
 
     def left(self, client: Client) -> None:
         """A client's session is over."""
@@ -215,7 +215,7 @@ class Store:
     def expire(self, now: float) -> None:
         """See which jobs have been kept for long enough; look again in a while, as long as there are any."""
         self._sweeping = False
-        for stored in [stored for keeper in self.keepers.values() for stored in keeper.names.values()]:
+        for stored in self._jobs():
             if now >= stored.changed_at + stored.keep_seconds:
                 kept = f"{stored.keep_seconds:g} s"
                 self._outbox.log("info", f"stored job {stored.name} of {stored.client.name} goes: kept for {kept}")
@@ -226,29 +226,42 @@ class Store:
 
     def grown(self, flow: Flow) -> None:
         """A chunk of an argument or an answer came, perhaps its last one."""
-        if self._limits.spool_bytes and self._relay.held_bytes - self._relay.spooled_bytes > self._limits.memory_bytes:
-            self._relay.spill(flow)
-        if flow.end < flow.size:
-            return
-        self._relay.close_source(flow)
-        owner, flow.owner = flow.owner, None
-        if isinstance(owner, Argument):
-            self._brought(owner, flow)
-        else:
-            self._results.acknowledged([owner])
-            self._deliveries.keep(owner)
-            self._tell(owner, flow)
+        if self._keeping.grown(flow, self._limits):
+            self._here(flow)
+
+    def synced(self, bodies: list[int]) -> None:
+        """These bodies are on disk, whole."""
+        for number in bodies:
+            flow = self._keeping.synced(number)
+            if flow is not None:
+                self._here(flow)
 
     def spool_failed(self, reason: str) -> None:
-        """The shell cannot write any more: nothing new is let in beyond what fits into memory."""
-        if self._limits.spool_bytes:
+        """The shell cannot write any more: nothing new is let in beyond what fits into memory, or with a journal."""
+        if self._outbox.journaled:
+            text = f"what detached jobs need cannot be written: {reason}; new ones are refused until it can"
+            if not self._keeping.failure:
+                self._outbox.log("error", text)
+            self._keeping.failure = text
+            self._refuse([stored for stored in self._jobs() if not stored.whole], text)
+        elif self._limits.spool_bytes:
             self._outbox.log("error", f"the spool takes no more, and memory is all that is left: {reason}")
             self._limits = replace(self._limits, spool_bytes=0)
 
+    def spool_works(self) -> None:
+        """With a journal: what could not be written is written now."""
+        if self._keeping.failure:
+            self._keeping.failure = ""
+            self._outbox.log("warning", "what detached jobs need is written again: new ones are taken")
+
+    def journal_failed(self, reason: str) -> None:
+        """What the journal has not is not promised: jobs of which it does not know that they are accepted are not."""
+        self._refuse([stored for stored in self._jobs() if not self._keeping.secure(stored)], reason)
+
     def warn(self) -> None:
         """Say what a manager that is about to leave takes along."""
-        names = [name for keeper in self.keepers.values() for name in keeper.names]
-        if names:
+        names = [stored.name for stored in self._jobs()]
+        if names and not self._outbox.journaled:
             some = ", ".join(names[:NAMES_SAID_MAX]) + (", ..." if len(names) > NAMES_SAID_MAX else "")
             self._outbox.log("warning", f"stored jobs that end with this manager: {len(names)} ({some})")
 
@@ -268,36 +281,31 @@ class Store:
             self._accept(stored)
         self._admit()
         self._make_room()
-        for reading in list(self._readings.values()):
-            if reading.cursor < len(reading.stored.told):
-                self._tell_on(reading)
+        self._readings.tell()
 
     def check(self) -> None:
         """Assert the invariants."""
-        jobs = [stored for keeper in self.keepers.values() for stored in keeper.names.values()]
+        jobs = self._jobs()
         assert self.bytes == sum(stored.bytes_kept for stored in jobs)
         for stored in jobs:
             assert not stored.over and stored.client.jobs[stored.client_number] is stored
             assert stored.arrived <= stored.taken <= stored.tasks
             assert not stored.whole or (stored.arrived == stored.tasks and not stored.waiting)
             assert set(stored.bodies) <= set(stored.told)
-            open_bytes = sum(weight(run, at, at + 1) for run in stored.runs for at in _untold(stored, run.first))
+            open_bytes = sum(weight(run, at, at + 1) for run in stored.runs for at in untold(stored, run.first))
             assert not stored.whole or stored.argument_bytes == open_bytes, stored.name
             kept = sum(answer_weight(delivery, stored.bodies.get(delivery)) for delivery in stored.told)
             assert stored.answer_bytes == kept, stored.name
-        assert self.claimed.keys() == self._sources.keys() | self._readings.keys()
-        for job, reading in self._readings.items():
-            assert reading.stored.readings[job] is reading and not reading.stored.over
-            assert job.client.jobs[job.client_number] is job
-        assert all(reading.job in self._readings for reading, _ in self._told.values())
+        reading = {job for stored in jobs for job in stored.readings}
+        assert self.claimed.keys() == self._sources.keys() | reading
+        self._readings.check()
 
     def flows(self) -> Iterator[Flow]:
         """The flows that keep arguments and answers."""
-        for keeper in self.keepers.values():
-            for stored in keeper.names.values():
-                yield from stored.bodies.values()
-                for run in stored.runs:
-                    yield from lenders(run)
+        for stored in self._jobs():
+            yield from stored.bodies.values()
+            for run in stored.runs:
+                yield from lenders(run)
 
     @property
     def body_bytes(self) -> int:
@@ -324,15 +332,15 @@ class Store:
         return ""
 
     def _begin(self, client: Client, source: Job, message: Detach) -> StoredJob:
-        now, fingerprint = self._outbox.now, client.fingerprint
-        keeper = self.keepers.get(fingerprint)
-        if keeper is None:
-            keeper = Keeper(b"", fingerprint, client.name, client.address, UNBOUNDED_BYTES)
-            self.keepers[fingerprint] = keeper
+        now = self._outbox.now
+        keeper = self.keeper(client.fingerprint, client.name, client.address)
         kept = min(message.keep_seconds or self._limits.keep_seconds, self._limits.keep_seconds)
+        number = self._clientele.number()  # its own: both may be in the journal, and end each for itself
+        told = replace(source.message, job=number)
         stored = StoredJob(
-            *(source.number, keeper, source.message, source.number, source.capability, None),
+            *(number, keeper, told, number, source.capability, None),
             name=message.name,
+            source_number=source.number,
             note=bytes(message.note),
             tasks=message.tasks,
             size=message.size,
@@ -341,10 +349,8 @@ class Store:
             begun_at=now,
             changed_at=now,
         )
-        self._clientele.adopt(stored, source)
-        if self._outbox.journaled and not self._warned:
-            self._warned = True
-            self._outbox.log("warning", f"detached jobs, as {stored.name}, are not in the journal: they end with me")
+        self._clientele.adopt(stored)
+        self._keeping.begun(stored)
         keeper.names[stored.name] = stored
         self._sources[source] = stored
         self.claimed[source] = None
@@ -352,6 +358,47 @@ class Store:
         self._roomier = True
         self._sweep_later()
         return stored
+
+    def keeper(self, fingerprint: str, name: str, address: str) -> Keeper:
+        """Return who has the stored jobs of a certificate."""
+        keeper = self.keepers.get(fingerprint)
+        if keeper is None:
+            keeper = self.keepers[fingerprint] = Keeper(b"", fingerprint, name, address, UNBOUNDED_BYTES)
+        return keeper
+
+    def restore(self, stored: StoredJob, keeper: Keeper) -> None:
+        """Take in a job that an earlier manager had accepted, with its runs and outcomes."""
+        keeper.names[stored.name] = stored
+        open_tasks = ((run, at) for run in stored.runs for at in range(run.count) if run.states[at] <= State.LEASED)
+        arguments = sum(weight(run, at, at + 1) for run, at in open_tasks)
+        answers = sum(answer_weight(delivery, stored.bodies.get(delivery)) for delivery in stored.told)
+        self._weigh(stored, arguments=arguments, answers=answers)
+        self._sweep_later()
+
+    def count_bodies(self, last: int) -> None:
+        """Number bodies from there on: an earlier manager's are known up to it."""
+        self._keeping.bodies = last
+
+    def _jobs(self) -> list[StoredJob]:
+        return [stored for keeper in self.keepers.values() for stored in keeper.names.values()]
+
+    def _accepted_before(self, client: Client, source: Job, name: str) -> StoredJob | None:
+        """Return the job that an earlier manager took in from this one, if it accepted it."""
+        keeper = self.keepers.get(client.fingerprint)
+        stored = keeper.names.get(name) if keeper is not None else None
+        if stored is None or stored.source_number != source.number:
+            return None
+        stored.source = source
+        self._sources[source] = stored
+        self.claimed[source] = None
+        return stored
+
+    def _refuse(self, jobs: list[StoredJob], reason: str) -> None:
+        """Let go of jobs that cannot be promised; who brings them hears nothing else of them."""
+        for stored in jobs:
+            if stored.source is not None:
+                self._outbox.revoke(stored.source.client.link, stored.source.client_number)
+            self._discard(stored, reason)
 
     def _sweep_later(self) -> None:
         if self.keepers and not self._sweeping:
@@ -361,7 +408,7 @@ class Store:
     def _admit(self) -> None:
         """Let jobs in, those of the certificate that has least here first; a large one is not overtaken for ever."""
         while self._waiting and self._roomier:
-            stored = min(self._waiting, key=_share)
+            stored = min(self._waiting, key=share)
             if self.bytes + stored.size > self._limits.bytes:
                 self._roomier = False
                 return
@@ -388,17 +435,30 @@ class Store:
             return
         for run in stored.overlapping(first, first + count):
             for position, flow in run.flows.items():
-                self._bodies += 1
-                flow.number, flow.owner = self._bodies, Argument(stored, run, position)
-                self._relay.keep(flow)
+                if flow.owner is None and flow.lender is None:
+                    self._keeping.pull(flow, Argument(stored, run, position))
         small = array("I", (first + at for at, size in enumerate(piece.body_sizes) if not size))
         if small:
             self._arrived(stored, source, small)
+
+    def _here(self, flow: Flow) -> None:
+        """A body is here whole."""
+        self._relay.close_source(flow)
+        owner, flow.owner = flow.owner, None
+        if isinstance(owner, Argument):
+            if not owner.stored.over:
+                self._brought(owner, flow)
+        elif (stored := self._stored(owner)) is not None:  # not taken back while it was written
+            self._keeping.answered(stored, owner, flow)
+            self._results.acknowledged([owner])
+            self._deliveries.keep(owner)
+            self._tell(owner, flow)
 
     def _brought(self, argument: Argument, flow: Flow) -> None:
         """An argument is here whole: from now on it is lent to whoever runs the task."""
         stored, run = argument.stored, argument.run
         run.flows[argument.position] = self._relay.loan(flow)
+        self._keeping.brought(run, argument.position, flow)
         if stored.source is not None:
             self._arrived(stored, stored.source, array("I", [run.first + argument.position]))
 
@@ -413,11 +473,12 @@ class Store:
         blob = stored.blob
         if blob is not None and blob.refusal:
             self._discard(stored, blob.refusal)
-        elif stored.arrived == stored.tasks and (blob is None or blob.whole):
+        elif stored.arrived == stored.tasks and (blob is None or blob.whole) and self._keeping.function(stored):
             stored.whole = True
+            self._keeping.accepted(stored)
             del self._arriving[stored]
             self._weigh(stored, arguments=stored.taken_bytes - stored.argument_bytes)  # some was announced in vain
-            self._changed(stored)
+            self._keeping.touched(stored)
             self._clientele.queue_waiting(stored)
             if stored.source is not None:
                 self._say_state(stored, stored.source)
@@ -431,9 +492,7 @@ class Store:
         if flow is None:
             self._tell(delivery, None)
         elif flow.source:
-            self._bodies += 1
-            flow.number, flow.owner = self._bodies, delivery
-            self._relay.keep(flow)
+            self._keeping.pull(flow, delivery)
 
     def _stored(self, delivery: Delivery) -> StoredJob | None:
         """Return the stored job that an outcome belongs to, while it is kept."""
@@ -453,41 +512,17 @@ class Store:
         stored.told.append(delivery)
         released = sum(weight(*piece) for piece in delivery.pieces)
         self._weigh(stored, arguments=-released, answers=answer_weight(delivery, body))
-        self._changed(stored)
-
-    def _tell_on(self, reading: Reading) -> None:
-        """Tell a reader what it has not heard, as far as its credit goes."""
-        stored, job = reading.stored, reading.job
-        client = job.client
-        while client.link and client not in self._deliveries.full and reading.cursor < len(stored.told):
-            delivery = stored.told[reading.cursor]
-            reading.cursor += 1
-            body, outcome = stored.bodies.get(delivery), delivery.outcome
-            copy = self._deliveries.deliver(
-                *(job, [], outcome.indices, outcome.attempt, outcome.statuses, outcome.head_sizes, outcome.heads),
-                body_bytes=body.size if body is not None else 0,
-                flow=self._relay.loan(body) if body is not None else None,
-            )
-            self._told[copy] = reading, delivery
-
-    def _tell_gone(self, job: Job, gone: Column) -> None:
-        """Say of outcomes that were fetched before, and let go, that they are not here."""
-        text = b"its answer was fetched before, and let go to make room"
-        for start in range(0, len(gone), BATCH_TASKS_MAX // 4):  # with their texts they fit a frame
-            indices = gone[start : start + BATCH_TASKS_MAX // 4]
-            count = len(indices)
-            sizes = array("I", [len(text)]) * count
-            statuses = bytes((Status.UNRUNNABLE,)) * count
-            self._deliveries.deliver(job, [], indices, 0, statuses, sizes, text * count)
+        self._keeping.touched(stored)
 
     def _read(self, delivery: Delivery) -> None:
         """A reader has an outcome."""
-        reading, origin = self._told.pop(delivery, (None, None))
-        if reading is None or origin is None:
+        found = self._readings.read(delivery)
+        if found is None:
             return
-        self._changed(reading.stored)
+        reading, origin = found
+        self._keeping.touched(reading.stored)
         if reading.take and self._stored(origin) is not None:
-            reading.stored.fetched[origin] = None
+            self._keeping.fetched(reading.stored, origin)
 
     def _make_room(self) -> None:
         """Where the store is full, let go of what was fetched, and hold up the jobs that have outgrown their place."""
@@ -496,10 +531,10 @@ class Store:
                 for stored in keeper.names.values():
                     while stored.fetched and self.bytes > self._limits.bytes:
                         self._let_go(stored, next(iter(stored.fetched)))
-        elif not self._stopped:
+        elif not (self._stopped or self._keeping.failure):
             return
         for keeper in self.keepers.values():
-            if self.bytes > self._limits.bytes and keeper.grown:
+            if (self.bytes > self._limits.bytes and keeper.grown) or self._keeping.failure:
                 self._stopped.add(keeper)
                 self._deliveries.full.add(keeper)
             else:
@@ -511,45 +546,26 @@ class Store:
         del stored.fetched[delivery]
         place = stored.told.index(delivery)
         del stored.told[place]
-        indices = delivery.outcome.indices
-        stored.gone.extend(indices)
-        missed = self._drop_copies(lambda _, origin: origin is delivery)
-        for reading in stored.readings.values():
-            if place < reading.cursor:
-                reading.cursor -= 1
-            else:
-                missed.append(reading)
-        for reading in missed:
-            self._tell_gone(reading.job, indices)
+        self._keeping.gone(stored, delivery)
+        self._readings.let_go(stored, delivery, place)
         body = stored.bodies.pop(delivery, None)
         if body is not None:
             self._relay.end(body)
         self._weigh(stored, answers=-answer_weight(delivery, body))
         self._deliveries.acknowledge(stored.client, delivery.outcome.sequence)
 
-    def _drop_copies(self, which: Callable[[Reading, Delivery], bool]) -> list[Reading]:
-        """Break off what readers were told and have not acknowledged. Returns who was told."""
-        copies = [(copy, reading) for copy, (reading, origin) in self._told.items() if which(reading, origin)]
-        for copy, reading in copies:
-            del self._told[copy]
-            if copy.flow is not None and not copy.flow.forwarded:
-                self._relay.abort(copy.flow, Code.GONE, "this answer was let go")
-            self._deliveries.acknowledge(reading.job.client, copy.outcome.sequence)
-        return [reading for _, reading in copies]
-
     def _discard(self, stored: StoredJob, reason: str) -> None:
         """A stored job is over, and with it all that is kept of it."""
         stored.over = True
-        keeper = stored.client
+        self._keeping.over(stored)
+        keeper, blob = stored.client, stored.blob
         assert isinstance(keeper, Keeper)
         del keeper.names[stored.name]
         self._waiting.pop(stored, None)
         self._arriving.pop(stored, None)
         if stored.source is not None:
             self._say(stored.source, Code.GONE, reason)
-        self._drop_copies(lambda reading, _: reading.stored is stored)
-        for job in stored.readings:
-            del self._readings[job]
+        for job in self._readings.discard(stored):
             self.claimed.pop(job, None)
             self._say(job, Code.GONE, reason)
             self._clientele.forget(job.client, job.client_number)
@@ -557,6 +573,7 @@ class Store:
         self._clientele.end(stored)
         for body in stored.bodies.values():
             self._relay.end(body)
+        self._keeping.released(blob)
         if not keeper.names:
             del self.keepers[keeper.fingerprint]
             self._scheduler.remove_client(keeper)
@@ -569,9 +586,6 @@ class Store:
         self.bytes += arguments + answers
         self._roomier = self._roomier or arguments + answers < 0
 
-    def _changed(self, stored: StoredJob) -> None:
-        stored.changed_at = self._outbox.now
-
     def _say_state(self, stored: StoredJob, source: Job) -> None:
         self._send(source, Stored(source.client_number, 0, "", stored.whole, stored.tasks))
 
@@ -580,18 +594,4 @@ class Store:
 
     def _send(self, job: Job, message: Stored) -> None:
         if job.client.link:
-            self._outbox.send(job.client.link, message)
-
-
-def _share(stored: StoredJob) -> int:
-    keeper = stored.client
-    assert isinstance(keeper, Keeper)
-    return keeper.stored_bytes
-
-
-def _untold(stored: StoredJob, first: int) -> Iterator[int]:
-    """Yield the positions of a run whose outcomes are not told yet."""
-    run = stored.find(first)
-    assert run is not None
-    told = {index for each in stored.told for index in each.outcome.indices} | set(stored.gone)
-    return (at for at in range(run.count) if first + at not in told)
+            self._outbox.hold(job.client.link, message)

@@ -70,8 +70,9 @@ class Keeper(Client):
 class StoredJob(Job):
     """A job whose tasks, arguments and answers are the manager's."""
 
-    journaled: bool = False
     name: str = ""
+    source_number: int = 0
+    """The manager's number of the job that brings it, or brought it."""
     note: Buffer = b""
     """Its client's own, opaque: how the answers are put together."""
     tasks: int = 0
@@ -88,6 +89,10 @@ class StoredJob(Job):
     """What they come to, as `size` counts."""
     arrived: int = 0
     """Tasks whose bytes are here."""
+    accepted_at: int = 0
+    """The number of the fact that it is accepted; it may be told of when that is durable."""
+    touched_at: float = 0.0
+    """What the journal has of `changed_at`."""
     whole: bool = False
     """All tasks are here, and the function: the job is accepted, and only now it runs."""
     over: bool = False
@@ -104,6 +109,7 @@ class StoredJob(Job):
     """Outcomes that a taking reader has: they go when room is needed."""
     gone: Column = field(default_factory=lambda: array("I"))
     """Tasks whose outcomes went so."""
+    gone_statuses: bytearray = field(default_factory=bytearray)
 
     @property
     def ready(self) -> bool:
@@ -177,3 +183,18 @@ def row(stored: StoredJob, now: float) -> dict[str, Any]:
 def lenders(run: Run) -> Iterator[Flow]:
     """Yield the flows that keep arguments which are lent to workers."""
     return (flow.lender for flow in run.flows.values() if flow.lender is not None)
+
+
+def share(stored: StoredJob) -> int:
+    """Return what the jobs of its certificate take of the store."""
+    keeper = stored.client
+    assert isinstance(keeper, Keeper)
+    return keeper.stored_bytes
+
+
+def untold(stored: StoredJob, first: int) -> Iterator[int]:
+    """Yield the positions of a run whose outcomes are not told yet."""
+    run = stored.find(first)
+    assert run is not None
+    told = {index for each in stored.told for index in each.outcome.indices} | set(stored.gone)
+    return (at for at in range(run.count) if first + at not in told)

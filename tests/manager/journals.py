@@ -9,13 +9,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from starcore.events import Event
+from starcore.events import Event, Spill, Spooled
 from starcore.manager import journal
 from starcore.manager.journaled import Durable, Failed, JournaledCore, Record, Renew
-from starcore.manager.recovery import Recovery
+from starcore.manager.outbox import Synced
+from starcore.manager.recovery import KeptStored, Recovery
 from starcore.manager.state import State
+from starcore.manager.stored import StoreLimits
 from tests.manager.star import EPOCH, Star
 
 
@@ -23,10 +26,30 @@ class JournaledStar(Star):
     """A star whose core has a journal, and the disk under it."""
 
     def __init__(
-        self, recovery: Recovery | None = None, *, now: float = 0.0, syncing: bool = True, **limits: Any
+        self,
+        recovery: Recovery | None = None,
+        *,
+        now: float = 0.0,
+        syncing: bool = True,
+        store: StoreLimits | None = None,
+        files: dict[int, int] | None = None,
+        wall_seconds: float = 0.0,
+        **limits: Any,
     ) -> None:
         super().__init__(now, **limits)
-        self.core: JournaledCore = JournaledCore(recovery or Recovery(), EPOCH, now, limits=self.limits)
+        recovery = recovery or Recovery()
+        self.files: dict[int, int] = files or {}
+        """The size of each file that is whole and synced, by its number."""
+        self._writing: dict[int, int] = {}
+        named = recovery.files()
+        lost = {number: "No such file" for number in named if self.files.get(number) != named[number]}
+        self.ended = recovery.settle(lost)
+        self.files = {number: size for number, size in named.items() if number not in lost}
+        bodies = {number: Spooled(number, 0, size) for number, size in self.files.items()}
+        self.core: JournaledCore = JournaledCore(
+            recovery, EPOCH, now, limits=self.limits, store=store, bodies=bodies, wall_seconds=wall_seconds
+        )
+        self._store = store
         self.syncing = syncing
         self.frames: list[bytes] = []
         """All records of the segment."""
@@ -49,6 +72,21 @@ class JournaledStar(Star):
             self.upto = record.upto
             if self.syncing:
                 self.sync()
+        for drop in [token for token in self.dropped if type(token) is Spooled]:
+            self.files.pop(drop.body, None)
+        whole: list[int] = []
+        for spill in [action for action in self.actions if isinstance(action, Spill)]:
+            self.actions.remove(spill)
+            number, size = spill.spooled.body, spill.spooled.size
+            self._writing[number] = self._writing.get(number, 0) + spill.spooled.length
+            if self._writing[number] == size:
+                self.files[number] = size
+                whole.append(number)
+        if whole and self.writing:
+            self.feed(Synced(whole))
+
+    writing = True
+    """Whether files are synced as soon as they are whole."""
 
     def sync(self) -> None:
         """Bring all records to the disk."""
@@ -63,9 +101,11 @@ class JournaledStar(Star):
         """Read what is on disk, or the first so many records."""
         return recovered(self.frames[: self.durable if records is None else records])
 
-    def killed(self, records: int | None = None) -> JournaledStar:
+    def killed(self, records: int | None = None, **later: Any) -> JournaledStar:
         """End without a word; the next manager finds what is on disk."""
-        return JournaledStar(self.recovered(records), now=self.now)
+        star = JournaledStar(self.recovered(records), now=self.now, files=dict(self.files), store=self._store, **later)
+        star._names = self._names  # who comes new is nobody who was here before
+        return star
 
 
 def recovered(frames: list[bytes]) -> Recovery:
@@ -94,10 +134,21 @@ def comes_to(recovery: Recovery) -> dict[str, Any]:
         },
         "unread": {
             (session, sequence): (ended.job, ended.indices, bytes(ended.statuses), bytes(ended.heads), ended.settled)
-            for session, client in recovery.clients.items()
+            for session, client in [*recovery.clients.items(), *recovery.keepers.items()]
             for sequence, ended in client.unread.items()
         },
+        "stored": {
+            number: (_said(job), job.whole, job.answers, job.fetched, job.gone)
+            for number, job in recovery.jobs.items()
+            if isinstance(job, KeptStored)
+        },
+        "files": recovery.files(),
     }
+
+
+def _said(job: KeptStored) -> Any:
+    """What a stored job was announced with; when it changed last is known to a second."""
+    return replace(job.stored, changed_at=0.0)
 
 
 def _task(run: Any, position: int, recovery: Recovery) -> Any:

@@ -14,7 +14,25 @@ from hypothesis import strategies as st
 from starcore.errors import FrameError
 from starcore.manager import journal, records
 from starcore.manager.journal import ENVELOPE_BYTES, HEADER_BYTES, Damage, VersionError
-from starcore.manager.records import Accepted, BlobKnown, Delivered, Ended, JobForgotten, Leased, Troubled, WorkerKnown
+from starcore.manager.records import (
+    Accepted,
+    Answered,
+    ArgumentKept,
+    BlobKnown,
+    Delivered,
+    Ended,
+    Fetched,
+    FunctionKept,
+    Gone,
+    JobForgotten,
+    Leased,
+    StoredKnown,
+    StoredWhole,
+    Touched,
+    Troubled,
+    WorkerKnown,
+)
+from starcore.messages import FunctionKind
 
 SALT = 0x12345678
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "JOURNAL.md"
@@ -27,6 +45,17 @@ FACTS = [
     Ended(3, 1 << 33, 2, False, array("I", [5]), b"\0", array("I", [4]), b"done"),
     Delivered(3, array("I", [6]), b"\1"),
     JobForgotten(3),
+    StoredKnown(
+        *(7, 6, "ff", "alice", "192.0.2.1:5", "scan-7", 12, 1 << 33, 86400.0, 1.9e9, 1.9e9 + 0.5),
+        *(FunctionKind.SHIPPED, b"\xcd" * 32, "f", "3.11", 2, 1.5, -3, b'{"kind": "call"}'),
+    ),
+    StoredWhole(7),
+    Touched(7, 1.9e9 + 1.25),
+    ArgumentKept(7, 3, 1 << 40, 1 << 34),
+    FunctionKept(b"\xcd" * 32, 9, 200_000),
+    Answered(7, 4, 2, 3, 0, 10, 1 << 20, b"head"),
+    Fetched(7, array("Q", [4, 5])),
+    Gone(7, 4, array("I", [3]), b"\0"),
 ]
 
 
@@ -116,10 +145,18 @@ def test_segment_without_a_header_is_damage_from_end_to_end() -> None:
 def test_segment_of_another_version_is_refused() -> None:
     octets = bytearray(segment())
     for at in (0, journal.BLOCK_BYTES):
-        octets[at + 8 : at + 12] = struct.pack("<I", 2)
+        octets[at + 8 : at + 12] = struct.pack("<I", 3)
         octets[at + 16 : at + 20] = struct.pack("<I", journal.zlib.crc32(octets[at : at + 16]))
-    with pytest.raises(VersionError, match="version 2"):
+    with pytest.raises(VersionError, match="version 3, and this manager reads versions up to 2"):
         list(journal.read(bytes(octets)))
+
+
+def test_segment_of_the_version_before_is_read() -> None:
+    octets = bytearray(segment())
+    for at in (0, journal.BLOCK_BYTES):
+        octets[at + 8 : at + 12] = struct.pack("<I", 1)
+        octets[at + 16 : at + 20] = struct.pack("<I", journal.zlib.crc32(octets[at : at + 16]))
+    assert found(bytes(octets)) == (FACTS, [])
 
 
 def test_what_a_client_plants_in_a_head_is_no_record_even_in_damage() -> None:

@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 
-from manager.test_store import Detaching, attach, detached, owner, push_all, told
 from starcore import codec
-from starcore.errors import Code, Status
+from starcore.errors import Status
 from starcore.events import Send
-from starcore.manager import journal
 from starcore.manager.journaled import Durable, Renew
-from starcore.messages import BATCH_TASKS_MAX, Ack, Assign, Attach, Confirm, Forget, Outcome, Result, Retract, Stored
+from starcore.messages import BATCH_TASKS_MAX, Ack, Assign, Confirm, Forget, Outcome, Result, Retract
 from starcore.messages import Job as JobMessage
 from tests.manager.journals import JournaledStar, comes_to
 from tests.manager.star import JobSide, settle
@@ -423,101 +421,3 @@ class JobSideAgain(JobSide):
 
     def __init__(self, client: Any, job: JobSide) -> None:
         self.client, self.number, self.digest, self.message, self._next = client, job.number, job.digest, job.message, 0
-
-
-# -- stored jobs, of which the journal tells nothing ---------------------------------------------------------------
-
-
-def stored_facts(star: JournaledStar, since: int) -> list[str]:
-    """Name the facts from there on; what a client's own session and its messages come to is told as ever."""
-    kinds = [type(journal.decode(frame)).__name__ for frame in star.frames[since:]]
-    return [kind for kind in kinds if kind not in ("JobKnown", "JobForgotten", "Acknowledged", "BlobKnown", "JobsHeld")]
-
-
-def test_stored_job_runs_and_is_told_while_the_journal_hears_nothing_of_it() -> None:
-    star = JournaledStar()
-    worker, client = star.worker(slots=2), owner(star)
-    since = len(star.frames)
-    job = detached(client, 2, retries=1)
-    lease = worker.leased(job.job, 0, 2).lease
-    worker.result([lease], status=Status.RAISED)  # once more, under the next attempt
-    again = star.take(Assign, worker)
-    worker.result([again.lease], status=Status.CRASHED)
-    worker.result([star.take(Assign, worker).lease])
-    worker.result([lease + 1], bodies=[BODY])
-    push_all(worker, lease + 1)
-    number = attach(client, 2)
-    told(client, number, [0])
-    star.take(Outcome, client)
-    assert stored_facts(star, since) == []
-    star.feed(Renew())
-    assert sorted(set(stored_facts(star, 0))) == ["ClientKnown", "Epoch", "WorkerKnown"]
-
-
-def test_warning_of_the_journal_is_said_once() -> None:
-    star = JournaledStar()
-    client = owner(star)
-    for name in ("one", "two"):
-        detached(client, name=name)
-    assert sum("are not in the journal" in text for text in star.logs) == 1
-
-
-def test_segment_begins_without_what_is_read_of_stored_jobs() -> None:
-    star = JournaledStar()
-    worker, client = star.worker(), owner(star)
-    job = detached(client)
-    lease = worker.leased(job.job, 0, 1).lease
-    worker.result([lease], bodies=[BODY])
-    push_all(worker, lease)
-    number = attach(client)
-    star.take(Outcome, client)
-    star.feed(Renew())
-    later = star.killed()
-    assert [known for known in later.core._sessions.clients.values() if number in known.jobs] == []
-
-
-def test_tasks_of_stored_jobs_are_taken_while_the_disk_is_full() -> None:
-    star = JournaledStar()
-    worker, client = star.worker(), owner(star)
-    star.fail()
-    job = detached(client)
-    worker.leased(job.job, 0, 1)
-
-
-def test_reader_hears_from_the_next_manager_that_the_stored_job_is_gone() -> None:
-    star = JournaledStar()
-    client = owner(star)
-    detached(client)
-    number = attach(client)
-    star.feed(Renew())
-    later = star.killed()
-    reconnect(later, client)
-    client.say(Attach(number, "scan-7"))
-    assert later.take(Stored, client).code == Code.GONE
-
-
-def test_client_that_was_bringing_a_job_hears_from_the_next_manager_that_it_is_lost() -> None:
-    star = JournaledStar()
-    client = owner(star)
-    job = Detaching(client, 2).begun()
-    job.job.submit(1)
-    job.stored(0)
-    later = star.killed()
-    reconnect(later, client)
-    client.say(job.detach)
-    assert "began anew" in job.refused(Code.GONE)
-    client.say(Forget(job.job.number))
-    detached(client)
-
-
-def test_worker_that_ran_a_stored_job_is_told_to_drop_it_after_a_restart() -> None:
-    star = JournaledStar()
-    worker, client = star.worker(), owner(star)
-    job = detached(client)
-    lease = worker.leased(job.job, 0, 1).lease
-    later = star.killed()
-    reconnect(later, worker, leases=(lease,))
-    assert list(later.take(Retract, worker).leases) == [lease]
-    worker.result([lease])  # which it had before that
-    assert list(later.take(Confirm, worker).leases) == [lease]
-    assert later.status()["stale"] == 1

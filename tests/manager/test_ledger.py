@@ -262,3 +262,41 @@ def test_many_records_share_a_commit_and_a_lone_one_waits_for_nothing(
         upto = kept.append([tasks(1 + index)])
     kept.durable(upto)
     assert syncs < 500
+
+
+def test_callback_comes_when_the_records_before_it_are_on_disk(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    kept.append(BEGUN, anew=True)
+    upto = kept.append([tasks(0)])
+    seen: list[int] = []
+    kept.ledger.afterwards(lambda: seen.extend(event.upto for event in list(kept.said.queue)))
+    kept.ledger.close()
+    assert seen[-1] == upto
+    assert Ledger(tmp_path).recover().open_tasks == 1
+
+
+def test_callback_waits_while_the_disk_fails_and_makes_room_when_it_failed_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Kept(tmp_path)
+    kept.append(BEGUN, anew=True)
+    kept.hear(Durable)
+    full, called = OSError(errno.ENOSPC, "No space left on device"), threading.Event()
+
+    def fail(*args: Any) -> None:
+        raise full
+
+    monkeypatch.setattr(ledger, "RETRY_SECONDS", 0.01)
+    with monkeypatch.context() as disk:
+        disk.setattr(kept.ledger, "_write", fail)
+        kept.append([tasks(0)])
+        kept.hear(Failed)
+        kept.ledger.afterwards(called.set)
+        kept.hear(Renew)
+        assert not called.is_set()
+        kept.append(BEGUN, anew=True)
+        kept.hear(Failed)
+        assert called.wait(WAIT_SECONDS)
+    kept.hear(Renew)
+    kept.durable(kept.append(BEGUN, anew=True))
+    kept.ledger.close()

@@ -81,4 +81,4 @@ def test_peers_that_never_come_back_are_let_go_and_leave_nothing() -> None:
     later = busy_star().killed()
     later.wait(later.limits.session_grace_seconds + 1)
     assert later.status()["jobs"] == [] and later.status()["held_bytes"] == 0
-    assert comes_to(later.recovered()) == {"clients": {}, "workers": {}, "jobs": {}, "tasks": {}, "unread": {}}
+    assert not any(comes_to(later.recovered()).values())

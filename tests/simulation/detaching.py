@@ -1,6 +1,7 @@
 """People who detach their work and leave for good, and others of the same certificate who come back for it.
 
-A star as in `star.py`, with its faults, but for those of the manager: without a journal a stored job dies with it.
+A star as in `star.py`, with its faults, but for those of the manager: without a journal a stored job dies with it. With
+one (`JournaledDetachedStar`) managers are killed as well.
 Each owner detaches a job and goes, mostly for ever; readers attach one after the other, some die in the middle; the
 last one fetches everything, is told each outcome exactly once, and forgets the job. Then nothing is left.
 """
@@ -17,6 +18,7 @@ from starcore.messages import Attach, Deed, Detach, FunctionKind, Role
 
 from .callers import Calls, ClientProcess
 from .checkers import require_drained
+from .disk import Disk, JournaledManager
 from .faults import Faults
 from .star import LIVENESS_SECONDS, SETTLE_SECONDS, SimStar
 from .work import BASES, Kind, Spec
@@ -34,6 +36,8 @@ class StoredWork:
         self.record = record
         self.specs = specs
         self.accepted = False
+        self.refused = False
+        """Its manager died before it was accepted: its owner was told."""
         self.forgotten = False
 
     @property
@@ -91,6 +95,9 @@ class Owner(ClientProcess):
         record = work.record
         if action.code:
             record.open.clear()
+            work.refused = True
+            if work.accepted:
+                raise Violation(f"{work.name} was accepted, and is refused: {action.reason}")
         elif action.whole:
             work.accepted = True
         elif not record.open and not record.next:
@@ -128,6 +135,8 @@ class DetachedStar(SimStar):
     def __init__(self, seed: int, *, trace: bool = False) -> None:
         super().__init__(seed, trace=trace)
         self.works: list[StoredWork] = []
+        self._faults: type[Faults] = _GentleFaults
+        self._settle_seconds = SETTLE_SECONDS
         self._serials = count(1)
         self._names = count(1)
 
@@ -141,18 +150,22 @@ class DetachedStar(SimStar):
             world.later(world.skewed(0.001, self._fault_seconds / 2), self._bring)
         for _ in range(rng.randint(0, 3)):
             world.later(world.skewed(0.5, self._fault_seconds), self._look_in)
-        _GentleFaults(self, self._fault_seconds)
+        self._faults(self, self._fault_seconds)
         world.run(self._fault_seconds)
         self._make_well()
         world.run(world.now + LIVENESS_SECONDS, self._all_brought)
         fetched = self._fetch_all()
-        world.run(world.now + SETTLE_SECONDS)
+        world.run(world.now + self._settle_seconds)
         self._calm = True
         assert self.manager is not None
         if self.manager.core._store.keepers:
             raise Violation(f"stored jobs are left: {list(self.manager.core._store.keepers.values())}")
-        require_drained(self.manager.core, self._limits, len(self.manager.tokens))
+        require_drained(self.manager.core, self._limits, self._buffers())
         return fetched
+
+    def _buffers(self) -> int:
+        assert self.manager is not None
+        return len(self.manager.tokens)
 
     # -- who comes -------------------------------------------------------------------------------------------
 
@@ -179,7 +192,7 @@ class DetachedStar(SimStar):
         self._see_off(owner, work)
 
     def _see_off(self, owner: Owner, work: StoredWork) -> None:
-        if not work.accepted and owner.alive:
+        if not (work.accepted or work.refused) and owner.alive:
             self.world.later(0.05, self._see_off, owner, work)
         elif owner.alive:
             owner.die() if self.world.chance(0.5) else owner.shutdown()
@@ -200,7 +213,7 @@ class DetachedStar(SimStar):
     def _fetch_all(self) -> int:
         """Another session fetches everything that was accepted, and forgets it."""
         world = self.world
-        world.run(world.now + SETTLE_SECONDS)  # what was never accepted is gone with its owner's session
+        world.run(world.now + self._settle_seconds)  # what was never accepted is gone with its owner's session
         accepted, last = self._accepted(), self._owner()
         for work in accepted:
             last.read(work)
@@ -248,6 +261,34 @@ class DetachedStar(SimStar):
         return Spec(next(self._serials), kind, micros, argument, rng.randrange(BASES), *sizes)
 
 
+class JournaledDetachedStar(DetachedStar):
+    """The same, whose manager has a journal, and is killed again and again."""
+
+    def __init__(self, seed: int, *, trace: bool = False) -> None:
+        super().__init__(seed, trace=trace)
+        self.disk = Disk()
+        self._faults = _DeadlyFaults
+        self._settle_seconds += self._limits.session_grace_seconds  # the next manager waits once more for who is gone
+
+    def start_manager(self) -> None:
+        """Start a manager where there is none; it knows what the disk knows."""
+        if self.manager is None or not self.manager.alive:
+            self.manager = JournaledManager(self.world, self.network, self.truth, self.disk, self._limits)
+
+    def live(self) -> int:
+        """Live through the seed; in the end there is no file left."""
+        fetched = super().live()
+        assert self.manager is not None
+        functions = {blob.body for blob in self.manager.core._blobs._blobs.values()}  # kept in case they are needed
+        if self.disk.files.keys() - functions:
+            raise Violation(f"files are left: {sorted(self.disk.files)}")
+        return fetched
+
+    def _buffers(self) -> int:
+        assert isinstance(self.manager, JournaledManager)
+        return len(self.manager.tokens) + len(self.manager.files)
+
+
 class _GentleFaults(Faults):
     """The faults of `faults.py` that leave the manager alive."""
 
@@ -259,3 +300,20 @@ class _GentleFaults(Faults):
 
     def _client_goes(self) -> None:
         self._cut()
+
+
+class _DeadlyFaults(_GentleFaults):
+    """With those of a manager that has a journal."""
+
+    def _kill_manager(self) -> None:
+        Faults._kill_manager(self)
+
+    def _drain_manager(self) -> None:
+        Faults._kill_manager(self)
+
+    def _client_goes(self) -> None:
+        """F10: the disk is full for a while."""
+        star = self._star
+        assert isinstance(star, JournaledDetachedStar)
+        self._world.fault("fail the disk", "disk")
+        star.disk.failing_until = self._world.now + self._world.skewed(0.2, 6.0)
