@@ -46,7 +46,7 @@ from starcore.errors import Status as TaskStatus
 from starcore.events import Dial, Finished, Log
 from starcore.messages import BATCH_TASKS_MAX, Buffer, Job
 from starcore.pickling import Landing, Packed, small_answers, unpack_failure
-from starcore.texts import task_name
+from starcore.texts import TASK_SESSION_DIGITS, task_name
 
 CONNECT_SECONDS = 10.0
 PATIENCE_SECONDS = 2.0
@@ -146,6 +146,7 @@ class Session:
         logs.watch(self._loop, _log)
         greeting = hello(target)
         self._session = greeting.session
+        self.name = greeting.session.hex()[:TASK_SESSION_DIGITS]
         self._driver = Driver(ClientCore(greeting), self._loop, self, _log)
         self._dialer = Dialer(target, context, resolve or (lambda: target), self._driver, self._loop, self._lose_heart)
         self._vigil = Vigil(self._loop, self._driver.descriptors, self._shake)

@@ -20,7 +20,7 @@ from starcore.manager.core import Limits
 from starcore.manager.server import Ports, ServerOptions, adopt, listen, run
 from starcore.manager.spool import Spool
 from starcore.manager.stored import StoreLimits
-from starcore.options import Parser, listening_port, seconds, size, wait_at_gate
+from starcore.options import Parser, directory, listening_port, seconds, size, wait_at_gate
 
 SHARDS_MAX = 64
 
@@ -106,7 +106,7 @@ def _parser() -> Parser:
     )
     add(
         "--journal",
-        type=Path,
+        type=directory,
         metavar="DIR",
         help="keep on disk, in this directory, what was accepted: after a crash it goes on (default: "
         "$STARCORE_JOURNAL, or no journal)",
@@ -119,7 +119,7 @@ def _parser() -> Parser:
         metavar="SIZE",
         help="what detached jobs may take of memory, arguments and results, as 4G (default: 1G)",
     )
-    add("--spool", type=Path, metavar="DIR", help="a directory for what they take beyond that (default: none)")
+    add("--spool", type=directory, metavar="DIR", help="a directory for what they take beyond that (default: none)")
     add("--spool-size", type=size, default=0, metavar="SIZE", help="at most so much (default: half of what is free)")
     add(
         "--keep-seconds",
