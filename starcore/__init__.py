@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from starcore.client.api import Client
     from starcore.client.jobs import DetachedJob
-    from starcore.default import connect, map, put, run, submit, submit_array
+    from starcore.default import connect, map, put, run, story, submit, submit_array
     from starcore.errors import (
         AddressError,
         ArgumentTypeError,
@@ -83,6 +83,7 @@ __all__ = [
     "map",
     "put",
     "run",
+    "story",
     "submit",
     "submit_array",
 ]
@@ -90,7 +91,7 @@ __all__ = [
 _ROOMS = {
     "starcore.client.api": ("Client",),
     "starcore.client.jobs": ("DetachedJob",),
-    "starcore.default": ("connect", "map", "put", "run", "submit", "submit_array"),
+    "starcore.default": ("connect", "map", "put", "run", "story", "submit", "submit_array"),
     "starcore.local": ("LocalStar",),
     "starcore.references": ("Ref",),
     "starcore.worker.supervisor": ("Worker",),

@@ -14,7 +14,7 @@ COMMANDS = {
     "certs": ("starcore.certs", "make the star's CA and join files: python -m starcore.certs"),
     "jobs": ("starcore.jobs", "list, cancel, fetch and forget detached jobs"),
     "status": ("starcore.status", "show the workers, slots and queues of a star"),
-    "story": ("starcore.story", "tell what happened to a task, and why"),
+    "story": ("starcore.stories", "tell what happened to a task, and why"),
     "drain": ("starcore.drain", "let workers finish what they run, and leave"),
 }
 

@@ -15,6 +15,7 @@ from typing import Any
 from starcore import settings
 from starcore.client.api import Array, Calls, Client, Function
 from starcore.client.session import CONNECT_SECONDS
+from starcore.client.story import Story
 from starcore.errors import UnconfiguredError
 from starcore.messages import Role
 from starcore.references import Ref
@@ -119,6 +120,11 @@ def put(value: Any, *, writable: bool = False, copy: bool = False) -> Ref:
 def run(inputs: Iterable[Array], function: Function | None = None) -> list[Any]:
     """Call a function on each of a list of arrays and wait for the results; see `Client.run`."""
     return default_client().run(inputs, function)
+
+
+def story(task: Future[Any] | str) -> Story:
+    """Return what happened to a call: every attempt, with its worker, time and cause; see `Client.story`."""
+    return default_client().story(task)
 
 
 def _configured() -> bool:

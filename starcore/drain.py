@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from starcore import __version__, codec, settings, tls
 from starcore._framing import FrameReader
-from starcore.errors import Code, RefusedError, StarCoreError
+from starcore.errors import ArgumentValueError, Code, RefusedError, StarCoreError
 from starcore.messages import (
     PROTOCOL_VERSION,
     DrainReply,
@@ -114,9 +114,13 @@ def drain(target: tls.Target, pattern: str) -> list[str]:
 
     Raises
     ------
-    CredentialsError, UnreachableError, RefusedError
+    CredentialsError, UnreachableError, RefusedError, ArgumentValueError
         The manager was not asked.
     """
+    try:
+        pattern.encode()
+    except UnicodeEncodeError:
+        raise ArgumentValueError(f"{plain(pattern, NAME_CHARS_MAX)} fits no worker: it is no text") from None
     try:
         line = _Line(target)
         line.say(DrainRequest(pattern))

@@ -202,7 +202,7 @@ class Driver:
 
     def refused(self, connection: Line, error: CredentialsError) -> None:
         """Turn away a peer with the wrong certificate, and tell it why."""
-        self._log.warning("refused %s: %s", connection.address, error)
+        self._log.warning("refused %s: %s", connection.address, str(error).removeprefix(f"{connection.address} "))
         connection.close(Goodbye(Code.ROLE, str(error)))
         self.feed(Lost(connection.link, str(error)))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from pathlib import Path
 from typing import NoReturn
 
 from starcore.capacity import parse_bytes
@@ -72,6 +73,13 @@ def size(text: str) -> int:
         return parse_bytes(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def directory(text: str) -> Path:
+    """Return the directory that an option names. Raises as `port` does: an unset variable is not where one stands."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' names no directory")
+    return Path(text)
 
 
 def wait_at_gate(descriptor: int | None) -> None:

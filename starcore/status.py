@@ -47,6 +47,12 @@ def render(status: dict[str, Any]) -> str:
     return "\n".join(lines + _journal(status.get("journal")))
 
 
+def without(status: dict[str, Any], session: str) -> dict[str, Any]:
+    """Leave out the client of this session: whoever only asks is not what the star works for."""
+    rows = status.get("clients", [])
+    return {**status, "clients": [row for row in rows if row.get("session") != session]}
+
+
 def _journal(journal: dict[str, Any] | None) -> list[str]:
     if journal is None:
         return []
@@ -80,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings.dialer(Role.CLIENT, join=options.join, address=options.manager)  # a status starts no star of its own
         with Client(options.manager, join=options.join) as client:
-            status = client.status()
+            status = without(client.status(), client._live().name)
     except TimeoutError:
         print("starcore status: the manager is there, but does not answer: look at its log", file=sys.stderr)
         return UnreachableError.exit_code

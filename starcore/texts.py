@@ -33,12 +33,13 @@ def plain(text: str, chars_max: int = LINE_CHARS_MAX) -> str:
 def task_name(session: bytes, job: int, index: int) -> str:
     """Return what people call a task; `job` is the number that its client gave the job.
 
-    A task of a stored job belongs to no session, and `job` is the manager's number.
+    A task of a stored job belongs to no session, and `job` is the manager's number. So it is in a worker's log. The
+    "m" before it says whose number it is: nobody takes it for a client's.
 
     >>> task_name(bytes(range(16)), 1, 0), task_name(b"", 17, 0)
-    ('00010203/1/0', '17/0')
+    ('00010203/1/0', 'm17/0')
     """
-    return f"{session.hex()[:TASK_SESSION_DIGITS]}/{job}/{index}" if session else f"{job}/{index}"
+    return f"{session.hex()[:TASK_SESSION_DIGITS]}/{job}/{index}" if session else f"m{job}/{index}"
 
 
 def counted(number: int, what: str) -> str:
@@ -48,6 +49,16 @@ def counted(number: int, what: str) -> str:
     ('1 slot', '2 slots')
     """
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def plain_report(text: str, chars_max: int) -> str:
+    r"""Return the text with its lines, each made fit as by `plain`, and no more than so many characters.
+
+    >>> plain_report("a\tb\nc", 100), plain_report("abcdef\ng", 4)
+    ('a\\tb\nc', 'abc…')
+    """
+    fit = "\n".join(plain_lines(text)).rstrip()
+    return fit if len(fit) <= chars_max else fit[: chars_max - 1] + "…"
 
 
 def plain_lines(text: str, lines_max: int = LINES_MAX) -> list[str]:

@@ -35,7 +35,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"state", "scheduling", "relay", "core", "arrays", "arena"}),
     frozenset({"session", "server", "supervisor", "slot"}),
     frozenset({"api", "wing.__main__"}),
-    frozenset({"local", "status", "story", "jobs", "drain"}),
+    frozenset({"local", "status", "stories", "jobs", "drain"}),
     frozenset({"__init__", "__main__", "certs", "default"}),
 )
 WINGS = ("client", "manager", "worker")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
 from client.inline_manager import InlineStar, inline_star
 
+import starcore
 from starcore import default
 from starcore.client.api import Client
+from starcore.errors import ArgumentValueError
 
 SECONDS = 10.0
 A = np.arange(12.0).reshape(4, 3)
@@ -43,6 +46,8 @@ def test_module_level_calls_use_what_was_connected(star: InlineStar) -> None:
     assert list(default.map(abs, [-1, 2])) == [1, 2]
     assert default.run([A], np.sum) == [66.0]
     assert default.submit_array(np.sum, A, retries=1, timeout=5.0, priority=2).result(SECONDS) == 66.0
+    with pytest.raises(ArgumentValueError, match="stands for no task"):
+        starcore.story(Future())
     second = default.connect(star.address, join=star.join)
     assert default.default_client() is second
     with pytest.raises(RuntimeError):

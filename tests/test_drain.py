@@ -33,6 +33,12 @@ def test_a_manager_that_is_not_there_is_exit_code_5(tmp_path: Path, capsys: pyte
     assert f"nobody listens at 127.0.0.1:{port}" in capsys.readouterr().err
 
 
+def test_pattern_that_is_no_text_is_a_wrong_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    star, _ = certificates.create_star(tmp_path / "star", host="127.0.0.1", worker_port=1, client_port=2)
+    assert drain.main(["n\udc80de", "--join", str(star.client_join)]) == 2
+    assert capsys.readouterr().err == "starcore drain: n\\udc80de fits no worker: it is no text\n"
+
+
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         drain.main(["--help"])

@@ -183,7 +183,7 @@ def test_both_ends_learn_who_the_other_is(run: Any) -> None:
     run(test)
 
 
-def test_a_peer_of_the_wrong_role_is_told_so_before_anything_is_read(run: Any) -> None:
+def test_a_peer_of_the_wrong_role_is_told_before_anything_is_read(run: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def test(here: End, there: End) -> None:
         await there.until(lambda: there.core.seen(Received))
         goodbye = there.core.seen(Received)[0].message
@@ -192,6 +192,9 @@ def test_a_peer_of_the_wrong_role_is_told_so_before_anything_is_read(run: Any) -
         assert "worker" in goodbye.reason
         assert not here.core.seen(Opened)
         await there.until(lambda: there.core.seen(Lost))
+        (line,) = (record.getMessage() for record in caplog.records if "refused" in record.getMessage())
+        address = line.split()[1].rstrip(":")
+        assert line.startswith(f"refused {address}: shows the certificate of") and line.count(address) == 1
 
     run(test, role=Role.WORKER)
 

@@ -44,6 +44,9 @@ class Sends(Protocol):
     def abandon(self, record: Any, index: int, *, kill: bool) -> None:
         """Nobody waits for this task any more."""
 
+    def abandon_all(self, record: Any, indices: list[int]) -> None:
+        """Nobody waits for these tasks any more, running or not."""
+
     def interrupt(self) -> None:
         """Nobody waits for any task any more."""
 

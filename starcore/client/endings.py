@@ -16,6 +16,8 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from starcore.client.futures import kill_all
+
 JOIN_SECONDS = 2.0
 """How long the interpreter's end waits for the goodbyes."""
 CANCEL_SECONDS_MAX = 0.5
@@ -57,8 +59,7 @@ def interrupt(session: Ends) -> None:
     """Cancel all that is outstanding, also what runs: Ctrl-C came while somebody waited for some of it."""
     try:
         for _ in range(CANCEL_ROUNDS):
-            for future in session.pending():
-                (future.parent or future).kill()
+            kill_all(session.pending())
         session.flush(CANCEL_SECONDS_MAX)
     except KeyboardInterrupt:
         session.forsaken = True

@@ -155,6 +155,14 @@ class StarFuture(Future[Any]):
         return self._end(FINISHED, None, error)
 
     def _end(self, state: str, value: Any, error: BaseException | None, among: frozenset[str] = _OPEN) -> bool:
+        if not self._settle(state, value, error, among):
+            return False
+        if self._done_callbacks:
+            self._invoke_callbacks()  # type: ignore[attr-defined]  # private, and unchanged since 3.2
+        return True
+
+    def _settle(self, state: str, value: Any, error: BaseException | None, among: frozenset[str] = _OPEN) -> bool:
+        """End it, and wake who waits; its callbacks are not called yet."""
         with _making:
             condition = self._made
             if condition is None:
@@ -173,8 +181,6 @@ class StarFuture(Future[Any]):
                     else:
                         waiter.add_result(self)
                 condition.notify_all()
-        if self._done_callbacks:
-            self._invoke_callbacks()  # type: ignore[attr-defined]  # private, and unchanged since 3.2
         return True
 
     def _turn(self, state: str, value: Any, error: BaseException | None, among: frozenset[str]) -> bool:
@@ -246,6 +252,36 @@ def succeed_all(futures: Sequence[TaskFuture | None], values: Iterable[Any]) -> 
     return rest
 
 
+def kill_all(futures: Sequence[TaskFuture]) -> None:
+    """Cancel many calls, also those that run. What that calls here comes after the workers hear of all of them."""
+    ended: list[TaskFuture] = []
+    watched = []
+    try:
+        for parent in {future.parent for future in futures if future.parent is not None}:
+            parent.doom()
+        with _making:
+            for future in futures:
+                if future._made is not None:
+                    watched.append(future)
+                elif future._state in _OPEN and not future._landing:
+                    future._state = CANCELLED_AND_NOTIFIED
+                    ended.append(future)
+                    if future._bells:
+                        future._ring()
+        for future in watched:
+            if future._settle(CANCELLED_AND_NOTIFIED, None, None):
+                ended.append(future)
+    finally:  # also where a second Ctrl-C comes in the middle
+        indices: dict[tuple[Abandons, Any], list[int]] = {}
+        for future in ended:
+            indices.setdefault((future._session, future._record), []).append(future.index)
+        for (session, record), gone in indices.items():
+            session.abandon_all(record, gone)
+    for future in ended:
+        if future._done_callbacks:
+            future._invoke_callbacks()  # type: ignore[attr-defined]
+
+
 def _after_fork() -> None:
     global _making  # noqa: PLW0603 - somebody who stayed in the parent may have held it
     _making = threading.RLock()
@@ -263,6 +299,9 @@ class Abandons(Protocol):
 
     def abandon(self, record: Any, index: int, *, kill: bool) -> None:
         """Nobody waits for this task of the record any more."""
+
+    def abandon_all(self, record: Any, indices: list[int]) -> None:
+        """Nobody waits for these tasks any more, running or not."""
 
     def interrupt(self) -> None:
         """Nobody waits for any task of its any more."""
@@ -388,11 +427,17 @@ class BlockFuture(StarFuture):
 
     def kill(self) -> bool:
         """Cancel every block, also those that run. The future is done when no answer is arriving any more."""
+        if not self.doom():
+            return self.cancelled()
+        self._kill_parts()
+        return True
+
+    def doom(self) -> bool:
+        """It will end cancelled, whoever ends its blocks; False where it is done."""
         with self._condition:
             if self._state not in _OPEN:
-                return self.cancelled()
+                return False
             self._doomed = True
-        self._kill_parts()
         return True
 
     def start(self) -> bool:
@@ -401,8 +446,7 @@ class BlockFuture(StarFuture):
             return not self._doomed and super().start()
 
     def _kill_parts(self) -> None:
-        for part in list(self.parts):
-            part.kill()
+        kill_all(self.parts)
 
     def _part_done(self, part: Future[Any]) -> None:
         error = None if part.cancelled() else part.exception()

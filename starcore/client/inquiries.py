@@ -73,7 +73,7 @@ class Inquiries(Executor):
             raise ArgumentValueError("this future stands for no task, or for one whose blocks are all done")
         if len(name) > NAME_CHARS_MAX or not name.isascii():  # it would fit no message, on any link
             shown = plain(name, NAME_CHARS_MAX)
-            raise ArgumentValueError(f"{shown!r} is no task's name: SESSION/JOB/INDEX is one, as in 3fa9c1d2/1/0")
+            raise ArgumentValueError(f"{shown!r} is no task's name: SESSION/JOB/INDEX is one: 3fa9c1d2/1/0, or m17/0")
         return read_story(self._client._live().story(name).result(ANSWER_SECONDS), time.time())
 
     @property

@@ -46,7 +46,7 @@ from starcore.errors import Status as TaskStatus
 from starcore.events import Dial, Finished, Log
 from starcore.messages import BATCH_TASKS_MAX, Buffer, Job
 from starcore.pickling import Landing, Packed, small_answers, unpack_failure
-from starcore.texts import task_name
+from starcore.texts import TASK_SESSION_DIGITS, task_name
 
 CONNECT_SECONDS = 10.0
 PATIENCE_SECONDS = 2.0
@@ -146,10 +146,9 @@ class Session:
         logs.watch(self._loop, _log)
         greeting = hello(target)
         self._session = greeting.session
+        self.name = greeting.session.hex()[:TASK_SESSION_DIGITS]
         self._driver = Driver(ClientCore(greeting), self._loop, self, _log, alone=True)
-        self._dialer = Dialer(
-            target, context, resolve or (lambda: target), self._driver, self._loop, self._lose_heart
-        )
+        self._dialer = Dialer(target, context, resolve or (lambda: target), self._driver, self._loop, self._lose_heart)
         self._vigil = Vigil(self._loop, self._driver.descriptors, self._shake)
         self._thread = threading.Thread(target=self._main, name="starcore-client", daemon=True)
         endings.remember(self)
@@ -229,6 +228,14 @@ class Session:
                 last.indices.append(index)  # many in a row are one
                 return
         self._tell(orders.CancelCall(record.number, [index], kill))
+
+    def abandon_all(self, record: JobRecord, indices: list[int]) -> None:
+        """Nobody waits for these tasks any more, running or not."""
+        with self._lock:
+            for index in indices:
+                record.futures.pop(index, None)
+                self._bodies.pop(record.number << 32 | index, None)
+        self._tell(orders.CancelCall(record.number, indices, True))
 
     def ask(self) -> Future[str]:
         """Ask the manager what is going on; the answer is a JSON object."""
@@ -339,7 +346,7 @@ class Session:
         with self._lock:
             calls, self._calls, self._open = self._calls, [], None
             # Where there is one call there are mostly no others: to look again would cost it a turn of the loop.
-            self._awake = len(calls) > 1 or (len(calls) == 1 and _is_burst(calls[0][1]))
+            self._awake = len(calls) > 1 or (bool(calls) and len(getattr(calls[0][1], "heads", ())) > 1)
         if self._awake:
             self._loop.call_soon(self._drain)
         self._driver.hold()
@@ -589,7 +596,3 @@ class Session:
         orders.Say: _say,
         Log: _log_line,
     }
-
-
-def _is_burst(event: Any) -> bool:
-    return type(event) is orders.Call and len(event.heads) > 1

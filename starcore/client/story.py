@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starcore.errors import ArgumentValueError, FrameError, TaskFailure
-from starcore.texts import NAME_CHARS_MAX, plain
+from starcore.texts import LINE_CHARS_MAX, NAME_CHARS_MAX, plain, plain_report
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class StoryRecord:
     worker : str
         Where, if it happened on a worker.
     text : str
-        Why, if there is a cause.
+        Why, if there is a cause; of several lines, where it is a report.
     """
 
     time: float
@@ -41,7 +41,7 @@ class StoryRecord:
         moment = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(self.time))}.{int(self.time % 1 * 1000):03}"
         where = f" {'to' if self.what == 'leased' else 'on'} {self.worker}" if self.worker else ""
         attempt = f", attempt {self.attempt}" if self.attempt else ""
-        why = f": {self.text}" if self.text else ""
+        why = ": " + self.text.replace("\n", "\n    ") if self.text else ""
         return f"{moment}  {self.what}{where}{attempt}{why}"
 
 
@@ -68,7 +68,7 @@ class Story(list[StoryRecord]):
         lines = [f"task {self.task} ({self.function})" if self.function else f"task {self.task}"]
         if not self.whole:
             lines.append("  what was before is forgotten")
-        return "\n".join([*lines, *(f"  {record}" for record in self)])
+        return "\n".join([*lines, *("  " + str(record).replace("\n", "\n  ") for record in self)])
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values, for `json.dumps`."""
@@ -102,7 +102,8 @@ def read_story(text: str, now: float) -> Story:
 
 def _record(told: Mapping[str, Any], now: float) -> StoryRecord:
     what, worker = plain(str(told["what"]), NAME_CHARS_MAX), plain(str(told["worker"]), NAME_CHARS_MAX)
-    return StoryRecord(now - float(told["seconds_ago"]), what, int(told["attempt"]), worker, plain(str(told["text"])))
+    text = plain_report(str(told["text"]), LINE_CHARS_MAX)
+    return StoryRecord(now - float(told["seconds_ago"]), what, int(told["attempt"]), worker, text)
 
 
 def signed(error: BaseException, task: str) -> BaseException:

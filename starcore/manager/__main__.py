@@ -21,7 +21,7 @@ from starcore.manager.core import Limits
 from starcore.manager.server import Ports, ServerOptions, adopt, listen, run
 from starcore.manager.spool import Spool, free_bytes
 from starcore.manager.stored import StoreLimits
-from starcore.options import Parser, listening_port, seconds, size, wait_at_gate
+from starcore.options import Parser, directory, listening_port, seconds, size, wait_at_gate
 
 SHARDS_MAX = 64
 
@@ -107,7 +107,7 @@ def _parser() -> Parser:
     )
     add(
         "--journal",
-        type=Path,
+        type=directory,
         metavar="DIR",
         help="keep on disk, in this directory, what was accepted: after a crash it goes on (default: "
         "$STARCORE_JOURNAL, or no journal)",
@@ -122,7 +122,7 @@ def _parser() -> Parser:
     )
     add(
         "--spool",
-        type=Path,
+        type=directory,
         metavar="DIR",
         help="a directory for what they take beyond that; with --journal, "
         "for all of it (default: none; the journal's own)",

@@ -7,7 +7,7 @@ from typing import Any
 from starcore.manager.sessions import Link
 from starcore.manager.state import Capability, Client, Job, Worker
 from starcore.messages import FunctionKind
-from starcore.texts import NAME_CHARS_MAX, plain
+from starcore.texts import NAME_CHARS_MAX, TASK_SESSION_DIGITS, plain
 
 VERSIONS_MAX = 8
 """How many Python versions one notice lists."""
@@ -35,6 +35,7 @@ def client_row(client: Client) -> dict[str, Any]:
     """Describe a client."""
     return {
         "name": client.name,
+        "session": client.session.hex()[:TASK_SESSION_DIGITS],
         "address": client.address,
         "connected": client.link != 0,
         "queued": client.queued,

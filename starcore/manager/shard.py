@@ -138,7 +138,7 @@ class Shard:
     def refused(self, connection: PeerConnection, error: CredentialsError) -> None:
         """TLS stands, but the peer has no business here."""
         self._open.add(connection)
-        self._log.warning("refused %s: %s", connection.address, error)
+        self._log.warning("refused %s: %s", connection.address, str(error).removeprefix(f"{connection.address} "))
         connection.close(Goodbye(Code.ROLE, str(error)))
         self._tell_lost(connection.link, str(error))
 

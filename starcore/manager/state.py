@@ -540,6 +540,8 @@ class Worker:
     certificate: str = ""
     """The name that its certificate was issued for, also to the one that renews it."""
     draining: bool = False
+    drain_reason: str = ""
+    """Why it was told to leave, if it was: said again where it comes back without having answered."""
     reserved: bool = False
     """It gets nothing new until it is empty: a suspect is to run on it alone."""
     alone: bool = False

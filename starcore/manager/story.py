@@ -7,7 +7,7 @@ tasks cost as much as one; it is a tuple, and becomes words only when somebody a
                 ▲          └─ lost, given back, crashed, raised with retries left: queued again, and why
 
 A task's name is its session's first digits, its job's number there and its index: 3fa9c1d2/1/0. What workers call it
-in their logs, the manager's own number of the job and the index, is understood as well.
+in their logs, an "m", the manager's own number of the job and the index, is understood as well: m17/0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from starcore.manager.columns import contiguous
 from starcore.manager.outbox import Outbox
 from starcore.manager.state import Client, Delivery, Job, Leased, Limits, Run
 from starcore.messages import STATUS_BYTES_MAX, Buffer, Column, StoryReply
-from starcore.texts import NAME_CHARS_MAX, plain, task_name
+from starcore.texts import NAME_CHARS_MAX, plain, plain_report, task_name
 
 RECORD_BYTES = 512
 """What a record costs in the ring at most."""
@@ -35,7 +35,7 @@ STORY_RECORDS_MAX = 500
 STORY_JOBS_MAX = 4096
 """Jobs whose names are known; those that began first are forgotten first."""
 
-_NAME = re.compile(r"(?:(?P<session>[0-9a-f]{8,32})/)?(?P<job>[0-9]{1,10})/(?P<index>[0-9]{1,10})")
+_NAME = re.compile(r"(?:(?P<session>[0-9a-f]{8,32})/|m)(?P<job>[0-9]{1,10})/(?P<index>[0-9]{1,10})")
 _Record: TypeAlias = "tuple[float, str, int, int, int, int, str, bytes | str]"
 """When, what, of which job, its tasks from .. to, attempt, worker, and how they ended or why."""
 
@@ -133,7 +133,7 @@ class Stories:
         named = _NAME.fullmatch(task)
         if named is None:
             shown = plain(task, NAME_CHARS_MAX)
-            return {"error": f"{shown!r} is no task's name: SESSION/JOB/INDEX is one, as in 3fa9c1d2/1/0"}
+            return {"error": f"{shown!r} is no task's name: SESSION/JOB/INDEX is one, as in 3fa9c1d2/1/0, or m17/0"}
         found = self._find(client, named["session"], int(named["job"]))
         if found is None:
             return {"error": f"no task {task} is known, of this certificate's or any more"}
@@ -165,7 +165,7 @@ class Stories:
         worker: str = "",
         cause: str = "",
     ) -> None:
-        cause = plain(cause, CAUSE_CHARS_MAX)
+        cause = plain_report(cause, CAUSE_CHARS_MAX)
         self._records.append((self._outbox.now, what, job, first, stop, attempt, worker, cause))
 
     def _find(self, client: Client, session: str | None, job: int) -> tuple[int, _Label] | None:

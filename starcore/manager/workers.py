@@ -187,6 +187,8 @@ class Workforce:
         self._retract_again(worker, leases)
         for number in worker.forgotten:
             self._outbox.send(worker.link, Forget(number))
+        if worker.drain_reason and not worker.draining:
+            self._outbox.send(worker.link, Drain(worker.drain_reason))
         return lost
 
     def lose(self, worker: Worker, *, blame: bool) -> int:
@@ -231,7 +233,8 @@ class Workforce:
         names: list[str] = []
         for worker in workers:
             if worker.link and (fnmatchcase(worker.name, pattern) or fnmatchcase(worker.host, pattern)):
-                self._outbox.send(worker.link, Drain(f"asked by client {client}"))
+                worker.drain_reason = f"asked by client {client}"
+                self._outbox.send(worker.link, Drain(worker.drain_reason))
                 names.append(worker.name)
         asked = plain(pattern, NAME_CHARS_MAX)
         self._outbox.log("info", f"client {client} drains {asked}: {len(names)} worker{'s' * (len(names) != 1)}")

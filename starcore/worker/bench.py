@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from starcore.events import Action, Log
 from starcore.messages import FunctionKind, Job
+from starcore.texts import task_name
 from starcore.worker.library import Library
 from starcore.worker.orders import (
     Inspect,
@@ -409,5 +410,5 @@ def _obituary(name: str, event: SlotDied, was: SlotState, end: End | None, remai
         return Log("error", f"{name} did not start: {event.cause}")
     doing = ""
     if remains.running is not None:
-        doing = f" while it ran task {remains.running.job}/{remains.running.first}"
+        doing = f" while it ran task {task_name(b'', remains.running.job, remains.running.first)}"
     return Log("warning", report(f"{name} ended by {event.cause}{doing}; another one starts", event.peak, event.stack))

@@ -12,6 +12,8 @@ import os
 import time
 from typing import Any
 
+from starcore.texts import task_name
+
 JSON_VARIABLE = "STARCORE_JSON_LOGS"
 """Set in a slot's environment when its worker's log is JSON."""
 LINE_CHARACTERS_MAX = 1 << 16
@@ -84,7 +86,7 @@ class TaskStream(io.TextIOBase):
         if isinstance(self.task, str):
             return self.task
         job, index, function = self.task
-        return f"{job}/{index} {function}"
+        return f"{task_name(b'', job, index)} {function}"
 
     def _put(self, lines: list[str]) -> None:
         text = "".join(map(self._json if self._as_json else self._text, lines))

@@ -44,6 +44,9 @@ class Session:
     def abandon(self, record: Any, index: int, *, kill: bool) -> None:
         self.abandoned += 1
 
+    def abandon_all(self, record: Any, indices: list[int]) -> None:
+        self.abandoned += len(indices)
+
     def answer(self, fn: Any = np.negative, at: int = 0) -> None:
         packed, future = self.waiting.pop(at)
         if future.done():

@@ -7,18 +7,16 @@ from typing import Any
 import pytest
 
 from starcore.client import endings
+from starcore.client.futures import TaskFuture
 
 
-class Future:
+class Future(TaskFuture):
     """Is cancelled once; `then` happens meanwhile."""
 
     def __init__(self, session: Session, then: Any = None) -> None:
-        self.session, self.then, self.parent = session, then, None
-
-    def kill(self) -> None:
-        self.session.futures.remove(self)
-        if self.then is not None:
-            self.then()
+        super().__init__(session, session)
+        if then is not None:
+            self.add_done_callback(lambda future: then())
 
 
 class Session:
@@ -38,6 +36,18 @@ class Session:
 
     def pending(self) -> list[Future]:
         return list(self.futures)
+
+    def abandon(self, record: Any, index: int, *, kill: bool) -> None:
+        raise AssertionError("many are cancelled together")
+
+    def abandon_all(self, record: Any, indices: list[int]) -> None:
+        self.futures = [future for future in self.futures if not future.cancelled()]
+
+    def interrupt(self) -> None:
+        endings.interrupt(self)
+
+    def task(self, record: Any, index: int) -> str:
+        return f"aa/1/{index}"
 
     def end(self, *, abandon: bool) -> None:
         self._say("end", abandon)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from starcore.client.arrays import Joiner
-from starcore.client.futures import NOT_SMALL, BlockFuture, StarFuture, TaskFuture, succeed_all
+from starcore.client.futures import NOT_SMALL, BlockFuture, StarFuture, TaskFuture, kill_all, succeed_all
 
 
 class Session:
@@ -23,6 +23,9 @@ class Session:
 
     def abandon(self, record: Any, index: int, *, kill: bool) -> None:
         self.abandoned.append((index, kill))
+
+    def abandon_all(self, record: Any, indices: list[int]) -> None:
+        self.abandoned += [(index, True) for index in indices]
 
 
 def task(index: int = 0, session: Session | None = None) -> TaskFuture:
@@ -66,6 +69,27 @@ def test_task_that_runs_is_killed_but_not_cancelled() -> None:
     with pytest.raises(CancelledError):
         future.result(0)
     assert not future.succeed("late")
+
+
+def test_many_are_cancelled_together_before_anybody_here_hears_of_one() -> None:
+    session, heard = Session(), []
+    futures = [task(index, session) for index in range(5)]
+    futures[0].add_done_callback(lambda done: heard.append(list(session.abandoned)))
+    futures[1].add_done_callback(lambda done: heard.append(wait(futures[:2], 0).not_done))
+    assert not wait(futures[1:2], 0).done  # it has a condition now
+    assert futures[2].land()
+    futures[3].succeed("done")
+    kill_all(futures)
+    assert heard == [[(0, True), (4, True), (1, True)], set()]
+    assert [future.cancelled() for future in futures] == [True, True, False, False, True]
+
+
+def test_blocks_of_a_whole_are_cancelled_once_each_and_the_whole_with_them() -> None:
+    session = Session()
+    whole, parts = blocks(3, session)
+    kill_all(parts)
+    assert whole.cancelled()
+    assert session.abandoned == [(0, True), (1, True), (2, True)]
 
 
 def test_answer_that_is_arriving_can_neither_be_cancelled_nor_killed() -> None:

@@ -61,6 +61,9 @@ class Desk:
     def abandon(self, record: Any, index: int, *, kill: bool) -> None:
         raise AssertionError("nothing is cancelled here")
 
+    def abandon_all(self, record: Any, indices: list[int]) -> None:
+        raise AssertionError("nothing is cancelled here")
+
     def interrupt(self) -> None:
         raise AssertionError("nobody is interrupted here")
 

@@ -33,6 +33,16 @@ def test_story_reads_as_lines_with_the_time_of_this_machine() -> None:
     assert [record.time for record in story] == [now - 3.25, now - 2.25, now - 1.25, now - 0.25]
 
 
+def test_cause_of_several_lines_is_told_in_lines_of_its_own() -> None:
+    cause = "killed by SIGSEGV\nlast stack, most recent call first:\n  File \"fit.py\", line 3 in f\x1b[2J"
+    story = read_story(json.dumps({**TOLD, "records": [{**RECORDS[2], "text": cause}]}), 100.0)
+    assert str(story).splitlines()[1].endswith("queued again, attempt 1: killed by SIGSEGV")
+    assert str(story).splitlines()[2:] == [
+        "      last stack, most recent call first:",
+        '        File "fit.py", line 3 in f\\x1b[2J',
+    ]
+
+
 def test_story_with_a_forgotten_beginning_says_so() -> None:
     assert "forgotten" in str(read_story(json.dumps({**TOLD, "whole": False, "function": ""}), 0.0))
 

@@ -26,8 +26,10 @@ from starcore.messages import (
     Cancel,
     Confirm,
     Detach,
+    Drain,
     Draining,
     DrainReply,
+    DrainRequest,
     Forget,
     FunctionKind,
     Goodbye,
@@ -345,6 +347,14 @@ class Liar:
     def draining(self) -> Message:
         return Draining() if self.rng.random() < 0.05 else Heartbeat()
 
+    def drain(self) -> Message:
+        """Send a worker away: it obeys, and is gone, so this is said rarely."""
+        return Drain(self.text()) if self.rng.random() < 0.02 else Heartbeat()
+
+    def drain_request(self) -> Message:
+        """Ask for what fits nobody: any client may send honest workers away."""
+        return DrainRequest(self.rng.choice(("[", "[!", "*a" * 30_000, UGLY, "nobody*")))
+
     def column(self) -> Any:
         return array("Q", self.some(U64))
 
@@ -369,6 +379,7 @@ class Liar:
         detach,
         detach,
         lambda self: Attach(self.job(), self.stored_name(), self.rng.random() < 0.5),
+        drain_request,
         lambda self: Inquire(self.number(), self.rng.choice((0, 0, 1, 2, 65_535)), self.stored_name()),
     )
     WORKER: tuple[Any, ...] = (
@@ -383,7 +394,6 @@ class Liar:
         lambda self: Want(self.digest()),
         lambda self: Want(self.name()),
     )
-    # No DRAIN: a worker obeys it, and is gone.
     MANAGER: tuple[Any, ...] = (
         *BOTH,
         blob,
@@ -410,5 +420,6 @@ class Liar:
             self.job(), self.rng.choice((0, 0, 4, 65_535)), self.text(), self.rng.random() < 0.5, self.tasks(), b"note"
         ),
         lambda self: Inventory(self.number(), self.text()),
+        drain,
         lambda self: DrainReply([self.text()]),
     )

@@ -216,10 +216,11 @@ def test_status_shows_workers_slots_and_queues_as_text_and_as_json(place: Place)
             client.cancel(future)
     assert text.returncode == 0
     lines = text.stdout.splitlines()
-    assert re.fullmatch(r"1 worker, 2 slots, \d+ tasks on workers, 2 clients", lines[0]), lines
+    assert re.fullmatch(r"1 worker, 2 slots, \d+ tasks on workers, 1 client", lines[0]), lines
     assert re.search(r"^WORKER +ADDRESS +PYTHON +SLOTS +RUNNING$", text.stdout, re.MULTILINE)
     assert re.search(r"^node7 +127\.0\.0\.1:\d+ +3\.\S+ +2 +\d+$", text.stdout, re.MULTILINE)
     assert "sleep" in text.stdout
+    assert len(said["clients"]) == 1, "who asks is not counted"
     assert [worker["name"] for worker in said["workers"]] == ["node7"]
     assert sum(job["queued"] + job["leased"] for job in said["jobs"]) == 5
 

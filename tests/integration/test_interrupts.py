@@ -52,6 +52,7 @@ WAITS = {
     "result of one that spins": "client.submit(spins, DIRECTORY).result()",
     "exception": "client.submit(sleeps, DIRECTORY).exception()",
     "result of one among many": "fs = [client.submit(sleeps, DIRECTORY) for _ in range(9)]; fs[-1].result()",
+    "result of one among very many": "fs = [client.submit(sleeps, DIRECTORY) for _ in range(20_000)]; fs[-1].result()",
     "wait": "wait([client.submit(sleeps, DIRECTORY) for _ in range(9)])",
     "as_completed": "list(as_completed([client.submit(sleeps, DIRECTORY) for _ in range(9)]))",
     "map": "list(client.map(sleeps, [DIRECTORY] * 9))",

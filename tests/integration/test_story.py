@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import starcore
+from starcore import default
 from starcore.errors import ArgumentValueError, CrashError
 
 from .processes import Place
@@ -31,7 +33,9 @@ def dies() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_story_names_every_attempt_its_worker_and_its_cause(tmp_path: Path, place: Place) -> None:
+def test_story_names_every_attempt_its_worker_and_its_cause(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with tried_star(tmp_path, workers=1, slots=1) as star, star.client() as client:
         began = time.time()
         future = client.submit(dies_at_first, str(tmp_path / "note"))
@@ -44,6 +48,8 @@ def test_story_names_every_attempt_its_worker_and_its_cause(tmp_path: Path, plac
         assert story[1].worker == client.status()["workers"][0]["name"]
         assert all(began - 1 <= record.time <= time.time() + 1 for record in story)
         assert story.task == future.task  # type: ignore[attr-defined]
+        monkeypatch.setattr(default._Default, "client", client)
+        assert starcore.story(future) and starcore.story(future).task == story.task
 
         doomed = client.submit(dies)
         with pytest.raises(CrashError) as caught:

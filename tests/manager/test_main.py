@@ -45,6 +45,14 @@ def test_number_of_shards_that_cannot_be_is_a_wrong_command_line(text: str, caps
     assert "is not a number of shards: 1 to 64 are" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--journal", "--spool"])
+def test_directory_without_a_name_is_a_wrong_command_line(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([flag, ""])
+    assert left.value.code == 2
+    assert f"{flag}: '' names no directory" in capsys.readouterr().err
+
+
 def test_shards_need_linux(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     assert main(["--shards", "2", "--port", "0", "--client-port", "0"]) == 2

@@ -161,10 +161,10 @@ def test_story_is_told_to_the_same_certificate_alone_also_when_the_session_is_ov
     task = name(job, 0)
     assert whats(ask(later, task))[0] == ("queued", 0)
     number = ask(later, task)["manager_job"]
-    assert ask(later, f"{number}/0") == ask(later, task)
+    assert ask(later, f"m{number}/0") == ask(later, task)
     owner.goodbye()
     assert ask(later, task)["records"]
-    for asked in (task, f"{number}/0"):
+    for asked in (task, f"m{number}/0"):
         refusal = ask(stranger, asked)
         assert list(refusal) == ["error"]
         assert asked in refusal["error"]
@@ -189,7 +189,8 @@ def test_dropped_session_is_told():
 def test_what_is_no_name_is_said_to_be_none():
     star = Star()
     client = star.client()
-    for wrong in ("", "1", "x/1/0", "1/0/", "1/" + "9" * 11, "3FA9C1D2/1/0", "a\nb" * 1000):
+    wrongs = ("", "1", "x/1/0", "1/0/", "1/0", "m1", "m3fa9c1d2/1/0", "m1/" + "9" * 11, "3FA9C1D2/1/0", "a\nb" * 1000)
+    for wrong in wrongs:
         said = ask(client, wrong)["error"]
         assert len(said) < 300
         assert said.isprintable()
@@ -208,6 +209,18 @@ def test_ring_forgets_the_oldest_and_says_so():
     assert not ask(client, name(job, 0))["whole"]
     assert not ask(client, name(job, 2))["whole"]
     assert ask(client, name(job, 3))["whole"]
+    settle(star)
+    star.quiet()
+
+
+def test_report_keeps_its_lines():
+    star = Star()
+    worker, client = star.worker(), star.client()
+    job = client.job()
+    job.submit(1)
+    worker.finish(worker.leased(job, 0, 1), Status.CRASHED, head=b"killed by SIGSEGV\nlast stack:\n  File x\t")
+    assert ask(client, name(job, 0))["records"][2]["text"] == "killed by SIGSEGV\nlast stack:\n  File x\\t"
+    worker.leased(job, 0, 1, attempt=2)
     settle(star)
     star.quiet()
 

@@ -151,6 +151,23 @@ def test_drain_is_told_to_connected_workers_whose_name_or_host_fits():
     star.quiet()
 
 
+def test_drain_that_was_lost_with_its_link_is_said_again_to_the_worker_that_comes_back():
+    star = Star()
+    worker, client = star.worker(), star.client(name="laptop")
+    client.say(DrainRequest("*"))
+    star.take(DrainReply, client)
+    drain = star.take(Drain, worker)
+    worker.lose()
+    worker.connect()
+    assert star.take(Drain, worker) == drain
+    worker.say(Draining())
+    worker.lose()
+    worker.connect()
+    assert not any(isinstance(getattr(action, "message", None), Drain) for action in star.actions), "it has answered"
+    settle(star)
+    star.quiet()
+
+
 def test_names_of_very_many_drained_workers_fit_a_message():
     star = Star()
     for number in range(DRAINED_MAX + 5):

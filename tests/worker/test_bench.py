@@ -127,7 +127,7 @@ def test_a_killed_slot_has_one_reason_and_dropping_overrides_nothing_later(bench
 def test_an_obituary_names_the_task(bench: Bench) -> None:
     bench.feed(deque([run(10)]), 0.0)
     _, (log, _) = bench.died(SlotDied(0, "SIGSEGV", 1, 1, True), 0.0)
-    assert log.text == "slot 0 (pid 100) ended by SIGSEGV while it ran task 1/10; another one starts"
+    assert log.text == "slot 0 (pid 100) ended by SIGSEGV while it ran task m1/10; another one starts"
 
 
 def test_an_obituary_ends_with_the_last_stack(bench: Bench) -> None:

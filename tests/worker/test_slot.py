@@ -366,7 +366,7 @@ def test_what_a_task_prints_stands_in_the_log_with_its_name(child: Child) -> Non
     child.call(abs, 1)
     lines = child.log().splitlines()
     assert [line.partition("] ")[2] for line in lines] == ["first 5", "no newline"]
-    assert all(line.startswith("[1/0 ") and "talk]" in line for line in lines)
+    assert all(line.startswith("[m1/0 ") and "talk]" in line for line in lines)
 
 
 def test_an_initializer_runs_before_the_first_task_and_its_failure_is_told(tmp_path: Path) -> None:

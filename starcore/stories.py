@@ -12,11 +12,11 @@ from starcore.options import Parser
 
 _EPILOG = """\
 A task's name stands in its error, in the manager's log, and in `future.task`: SESSION/JOB/INDEX. What a worker's log
-calls it, JOB/INDEX, will do as well. The manager tells it to whoever shows the same certificate.
+calls it, mJOB/INDEX, will do as well. The manager tells it to whoever shows the same certificate.
 
 examples:
   starcore story 3fa9c1d2/1/0                       of the manager that runs on this machine
-  starcore story 17/0                               as a worker's log names it: [17/0 fit] ...
+  starcore story m17/0                              as a worker's log names it: [m17/0 fit] ...
   starcore story 3fa9c1d2/1/0 --join client.join --json
 
 exit codes: 0 told, 2 usage, no manager configured or no such task, 3 credentials, 5 the manager is not there
@@ -29,7 +29,7 @@ def _parser() -> Parser:
         description="Tell what happened to a task: every attempt, with its worker, time and cause.",
         epilog=_EPILOG,
     )
-    parser.add_argument("task", metavar="TASK", help="the task's name, SESSION/JOB/INDEX or JOB/INDEX")
+    parser.add_argument("task", metavar="TASK", help="the task's name, SESSION/JOB/INDEX or mJOB/INDEX")
     parser.add_argument("--manager", metavar="HOST[:PORT]", help="the manager's address for clients")
     parser.add_argument("--join", metavar="FILE", help="a client's join file")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

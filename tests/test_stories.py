@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from starcore import story
+from starcore import stories
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
-        story.main(["--help"])
+        stories.main(["--help"])
     assert left.value.code == 0
     said = capsys.readouterr().out
     assert "examples:" in said
@@ -20,7 +20,7 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_task_has_to_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
-        story.main([])
+        stories.main([])
     assert left.value.code == 2
     assert "TASK" in capsys.readouterr().err
 
@@ -32,5 +32,5 @@ def test_without_a_manager_it_starts_no_star_of_its_own(
     monkeypatch.setenv("STARCORE_RUNTIME_DIR", str(tmp_path / "run"))
     for name in ("STARCORE_JOIN", "STARCORE_MANAGER"):
         monkeypatch.delenv(name, raising=False)
-    assert story.main(["3fa9c1d2/1/0"]) == 2
+    assert stories.main(["3fa9c1d2/1/0"]) == 2
     assert capsys.readouterr().err.startswith("starcore story: no manager is configured")
