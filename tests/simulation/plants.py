@@ -179,6 +179,10 @@ TABLE: dict[str, dict[str, Row]] = {
             "        self._leases.counters.requeued += 1",
             57,
         ),
+        "a result of an ended lease is taken again": (
+            "        if mark == Mark.ENDED:\n",
+            "        if False:\n",
+        ),
     },
     "manager.delivery": {
         "outcomes are not told again to a client that came back": (
@@ -241,6 +245,18 @@ TABLE: dict[str, dict[str, Row]] = {
             "            pass",
             114,
         ),
+        "a function is asked of nobody when its client left": (
+            "        for blob in self._blobs.left(client):\n            self._ask_anyone(blob)",
+            "        for blob in self._blobs.left(client):\n            pass",
+        ),
+        "misfits are not refused at once": (
+            "            for position in self._scheduler.too_large(run):",
+            "            for position in ():",
+        ),
+        "answers with bodies that are acknowledged stay leased": (
+            "        self._results.acknowledged([each for each in read if each.flow is not None and each.pieces])\n",
+            "",
+        ),
     },
     "manager.sessions": {
         "a lost session is never given up": (
@@ -264,12 +280,32 @@ TABLE: dict[str, dict[str, Row]] = {
             "            self._outbox.send(number, Heartbeat())",
             "            self._outbox.spoken_at[number] = now",
         ),
+        "an older link takes a session over": (
+            "        if known is not None and known.link > link.number:",
+            "        if False:",
+        ),
     },
     "manager.core": {
         "a worker whose link is lost is given more work": (
             "            self._scheduler.leave(session, returning=True)\n",
             "",
             1,
+        ),
+        "workers wait for the arguments of an absent client": (
+            "                    self._clientele.ask_back(subject)",
+            "                    pass",
+        ),
+        "a draining worker is given work when it comes back": (
+            "        if not session.draining:\n            self._scheduler.join(session)",
+            "        self._scheduler.join(session)",
+        ),
+        "a client is remembered after its goodbye": (
+            "        if message.code in (Code.NORMAL, Code.DRAINING):",
+            "        if message.code in (Code.NORMAL, Code.DRAINING) and isinstance(session, Worker):",
+        ),
+        "misfits found late are not refused": (
+            "        while self._clientele.outgrown():",
+            "        while False:",
         ),
     },
     "manager.relay": {
@@ -302,6 +338,22 @@ TABLE: dict[str, dict[str, Row]] = {
             "            port.open = True",
             8,
         ),
+        "a stale grant is taken by the relay": (
+            "        if flow is None or grant.attempt != flow.sink_attempt:",
+            "        if flow is None:",
+        ),
+        "a link's budget is not given on": (
+            "        self._pull(flow)\n        self._quench(link)",
+            "        self._pull(flow)",
+        ),
+        "the budget of a sink that leaves is not given on": (
+            "        self._unplace(flow)\n        self._quench(sink)\n",
+            "        self._unplace(flow)\n",
+        ),
+        "what a link might send unasked is not given back": (
+            "        self._windows.give(port.window)\n",
+            "",
+        ),
     },
     "manager.scheduling": {
         "a suspect runs beside others": (
@@ -331,6 +383,22 @@ TABLE: dict[str, dict[str, Row]] = {
             "                lane.slots -= worker.slots\n",
             "",
         ),
+        "arguments go beyond a worker's arena": (
+            "    return body <= worker.arena_bytes - worker.arena_used_bytes",
+            "    return True",
+        ),
+        "what fits no arena waits": (
+            "            if body + job.value_bytes > lane.arena_bytes_max:",
+            "            if False:",
+        ),
+        "a lease that ended before its argument came counts as arriving": (
+            "        if leased.arriving:\n            self._arrive(leased)\n        worker.unfinished",
+            "        worker.unfinished",
+        ),
+        "a worker that is expected back counts for nothing": (
+            "                lane.away[worker] = None\n",
+            "                pass\n",
+        ),
     },
     "manager.state": {
         "a piece of a run begins at the next head": (
@@ -340,6 +408,10 @@ TABLE: dict[str, dict[str, Row]] = {
         "a split takes one task too many": (
             "stop = min(self.stop, start + count)",
             "stop = min(self.stop, start + count + 1)",
+        ),
+        "what joins a run is not counted as unread": (
+            "        self.unread += stop - start\n",
+            "",
         ),
     },
     "worker.core": {
@@ -377,6 +449,18 @@ TABLE: dict[str, dict[str, Row]] = {
             'hello = replace(self._hello, leases=array("Q", self._leases()))',
             'hello = replace(self._hello, leases=array("Q"))',
             32,
+        ),
+        "the tasks of a manager that forgot us run on": (
+            '            self._out += self._bench.kill(slot, Why.DROPPED, text="its tasks were dropped")',
+            "            pass",
+        ),
+        "tasks of a job that is over stay in the worker": (
+            "        self._give_back(self._pick(self._inbox.of_job(message.job)))\n",
+            "",
+        ),
+        "a link that was full leaves the worker silent on the next one": (
+            "        self._sending = Sending(welcome.first_window_bytes)\n        self._blocked = False\n",
+            "        self._sending = Sending(welcome.first_window_bytes)\n",
         ),
     },
     "worker.slots": {
@@ -419,12 +503,24 @@ TABLE: dict[str, dict[str, Row]] = {
             "            if not pause:\n                actions += self._start(slot)",
             "            if not pause:\n                slot.start_at = None",
         ),
+        "a task that takes too much memory is tried for ever": (
+            "        return self.kill(slot, Why.MEMORY, text=text)",
+            "        return self.kill(slot, Why.RECYCLED, text=text)",
+        ),
     },
     "worker.memory": {
         "memory that failed to be made stays counted": (
             "        self._used -= self._held.pop(key)\n        if not key & BLOB_STREAM and",
             "        self._held.pop(key)\n        if not key & BLOB_STREAM and",
             1,
+        ),
+        "arguments fill the arena beyond its capacity": (
+            "        if self._used + segment_bytes(size) <= self.capacity:",
+            "        if size <= self.capacity:",
+        ),
+        "bytes are granted into memory that is still being made": (
+            "        return key in self._held and key not in self._pending",
+            "        return key in self._held",
         ),
     },
     "worker.custody": {
@@ -437,6 +533,13 @@ TABLE: dict[str, dict[str, Row]] = {
             "return bool(entry.names) and self._values.park(entry, run)",
             "return False",
             1,
+        ),
+        "the memory of half a function is kept": (
+            "            self._receiving.close(volume.key)\n"
+            "            self._act_all(self._memory.release(volume.key))\n"
+            "\n"
+            "    def _complete",
+            "            self._receiving.close(volume.key)\n\n    def _complete",
         ),
     },
     "worker.runs": {
@@ -471,6 +574,14 @@ TABLE: dict[str, dict[str, Row]] = {
             "        self._receiving = Receiving()",
             19,
         ),
+        "a landing goes on with another answer": (
+            "if cut_off is not None and cut_off.same == (message.sequence, landing.attempt, size):",
+            "if cut_off is not None:",
+        ),
+        "what a lost manager had begun to tell goes on with the next one": (
+            "        if not resumed:\n            for stream in list(self._cut_off):",
+            "        if resumed:\n            for stream in list(self._cut_off):",
+        ),
     },
     "client.core": {
         "cancels are not said again after a reconnection": (
@@ -483,6 +594,18 @@ TABLE: dict[str, dict[str, Row]] = {
             "        self._answers.outcome(entry, message)",
             3,
         ),
+        "a job is struck and the manager not told": (
+            "            self._answers.flush()\n            self._outbox.send(Forget(number))\n",
+            "            self._answers.flush()\n",
+        ),
+        "a link that was full leaves the client silent on the next one": (
+            "        self._blobs.open_link(self._sending)\n        self._blocked = False\n",
+            "        self._blobs.open_link(self._sending)\n",
+        ),
+        "what belongs to a lost link is kept": (
+            "            return\n        self._forsake()\n        if loss.verdict",
+            "            return\n        if loss.verdict",
+        ),
     },
     "client.state": {
         "what was said on a lost link is not said again": (
@@ -493,6 +616,10 @@ TABLE: dict[str, dict[str, Row]] = {
             "            entry.told = entry.noticed = False",
             "            entry.noticed = False",
             1,
+        ),
+        "a cancelled task weighs nothing": (
+            "_CHARGED = frozenset({SENT, LANDING, CANCELLING})",
+            "_CHARGED = frozenset({SENT, LANDING})",
         ),
     },
     "client.blobs": {
@@ -514,6 +641,10 @@ TABLE: dict[str, dict[str, Row]] = {
             "    def deadline",
             "        return []\n\n    def deadline",
         ),
+        "a manager that began anew is taken for the one that knew us": (
+            "resumed = welcome.resumed and self._epoch in (None, welcome.epoch)",
+            "resumed = welcome.resumed",
+        ),
     },
     "streams": {
         "the window is used twice": (
@@ -529,6 +660,66 @@ TABLE: dict[str, dict[str, Row]] = {
             "state.attempt, state.position, state.limit, state.unasked = grant.attempt, 0, 0, 0",
             "state.attempt, state.unasked = grant.attempt, 0",
             1,
+        ),
+        "a stale grant is taken": (
+            "        if state is None or grant.attempt < state.attempt:",
+            "        if state is None:",
+        ),
+        "a stale chunk is taken": (
+            "        if state is None or attempt != state.attempt:",
+            "        if state is None:",
+        ),
+        "the window that an ended stream used is not given back": (
+            "            return False\n        self._pool += state.excess\n        return True",
+            "            return False\n        return True",
+        ),
+    },
+    "worker.departure": {
+        "a drain keeps what has not begun": (
+            "        self._give_back(self._unstarted())",
+            "        pass",
+        ),
+        "a worker does not drain before its end": (
+            "min(now + life.seconds - life.drain_before_seconds, self._hand_back_at)",
+            "self._hand_back_at",
+        ),
+        "what runs at the end of a lifetime is not handed back": (
+            "        if self._hand_back_at is not None and now >= self._hand_back_at:",
+            "        if self._hand_back_at is None:",
+        ),
+    },
+    "manager.values": {
+        "what a value cost its client is not given back": (
+            "        value.client.value_bytes -= value.cost\n",
+            "",
+        ),
+        "a value that a worker lacks is not offered once more": (
+            "                self._retire(worker, name)\n            self._offer(worker, value)\n\n    def refused",
+            "                self._retire(worker, name)\n\n    def refused",
+        ),
+        "a reader that left a value stays at it": (
+            "        if flow is not None:\n            self._relay.end(flow)\n        value = self._values.get(name)",
+            "        value = self._values.get(name)",
+        ),
+    },
+    "manager.budget": {
+        "the credit of a session that is over is not given back": (
+            "        self._submit.give(submit)\n",
+            "",
+        ),
+    },
+    "manager.blobs": {
+        "a function that comes from one client is taken from another one as well": (
+            "        if blob.whole or (blob.flow is not None and blob.flow.source):\n            if message",
+            "        if blob.whole:\n            if message",
+        ),
+        "half a function is kept when its client leaves": (
+            "        for blob in blobs:\n            self._discard(blob)\n",
+            "        for blob in blobs:\n",
+        ),
+        "a function that a worker lacks is not sent once more": (
+            "        if blob is not None:\n            self.supply(worker, blob)",
+            "        if blob is None:\n            self.supply(worker, blob)",
         ),
     },
 }
