@@ -382,7 +382,7 @@ class WorkerProcess(Process):
 
     def swollen(self, slot: SimSlot) -> None:
         """A slot has more memory than it may have."""
-        if self.slots.get(slot.number) is slot and not slot.reported and self.exit_code is None:
+        if slot.alive and self.slots.get(slot.number) is slot and self.exit_code is None:
             self.driver.feed(orders.Swollen(slot.number, 3 << 30, 2 << 30), f"{slot.number}")
 
     def body_of(self, lease: int, spec: Spec) -> None:
