@@ -56,6 +56,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a lost lease is queued again under the same attempt": (
             "span = run.span(start, stop, attempt + 1)",
             "span = run.span(start, stop, attempt)",
+            1,
         ),
         "what was given back is counted as leased still": (
             "        self.unlease(run.job, stop - start)\n        if self._outbox",
@@ -64,19 +65,21 @@ TABLE: dict[str, dict[str, Row]] = {
         "a task is tried once more than its deaths allow": (
             "if task.losses < self._limits.crash_tasks_max:",
             "if task.losses <= self._limits.crash_tasks_max:",
+            3,
         ),
         "a death is counted for a task that was cancelled": (
             "        if run.states[position] != State.LEASED:\n            return\n",
             "",
-            20,
         ),
         "the arena of a lease that ended stays taken": (
             "worker.arena_used_bytes -= run.body(leased.start)",
             "pass",
+            1,
         ),
         "a lease that was asked back stays asked for": (
             "worker.asked -= leased.marks.count(Mark.ASKED, low, high)",
             "pass",
+            6,
         ),
         "lease numbers advance by one, not by the batch": (
             "self._next += count",
@@ -85,21 +88,24 @@ TABLE: dict[str, dict[str, Row]] = {
         "an argument goes on to a worker that is through with it": (
             "            if flow is not None:\n                self._relay.unaim(flow)",
             "            pass",
+            1,
         ),
         "an answer's bytes at its worker are counted for ever": (
             "held[client] -= _body(leased.answering.pop(offset))",
             "leased.answering.pop(offset)",
+            1,
         ),
     },
     "manager.workers": {
         "a returning worker is believed to hold all it was given": (
             "missing = [offset for offset in leased.live() if leased.first + offset not in held]",
             "missing = []",
+            50,
         ),
         "an argument is not aimed at its returning worker": (
             "            if flow is not None and leased.left:\n",
             "            if flow is not None and not leased.left:\n",
-            20,
+            11,
         ),
         "a cancel that a worker did not hear is not said again": (
             "self._outbox.send(worker.link, Retract(kill, numbers))",
@@ -109,7 +115,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a lost worker's answers are not taken for lost": (
             "            for offset in list(leased.answering):\n                self._results.lose(leased, offset)\n",
             "",
-            57,
+            15,
         ),
         "a lost worker stays in the tables of its jobs": (
             "job.workers.pop(worker, None)",
@@ -118,12 +124,12 @@ TABLE: dict[str, dict[str, Row]] = {
         "nobody is blamed for the death of a worker": (
             "running = worker.slots if blame else 0",
             "running = 0",
-            3,
+            7,
         ),
         "a job is not announced again to a worker that came back": (
             "self._outbox.send(worker.link, job.message)\n        held",
             "pass\n        held",
-            6,
+            1,
         ),
         "a worker that was away is not told which jobs are over": (
             "worker.forgotten.append(job.number)",
@@ -133,11 +139,12 @@ TABLE: dict[str, dict[str, Row]] = {
         "what a worker gave back of an asked lease counts as asked still": (
             "            leased.worker.asked -= 1\n",
             "            pass\n",
+            87,
         ),
         "a cancel goes to the lease before the one that is meant": (
             "wanted.setdefault(leased.worker, []).append(leased.first + offset)",
             "wanted.setdefault(leased.worker, []).append(leased.first + max(0, offset - 1))",
-            66,
+            47,
         ),
         "a killing cancel does not kill": (
             'self._outbox.send(worker.link, Retract(kill, array("Q", sorted(numbers))))',
@@ -154,16 +161,17 @@ TABLE: dict[str, dict[str, Row]] = {
         "a task is tried once less than its retries": (
             "if task.raised < run.job.message.retries:",
             "if task.raised + 1 < run.job.message.retries:",
-            3,
+            2,
         ),
         "the worker may free an answer before its client has it": (
             "            self._answer(piece, message.body_sizes[piece.low])\n            return True",
             "            self._answer(piece, message.body_sizes[piece.low])\n            return False",
-            1,
+            6,
         ),
         "a worker is not told that its answer arrived": (
             "                self._outbox.send(link, Confirm(leases))",
             "                pass",
+            1,
         ),
         "a result is not confirmed": (
             "            self._outbox.send(worker.link, Confirm(leases), hurry=False)",
@@ -177,17 +185,19 @@ TABLE: dict[str, dict[str, Row]] = {
         "an answer whose worker is gone is waited for": (
             "        self._leases.counters.requeued += 1\n        self.recalled(delivery)",
             "        self._leases.counters.requeued += 1",
-            57,
+            45,
         ),
         "a result of an ended lease is taken again": (
             "        if mark == Mark.ENDED:\n",
             "        if False:\n",
+            58,
         ),
     },
     "manager.delivery": {
         "outcomes are not told again to a client that came back": (
             "            self._send(client, delivery, window=False)",
             "            pass",
+            1,
         ),
         "an acknowledged outcome still weighs on its client's credit": (
             "        self._unread(client, -delivery.bytes)\n        client.settled_bytes",
@@ -196,7 +206,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "credit of a recalled answer is given back twice": (
             "        run.task(start).settled = True\n",
             "",
-            14,
+            15,
         ),
         "what a client took is not taken out of its run": (
             "            run.unread -= stop - start",
@@ -214,36 +224,37 @@ TABLE: dict[str, dict[str, Row]] = {
             "        for gap in gaps(message, [(run.first, run.stop) for run in known]):\n"
             "            self.take(job, gap, client.link)\n",
             "",
-            55,
+            47,
         ),
         "arguments are not asked again of a client that came back": (
             "self._relay.expect(flow, link, window=False)",
             "pass",
+            1,
         ),
         "a cancel of tasks that never came is not answered": (
             "            self._deliveries.refuse(job, unknown, Status.CANCELLED)",
             "            pass",
-            25,
+            3,
         ),
         "a cancelled task is not taken back from its worker": (
             "        self._workforce.retract(run, leased, kill=kill)\n",
             "",
-            25,
+            15,
         ),
         "tasks that waited for their function stay where they are": (
             "            elif job.ready:\n                self.queue_waiting(job)\n\n    def queue_waiting",
             "\n    def queue_waiting",
-            1,
+            2,
         ),
         "a client that is gone leaves its tasks at the workers": (
             "                self._workforce.retract(run, leased, kill=True)\n",
             "",
-            133,
+            2,
         ),
         "a forgotten job with acknowledged tasks is kept": (
             "            self._close_if_done(client.jobs.get(number))",
             "            pass",
-            114,
+            81,
         ),
         "a function is asked of nobody when its client left": (
             "        for blob in self._blobs.left(client):\n            self._ask_anyone(blob)",
@@ -256,6 +267,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "answers with bodies that are acknowledged stay leased": (
             "        self._results.acknowledged([each for each in read if each.flow is not None and each.pieces])\n",
             "",
+            1,
         ),
     },
     "manager.sessions": {
@@ -294,18 +306,22 @@ TABLE: dict[str, dict[str, Row]] = {
         "workers wait for the arguments of an absent client": (
             "                    self._clientele.ask_back(subject)",
             "                    pass",
+            115,
         ),
         "a draining worker is given work when it comes back": (
             "        if not session.draining:\n            self._scheduler.join(session)",
             "        self._scheduler.join(session)",
+            91,
         ),
         "a client is remembered after its goodbye": (
             "        if message.code in (Code.NORMAL, Code.DRAINING):",
             "        if message.code in (Code.NORMAL, Code.DRAINING) and isinstance(session, Worker):",
+            21,
         ),
         "misfits found late are not refused": (
             "        while self._clientele.outgrown():",
             "        while False:",
+            33,
         ),
     },
     "manager.relay": {
@@ -386,6 +402,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "arguments go beyond a worker's arena": (
             "    return body <= worker.arena_bytes - worker.arena_used_bytes",
             "    return True",
+            15,
         ),
         "what fits no arena waits": (
             "            if body + job.value_bytes > lane.arena_bytes_max:",
@@ -394,6 +411,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a lease that ended before its argument came counts as arriving": (
             "        if leased.arriving:\n            self._arrive(leased)\n        worker.unfinished",
             "        worker.unfinished",
+            1,
         ),
         "a worker that is expected back counts for nothing": (
             "                lane.away[worker] = None\n",
