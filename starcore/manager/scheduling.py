@@ -386,6 +386,7 @@ class Scheduler:
             assert lane.tasks == sum(line.tasks for line in lane.lines.values())
             assert lane.slots == sum(worker.slots for worker in lane.workers)
             for worker in lane.workers:
+                assert worker.link and not worker.draining, worker.name
                 taken = worker.alone or (worker.reserved and worker.unfinished > 0)
                 assert (worker in lane.idle) == (worker.ready < worker.slots and not taken), worker.name
                 assert sum(worker.arriving_of.values()) == worker.arriving <= worker.unfinished, worker.name

@@ -153,13 +153,16 @@ class Values:
 
     def check(self) -> None:
         """Assert the invariants."""
+        charged: dict[Client, int] = {}
         for name, value in self._values.items():
             assert value.name == name
             assert all(any(value is needed for needed in job.values) for job in value.jobs)
             assert all(name in worker.values for worker in value.workers)
             assert value.flow is None or not value.flow.kept
+            charged[value.client] = charged.get(value.client, 0) + value.cost
             readers = {worker.values[name] for worker in value.workers} - {None}
             assert value.flow is None or value.flow.readers.keys() <= readers, "a reader of nobody's"
+        assert all(client.value_bytes == cost for client, cost in charged.items()), "what values cost their clients"
 
     # -- private ---------------------------------------------------------------------------------------------
 

@@ -148,6 +148,8 @@ class Memory:
         """Assert the invariants."""
         assert self._used == sum(self._held.values()) + sum(self._answers.values())
         assert self._pending.keys() <= self._held.keys()
+        arguments = [size for key, size in self._held.items() if not key & BLOB_STREAM]
+        assert len(arguments) <= 1 or sum(arguments) <= self.capacity
         assert not self._held.keys() & {demand.key for demand in self.demands}
 
     def _fits(self, size: int) -> bool:

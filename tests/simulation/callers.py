@@ -14,12 +14,12 @@ from starcore.client import orders
 from starcore.client.core import ClientCore
 from starcore.errors import Status
 from starcore.events import Lost
-from starcore.messages import BATCH_TASKS_MAX, PROTOCOL_VERSION, FunctionKind, Hello, Job, Role
+from starcore.messages import BATCH_TASKS_MAX, PROTOCOL_VERSION, FunctionKind, Hello, Job, Role, Submit
 
 from .checkers import Truth
 from .driver import Process, SimDriver
-from .network import MANAGER, Network, peer
-from .work import Spec, Treasure, function_blob, piece, require_body
+from .network import KIND, MANAGER, Network, Spring, peer
+from .work import Spec, Treasure, base_of, function_blob, piece, require_body
 from .world import Violation, World
 
 
@@ -47,15 +47,19 @@ class Calls:
         return function_blob(self.function, self.blob_bytes)[0] if self.kind is FunctionKind.SHIPPED else b""
 
     @property
+    def digest(self) -> bytes:
+        """The name of the function's bytes."""
+        return function_blob(self.function, self.blob_bytes)[1] if self.blob else bytes(32)
+
+    @property
     def shared_bytes(self) -> int:
         """What the values measure that every call is given."""
         return sum(treasure.body_bytes for treasure in self.needs)
 
     def job(self) -> Job:
         """Return the JOB that says this."""
-        digest = function_blob(self.function, self.blob_bytes)[1] if self.blob else bytes(32)
         return Job(
-            self.number, self.kind, digest, self.function, self.python if self.blob else "",
+            self.number, self.kind, self.digest, self.function, self.python if self.blob else "",
             self.retries, self.timeout_seconds, self.priority, b"".join(treasure.name for treasure in self.needs),
         )  # fmt: skip
 
@@ -143,6 +147,11 @@ class ClientProcess(Process):
             record.open[first + at] = spec
             self._truth.called(self.name, record, first + at, spec, spec.head(padding))
         self._tell(self._feed_calls, record, first, specs, padding)
+
+    def stumble(self, spared: int) -> None:
+        """Lose the connection when so many SUBMITs more have passed, and the next one with it."""
+        for connection in self._network.of(self):
+            connection.trap, connection.spared = (KIND[Submit], Spring.BEFORE), spared
 
     def cancel(self, record: Calls, index: int, *, kill: bool) -> None:
         """Nobody waits for this task any more."""
@@ -290,7 +299,7 @@ class ClientProcess(Process):
                 raise Violation(f"{self.name}: an answer landed nowhere: {action}")
             return
         what = f"{self.name}: the answer of task {action.job}/{action.index}"
-        require_body(incoming.pieces, self._truth.answer(self.name, action.job, action.index).base, incoming.size, what)
+        require_body(incoming.pieces, base_of(incoming.head), incoming.size, what)
         status = Status(action.status)
         self._truth.outcome(self.name, action.job, action.index, status, incoming.head, incoming.size)
 

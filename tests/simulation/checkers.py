@@ -18,12 +18,13 @@ from starcore.events import ChunkReceived, Received
 from starcore.manager.core import Limits, ManagerCore
 from starcore.manager.state import SUSPECT_LOSSES, Client, Leased, Mark
 from starcore.manager.values import Values
-from starcore.messages import HEAD_BYTES_MAX, Assign, Goodbye, Outcome
+from starcore.messages import HEAD_BYTES_MAX, Assign, Goodbye, Job, Outcome
 from starcore.worker.core import WorkerCore
+from starcore.worker.departure import STOP_SECONDS_MAX
 from starcore.worker.runs import Run
 
 from .reached import Reached
-from .work import Answer, Kind, Spec, answer_of
+from .work import Answer, Kind, Spec
 from .world import Violation, World
 
 if TYPE_CHECKING:
@@ -54,12 +55,16 @@ class Truth:
         self.arenas: list[int] = []
         """The arena of every worker that there ever was."""
         self.memory_fails = False
+        self.journal_fails = False
+        """Tasks may have been refused while nothing could be written."""
         self.counts: Counter[Status] = Counter()
         self.notices = 0
         self.executions = 0
         self._tasks: dict[tuple[str, int, int], _Task] = {}
         self._by_serial: dict[int, _Task] = {}
         self._executed: dict[int, Counter[int]] = {}
+        self._answers: dict[int, dict[Answer, None]] = {}
+        """What slots gave, by a task's serial number: one each time that it ran."""
         self._owed: dict[tuple[str, int, int], _Task] = {}
         """Those without an outcome, that somebody waits for."""
         self._gone: dict[str, None] = {}
@@ -98,14 +103,19 @@ class Truth:
         self._gone[client] = None
         self._owed = {key: task for key, task in self._owed.items() if key[0] != client}
 
-    def executed(self, head: bytes, status: int) -> None:
+    def executed(self, head: bytes, status: int, answer: Answer | None) -> None:
         """A slot came to the end of a task."""
         self.executions += 1
-        self._executed.setdefault(Spec.of(head).serial, Counter())[status] += 1
+        serial = Spec.of(head).serial
+        self._executed.setdefault(serial, Counter())[status] += 1
+        if answer is not None:
+            self._answers.setdefault(serial, {})[answer] = None
 
-    def answer(self, client: str, job: int, index: int) -> Answer:
-        """What a task's function returns."""
-        return answer_of(self._tasks[client, job, index].head)
+    def require_function(self, who: str, job: Job, run: Run) -> None:
+        """A task runs with the function that it was meant for, whatever number its job has."""
+        record = self._by_serial[Spec.of(run.heads).serial].record
+        if (job.function, job.digest) != (record.function, record.digest):
+            raise Violation(f"I4: {who} runs a task of {record.function!r} with {job.function!r}")
 
     def told(self, client: str, text: str) -> None:
         """A client asked for the star's state."""
@@ -141,18 +151,21 @@ class Truth:
         spec, record = task.spec, task.record
         executed = self._executed.get(spec.serial, Counter())
         if status is Status.OK:
-            answer = answer_of(task.head)
             if not executed[Status.OK]:
                 return "I4: an answer that no slot gave"
-            return "" if (head, body) == (answer.head, answer.body) else "I4: not what the slot's function gave"
+            given = self._answers[spec.serial]
+            return "" if Answer(bytes(head), body) in given else "I4: not what the slot's function gave"
         if not head:
             return "I9: no cause"
         fits = {
             Status.RAISED: spec.kind in (Kind.RAISE, Kind.FLAKY) and executed[Status.RAISED] > record.retries,
             Status.CRASHED: executed[Status.CRASHED] + self.world.deaths >= CRASH_LIMIT and _BLAME in bytes(head),
             Status.TIMEOUT: self._may_time_out(spec, record.timeout_seconds),
+            Status.MEMORY: spec.kind is Kind.SWELL or self.world.swollen > 0,
             Status.UNSENDABLE: spec.kind is Kind.UNSENDABLE,
-            Status.UNRUNNABLE: self.memory_fails or spec.argument + record.shared_bytes > min(self.arenas),
+            Status.UNRUNNABLE: self.memory_fails
+            or (self.journal_fails and b"journal cannot be written" in bytes(head))
+            or spec.argument + record.shared_bytes > min(self.arenas),
         }
         return "" if fits.get(status) else "an outcome that cannot be"
 
@@ -271,6 +284,17 @@ def require_no_vigil(core: ManagerCore, limits: Limits, now: float) -> None:
                 raise Violation(f"I10: worker {worker.name} waits for bytes of {client.name}, who is away")
 
 
+def require_lifetime_kept(core: WorkerCore, name: str, lived: float) -> None:
+    """A worker takes nothing for a while before its time is up, and is gone when it is."""
+    life = core._departure._lifetime
+    if life is None or core._departure.over:
+        return
+    if lived > life.seconds + STOP_SECONDS_MAX:
+        raise Violation(f"{name} lives for {lived:.3f} s, where it has {life.seconds:.3f}")
+    if lived > life.seconds - life.drain_before_seconds + CHUNK_SLACK_SECONDS and not core._departure.leaving:
+        raise Violation(f"{name} takes work after {lived:.3f} s of {life.seconds:.3f}")
+
+
 def require_suspects_alone(core: ManagerCore) -> None:
     """A task with two losses runs with nothing else unfinished at its worker."""
     for worker in core._sessions.workers.values():
@@ -325,6 +349,13 @@ def require_empty(manager: ManagerCore) -> None:
     _require(not manager._relay._ports, "ports of the relay", manager._relay._ports)
     _require(not manager._values._values, "values", manager._values._values)
     _require(not manager._deliveries.full, "full clients", manager._deliveries.full)
+    budget, credits = manager._budget, manager._credits
+    lent = {
+        "windows": budget.window_bytes - manager._relay._windows.left_bytes,
+        "submit credit": budget.submit_bytes - credits._submit.left_bytes,
+        "result credit": budget.result_bytes - credits._result.left_bytes,
+    }
+    _require(not any(lent.values()), "I5: what was lent to links and sessions", lent)
     _require(manager.deadline() is None, "I6: a timer", manager.deadline())
 
 

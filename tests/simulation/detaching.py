@@ -8,6 +8,7 @@ last one fetches everything, is told each outcome exactly once, and forgets the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -21,7 +22,7 @@ from .checkers import require_drained
 from .disk import Disk, JournaledManager
 from .faults import Faults
 from .star import LIVENESS_SECONDS, SETTLE_SECONDS, SimStar
-from .work import BASES, Kind, Spec
+from .work import ANSWER_HEAD_BYTES_MIN, BASES, Kind, Spec
 from .world import Violation
 
 TASKS_MAX = 40
@@ -72,7 +73,7 @@ class Owner(ClientProcess):
     def read(self, work: StoredWork) -> None:
         """Have a stored job told."""
         self._numbers += 1
-        record = Calls(work.record.kind, work.name, retries=work.record.retries, number=self._numbers, begun=True)
+        record = replace(work.record, number=self._numbers, next=0, begun=True, open={})
         self.records[record.number] = record
         self._read[record.number] = work, record
         self._tell(self.driver.feed, orders.Read(Attach(record.number, work.name, False)), work.name)
@@ -257,7 +258,8 @@ class DetachedStar(SimStar):
         answer = int(world.skewed(1000, self._body_bytes)) if streamed and world.chance(0.6) else 0
         micros = max(1, int(pace * (0.5 + rng.random()) * 1e6))
         kind = Kind.RAISE if world.chance(0.05) else Kind.ANSWER
-        sizes = (16, 0) if kind is Kind.RAISE else (int(world.skewed(1, 2000)), answer)
+        shortest = ANSWER_HEAD_BYTES_MIN if answer else 1
+        sizes = (16, 0) if kind is Kind.RAISE else (max(int(world.skewed(1, 2000)), shortest), answer)
         return Spec(next(self._serials), kind, micros, argument, rng.randrange(BASES), *sizes)
 
 

@@ -11,6 +11,7 @@ ledger and the bodies' thread try again, as theirs do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from starcore.events import Spill, Spooled
@@ -30,6 +31,7 @@ RENEW_RECORDS = 400
 """A segment of more records than so many is renewed."""
 RETRY_SECONDS = 1.0
 EPOCH = 9
+SICK_SECONDS_MAX = 12.0
 
 
 class Disk:
@@ -137,6 +139,7 @@ class JournaledManager(ManagerProcess):
 
     def _fail(self) -> None:
         self._failing, self._renewing = True, False
+        self._truth.journal_fails = True
         self.world.later(RETRY_SECONDS, self.post, self._try_again)
         self.driver.feed(Failed("No space left on device"))
 
@@ -171,3 +174,17 @@ class JournaledStar(SimStar):
         """Start a manager where there is none; it knows what the disk knows."""
         if self.manager is None or not self.manager.alive:
             self.manager = JournaledManager(self.world, self.network, self.truth, self.disk, self._limits)
+
+    def faults_of_its_own(self) -> list[tuple[Callable[[], None], float]]:
+        """F10."""
+        return [(self._fail_disk, 2.0)]
+
+    def _fail_disk(self) -> None:
+        """The disk is full, or a fsync fails; after a while there is room again."""
+        if self.world.now >= self.disk.failing_until:
+            self.world.fault("the disk fails", "disk")
+            self.disk.failing_until = self.world.now + self.world.skewed(0.1, SICK_SECONDS_MAX)
+
+    def _make_well(self) -> None:
+        self.disk.failing_until = 0.0
+        super()._make_well()

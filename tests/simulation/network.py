@@ -26,6 +26,7 @@ from starcore.messages import Goodbye, Role
 from .driver import Process, SimDriver
 from .world import World
 
+KIND = {record: kind for kind, record, _, _ in codec.TABLE}
 HIGH_WATER_BYTES = 128 << 10
 LOW_WATER_BYTES = HIGH_WATER_BYTES // 4
 DIAL_SECONDS = 10.0
@@ -61,6 +62,8 @@ class Connection:
         self.stalled = False
         self.trap: tuple[int, Spring] | None = None
         """The kind of message at which it breaks."""
+        self.spared = 0
+        """How many messages of that kind pass before."""
         self.latency = world.skewed(0.0002, LATENCY_SECONDS_MAX)
         self.bandwidth = world.skewed(BANDWIDTH_MIN, 1e9)
         self.dialer = End(self, dialer, listener.process.name)
@@ -92,6 +95,9 @@ class Connection:
     def springs(self, reader: End, kind: int) -> Spring | None:
         """Whether it breaks at a message of this kind that has come; where BEFORE, the message is lost."""
         if self.trap is None or self.trap[0] != kind or self.dead:
+            return None
+        if self.spared:
+            self.spared -= 1
             return None
         spring, self.trap = self.trap[1], None
         self.world.fault("cut at a message", self.dialer.driver.process.name)
@@ -318,6 +324,10 @@ class Network:
         self.listener: SimDriver | None = None
         """The manager's driver; None while there is no manager."""
         self.connections: list[Connection] = []
+        self.first_traps: list[tuple[int, Spring]] = []
+        """The traps of the next connections that are made, one each."""
+        self.late: dict[str, float] = {}
+        """Processes whose next connection breaks for them at once, and how long after that what they said comes."""
         self.apart: dict[str, None] = {}
         """Processes that are cut off from the manager."""
 
@@ -352,12 +362,17 @@ class Network:
             connection = Connection(world, driver, listener)
             if process.name in self.apart:
                 connection.stall()
+            if self.first_traps:
+                connection.trap = self.first_traps.pop()
             self.connections.append(connection)
             self.connections = [one for one in self.connections if not (one.dialer.over and one.listener.over)]
             dialer, other = connection.dialer, connection.listener
             world.later(connection.latency, listener.process.post, listened, other)
             dialer.out._free_at = world.now + connection.latency
             done()
+            if late := self.late.pop(process.name, 0.0):
+                dialer.out._free_at = world.now + late
+                world.later(world.skewed(0.001, 0.1), process.post, dialer.broken, "connection reset")
             driver.opened(dialer, manager)
 
         def listened(end: End) -> None:
@@ -398,6 +413,8 @@ class Network:
     def mend(self) -> None:
         """No line is slow any more, and no reader."""
         self.heal()
+        self.first_traps.clear()
+        self.late.clear()
         for connection in self.connections:
             connection.trap = None
             connection.latency = min(connection.latency, LATENCY_SECONDS_MAX)

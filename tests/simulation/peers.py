@@ -15,17 +15,22 @@ from starcore.events import Lost
 from starcore.manager.core import Finished as ManagerFinished
 from starcore.manager.core import Limits, ManagerCore
 from starcore.manager.core import Log as ManagerLog
-from starcore.messages import PROTOCOL_VERSION, Hello, Role
+from starcore.messages import PROTOCOL_VERSION, Hello, Job, Role
 from starcore.worker import orders
 from starcore.worker.board import SETTLE_SECONDS
 from starcore.worker.core import WorkerCore
+from starcore.worker.departure import Lifetime
+from starcore.worker.runs import Run
 
 from .checkers import Truth
 from .driver import Process, SimDriver
 from .network import MANAGER, Network, peer
 from .slots import SimSlot
-from .work import Spec, answer_of, piece, require_body
+from .work import Answer, Spec, base_of, piece, require_body
 from .world import Violation, World
+
+ALLOCATION_SECONDS_MAX = 3.0
+"""How long a laden machine may take to make memory."""
 
 
 @dataclass(slots=True, eq=False)
@@ -70,7 +75,10 @@ class ManagerProcess(Process):
         """Carry out what only the manager's core asks for."""
         if type(action) is ManagerFinished:
             self.finished = True
-        elif type(action) is not ManagerLog:
+        elif type(action) is ManagerLog:
+            # A worker that is away for too long is taken for dead, and blamed on what it ran.
+            self.world.deaths += action.text.startswith("worker ") and "did not come back" in action.text
+        else:
             raise Violation(f"the manager's shell does not know {action}")
 
     def destination(self, link: int, stream: int, attempt: int, offset: int, length: int) -> Any:
@@ -124,6 +132,8 @@ class WorkerOptions:
     only_registered: bool = False
     memory_fails: float = 0.0
     """How often an allocation fails."""
+    lifetime: Lifetime | None = None
+    """The batch system's, until all is made well."""
 
 
 @dataclass(eq=False)
@@ -155,7 +165,7 @@ class WorkerProcess(Process):
             options.slots, options.arena_bytes, only_registered=options.only_registered,
             functions=["", *options.functions] if options.functions else [],
         )  # fmt: skip
-        self.core = WorkerCore(hello, dial_when_ready=bool(options.functions))
+        self.core = WorkerCore(hello, dial_when_ready=bool(options.functions), lifetime=options.lifetime)
         self.driver = SimDriver(self, self.core, self, watch=self._hears)
         self._actions: dict[type, Callable[[Any], None]] = {
             orders.Dial: self._dial,
@@ -176,7 +186,8 @@ class WorkerProcess(Process):
             orders.Log: lambda action: None,
             orders.Finished: self._finish,
         }
-        self.driver.perform(self.core.start(self.clock))
+        self.began = self.clock
+        self.driver.perform(self.core.start(self.began))
 
     def _hears(self, core: WorkerCore, event: Any, now: float) -> None:
         self._truth.wire.worker_hears(self.name, event)
@@ -252,7 +263,8 @@ class WorkerProcess(Process):
             raise Violation(f"{self.name}: memory under {action.key} twice")
         held = self.held[action.key] = _Held(action.attempt, action.size)
         if self.world.chance(0.2):
-            self.world.later(self.world.skewed(0.0005, 0.3), self.post, self._allocated, action.key, held)
+            delay = self.world.skewed(0.0005, ALLOCATION_SECONDS_MAX)
+            self.world.later(delay, self.post, self._allocated, action.key, held)
         else:
             self._allocated(action.key, held)
 
@@ -315,6 +327,8 @@ class WorkerProcess(Process):
 
     def _run_batch(self, action: orders.RunBatch) -> None:
         slot, run = self._slot(action), action.run
+        if self.core._departure.leaving:
+            raise Violation(f"{self.name}: lease {run.lease} begins in a drain")
         if run.body_bytes and not self.held[run.lease].there:
             raise Violation(f"{self.name}: lease {run.lease} runs in memory that is still being made")
         if action.batch in slot.runs:
@@ -342,9 +356,7 @@ class WorkerProcess(Process):
             run = slot.runs[record.batch]
             lease = run.lease + record.first
             if record.body_bytes:
-                head = run.heads[sum(run.head_sizes[: record.first]) :]
-                head = bytes(head[: run.head_sizes[record.first]])
-                self.answers[lease] = (answer_of(head).base, record.body_bytes, record.in_place)
+                self.answers[lease] = (base_of(record.heads), record.body_bytes, record.in_place)
             if record.first + len(record.statuses) == len(run):
                 del slot.runs[record.batch]
             mark = f"{slot.number} {record.batch} {record.first} {len(record.statuses)}"
@@ -360,9 +372,18 @@ class WorkerProcess(Process):
         event = orders.SlotDied(slot.number, cause, batch, started, running)
         self.driver.feed(event, f"{slot.number} {batch} {started} {running} {cause}")
 
-    def executed(self, head: bytes, status: int) -> None:
+    def executed(self, head: bytes, status: int, answer: Answer | None = None) -> None:
         """A task came to its end."""
-        self._truth.executed(head, status)
+        self._truth.executed(head, status, answer)
+
+    def requires(self, job: Job, run: Run) -> None:
+        """Check that a batch runs with its own function."""
+        self._truth.require_function(self.name, job, run)
+
+    def swollen(self, slot: SimSlot) -> None:
+        """A slot has more memory than it may have."""
+        if slot.alive and self.slots.get(slot.number) is slot and self.exit_code is None:
+            self.driver.feed(orders.Swollen(slot.number, 3 << 30, 2 << 30), f"{slot.number}")
 
     def body_of(self, lease: int, spec: Spec) -> None:
         """Check that the argument of a lease is here whole; of one that was cancelled anything may have come."""

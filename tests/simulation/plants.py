@@ -56,6 +56,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a lost lease is queued again under the same attempt": (
             "span = run.span(start, stop, attempt + 1)",
             "span = run.span(start, stop, attempt)",
+            1,
         ),
         "what was given back is counted as leased still": (
             "        self.unlease(run.job, stop - start)\n        if self._outbox",
@@ -64,19 +65,21 @@ TABLE: dict[str, dict[str, Row]] = {
         "a task is tried once more than its deaths allow": (
             "if task.losses < self._limits.crash_tasks_max:",
             "if task.losses <= self._limits.crash_tasks_max:",
+            3,
         ),
         "a death is counted for a task that was cancelled": (
             "        if run.states[position] != State.LEASED:\n            return\n",
             "",
-            20,
         ),
         "the arena of a lease that ended stays taken": (
             "worker.arena_used_bytes -= run.body(leased.start)",
             "pass",
+            1,
         ),
         "a lease that was asked back stays asked for": (
             "worker.asked -= leased.marks.count(Mark.ASKED, low, high)",
             "pass",
+            6,
         ),
         "lease numbers advance by one, not by the batch": (
             "self._next += count",
@@ -85,21 +88,24 @@ TABLE: dict[str, dict[str, Row]] = {
         "an argument goes on to a worker that is through with it": (
             "            if flow is not None:\n                self._relay.unaim(flow)",
             "            pass",
+            1,
         ),
         "an answer's bytes at its worker are counted for ever": (
             "held[client] -= _body(leased.answering.pop(offset))",
             "leased.answering.pop(offset)",
+            1,
         ),
     },
     "manager.workers": {
         "a returning worker is believed to hold all it was given": (
             "missing = [offset for offset in leased.live() if leased.first + offset not in held]",
             "missing = []",
+            50,
         ),
         "an argument is not aimed at its returning worker": (
             "            if flow is not None and leased.left:\n",
             "            if flow is not None and not leased.left:\n",
-            20,
+            11,
         ),
         "a cancel that a worker did not hear is not said again": (
             "self._outbox.send(worker.link, Retract(kill, numbers))",
@@ -109,7 +115,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a lost worker's answers are not taken for lost": (
             "            for offset in list(leased.answering):\n                self._results.lose(leased, offset)\n",
             "",
-            57,
+            15,
         ),
         "a lost worker stays in the tables of its jobs": (
             "job.workers.pop(worker, None)",
@@ -118,12 +124,12 @@ TABLE: dict[str, dict[str, Row]] = {
         "nobody is blamed for the death of a worker": (
             "running = worker.slots if blame else 0",
             "running = 0",
-            3,
+            7,
         ),
         "a job is not announced again to a worker that came back": (
             "self._outbox.send(worker.link, job.message)\n        held",
             "pass\n        held",
-            6,
+            1,
         ),
         "a worker that was away is not told which jobs are over": (
             "worker.forgotten.append(job.number)",
@@ -133,11 +139,12 @@ TABLE: dict[str, dict[str, Row]] = {
         "what a worker gave back of an asked lease counts as asked still": (
             "            leased.worker.asked -= 1\n",
             "            pass\n",
+            87,
         ),
         "a cancel goes to the lease before the one that is meant": (
             "wanted.setdefault(leased.worker, []).append(leased.first + offset)",
             "wanted.setdefault(leased.worker, []).append(leased.first + max(0, offset - 1))",
-            66,
+            47,
         ),
         "a killing cancel does not kill": (
             'self._outbox.send(worker.link, Retract(kill, array("Q", sorted(numbers))))',
@@ -154,16 +161,17 @@ TABLE: dict[str, dict[str, Row]] = {
         "a task is tried once less than its retries": (
             "if task.raised < run.job.message.retries:",
             "if task.raised + 1 < run.job.message.retries:",
-            3,
+            2,
         ),
         "the worker may free an answer before its client has it": (
             "            self._answer(piece, message.body_sizes[piece.low])\n            return True",
             "            self._answer(piece, message.body_sizes[piece.low])\n            return False",
-            1,
+            6,
         ),
         "a worker is not told that its answer arrived": (
             "                self._outbox.send(link, Confirm(leases))",
             "                pass",
+            1,
         ),
         "a result is not confirmed": (
             "            self._outbox.send(worker.link, Confirm(leases), hurry=False)",
@@ -177,13 +185,19 @@ TABLE: dict[str, dict[str, Row]] = {
         "an answer whose worker is gone is waited for": (
             "        self._leases.counters.requeued += 1\n        self.recalled(delivery)",
             "        self._leases.counters.requeued += 1",
-            57,
+            45,
+        ),
+        "a result of an ended lease is taken again": (
+            "        if mark == Mark.ENDED:\n",
+            "        if False:\n",
+            58,
         ),
     },
     "manager.delivery": {
         "outcomes are not told again to a client that came back": (
             "            self._send(client, delivery, window=False)",
             "            pass",
+            1,
         ),
         "an acknowledged outcome still weighs on its client's credit": (
             "        self._unread(client, -delivery.bytes)\n        client.settled_bytes",
@@ -192,7 +206,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "credit of a recalled answer is given back twice": (
             "        run.task(start).settled = True\n",
             "",
-            14,
+            15,
         ),
         "what a client took is not taken out of its run": (
             "            run.unread -= stop - start",
@@ -210,36 +224,50 @@ TABLE: dict[str, dict[str, Row]] = {
             "        for gap in gaps(message, [(run.first, run.stop) for run in known]):\n"
             "            self.take(job, gap, client.link)\n",
             "",
-            55,
+            47,
         ),
         "arguments are not asked again of a client that came back": (
             "self._relay.expect(flow, link, window=False)",
             "pass",
+            1,
         ),
         "a cancel of tasks that never came is not answered": (
             "            self._deliveries.refuse(job, unknown, Status.CANCELLED)",
             "            pass",
-            25,
+            3,
         ),
         "a cancelled task is not taken back from its worker": (
             "        self._workforce.retract(run, leased, kill=kill)\n",
             "",
-            25,
+            15,
         ),
         "tasks that waited for their function stay where they are": (
             "            elif job.ready:\n                self.queue_waiting(job)\n\n    def queue_waiting",
             "\n    def queue_waiting",
-            1,
+            2,
         ),
         "a client that is gone leaves its tasks at the workers": (
             "                self._workforce.retract(run, leased, kill=True)\n",
             "",
-            133,
+            2,
         ),
         "a forgotten job with acknowledged tasks is kept": (
             "            self._close_if_done(client.jobs.get(number))",
             "            pass",
-            114,
+            81,
+        ),
+        "a function is asked of nobody when its client left": (
+            "        for blob in self._blobs.left(client):\n            self._ask_anyone(blob)",
+            "        for blob in self._blobs.left(client):\n            pass",
+        ),
+        "misfits are not refused at once": (
+            "            for position in self._scheduler.too_large(run):",
+            "            for position in ():",
+        ),
+        "answers with bodies that are acknowledged stay leased": (
+            "        self._results.acknowledged([each for each in read if each.flow is not None and each.pieces])\n",
+            "",
+            1,
         ),
     },
     "manager.sessions": {
@@ -264,12 +292,36 @@ TABLE: dict[str, dict[str, Row]] = {
             "            self._outbox.send(number, Heartbeat())",
             "            self._outbox.spoken_at[number] = now",
         ),
+        "an older link takes a session over": (
+            "        if known is not None and known.link > link.number:",
+            "        if False:",
+        ),
     },
     "manager.core": {
         "a worker whose link is lost is given more work": (
             "            self._scheduler.leave(session, returning=True)\n",
             "",
             1,
+        ),
+        "workers wait for the arguments of an absent client": (
+            "                    self._clientele.ask_back(subject)",
+            "                    pass",
+            115,
+        ),
+        "a draining worker is given work when it comes back": (
+            "        if not session.draining:\n            self._scheduler.join(session)",
+            "        self._scheduler.join(session)",
+            91,
+        ),
+        "a client is remembered after its goodbye": (
+            "        if message.code in (Code.NORMAL, Code.DRAINING):",
+            "        if message.code in (Code.NORMAL, Code.DRAINING) and isinstance(session, Worker):",
+            21,
+        ),
+        "misfits found late are not refused": (
+            "        while self._clientele.outgrown():",
+            "        while False:",
+            33,
         ),
     },
     "manager.relay": {
@@ -302,6 +354,22 @@ TABLE: dict[str, dict[str, Row]] = {
             "            port.open = True",
             8,
         ),
+        "a stale grant is taken by the relay": (
+            "        if flow is None or grant.attempt != flow.sink_attempt:",
+            "        if flow is None:",
+        ),
+        "a link's budget is not given on": (
+            "        self._pull(flow)\n        self._quench(link)",
+            "        self._pull(flow)",
+        ),
+        "the budget of a sink that leaves is not given on": (
+            "        self._unplace(flow)\n        self._quench(sink)\n",
+            "        self._unplace(flow)\n",
+        ),
+        "what a link might send unasked is not given back": (
+            "        self._windows.give(port.window)\n",
+            "",
+        ),
     },
     "manager.scheduling": {
         "a suspect runs beside others": (
@@ -331,6 +399,24 @@ TABLE: dict[str, dict[str, Row]] = {
             "                lane.slots -= worker.slots\n",
             "",
         ),
+        "arguments go beyond a worker's arena": (
+            "    return body <= worker.arena_bytes - worker.arena_used_bytes",
+            "    return True",
+            15,
+        ),
+        "what fits no arena waits": (
+            "            if body + job.value_bytes > lane.arena_bytes_max:",
+            "            if False:",
+        ),
+        "a lease that ended before its argument came counts as arriving": (
+            "        if leased.arriving:\n            self._arrive(leased)\n        worker.unfinished",
+            "        worker.unfinished",
+            1,
+        ),
+        "a worker that is expected back counts for nothing": (
+            "                lane.away[worker] = None\n",
+            "                pass\n",
+        ),
     },
     "manager.state": {
         "a piece of a run begins at the next head": (
@@ -340,6 +426,10 @@ TABLE: dict[str, dict[str, Row]] = {
         "a split takes one task too many": (
             "stop = min(self.stop, start + count)",
             "stop = min(self.stop, start + count + 1)",
+        ),
+        "what joins a run is not counted as unread": (
+            "        self.unread += stop - start\n",
+            "",
         ),
     },
     "worker.core": {
@@ -377,6 +467,18 @@ TABLE: dict[str, dict[str, Row]] = {
             'hello = replace(self._hello, leases=array("Q", self._leases()))',
             'hello = replace(self._hello, leases=array("Q"))',
             32,
+        ),
+        "the tasks of a manager that forgot us run on": (
+            '            self._out += self._bench.kill(slot, Why.DROPPED, text="its tasks were dropped")',
+            "            pass",
+        ),
+        "tasks of a job that is over stay in the worker": (
+            "        self._give_back(self._pick(self._inbox.of_job(message.job)))\n",
+            "",
+        ),
+        "a link that was full leaves the worker silent on the next one": (
+            "        self._sending = Sending(welcome.first_window_bytes)\n        self._blocked = False\n",
+            "        self._sending = Sending(welcome.first_window_bytes)\n",
         ),
     },
     "worker.slots": {
@@ -419,12 +521,24 @@ TABLE: dict[str, dict[str, Row]] = {
             "            if not pause:\n                actions += self._start(slot)",
             "            if not pause:\n                slot.start_at = None",
         ),
+        "a task that takes too much memory is tried for ever": (
+            "        return self.kill(slot, Why.MEMORY, text=text)",
+            "        return self.kill(slot, Why.RECYCLED, text=text)",
+        ),
     },
     "worker.memory": {
         "memory that failed to be made stays counted": (
             "        self._used -= self._held.pop(key)\n        if not key & BLOB_STREAM and",
             "        self._held.pop(key)\n        if not key & BLOB_STREAM and",
             1,
+        ),
+        "arguments fill the arena beyond its capacity": (
+            "        if self._used + segment_bytes(size) <= self.capacity:",
+            "        if size <= self.capacity:",
+        ),
+        "bytes are granted into memory that is still being made": (
+            "        return key in self._held and key not in self._pending",
+            "        return key in self._held",
         ),
     },
     "worker.custody": {
@@ -437,6 +551,13 @@ TABLE: dict[str, dict[str, Row]] = {
             "return bool(entry.names) and self._values.park(entry, run)",
             "return False",
             1,
+        ),
+        "the memory of half a function is kept": (
+            "            self._receiving.close(volume.key)\n"
+            "            self._act_all(self._memory.release(volume.key))\n"
+            "\n"
+            "    def _complete",
+            "            self._receiving.close(volume.key)\n\n    def _complete",
         ),
     },
     "worker.runs": {
@@ -471,6 +592,14 @@ TABLE: dict[str, dict[str, Row]] = {
             "        self._receiving = Receiving()",
             19,
         ),
+        "a landing goes on with another answer": (
+            "if cut_off is not None and cut_off.same == (message.sequence, landing.attempt, size):",
+            "if cut_off is not None:",
+        ),
+        "what a lost manager had begun to tell goes on with the next one": (
+            "        if not resumed:\n            for stream in list(self._cut_off):",
+            "        if resumed:\n            for stream in list(self._cut_off):",
+        ),
     },
     "client.core": {
         "cancels are not said again after a reconnection": (
@@ -483,6 +612,18 @@ TABLE: dict[str, dict[str, Row]] = {
             "        self._answers.outcome(entry, message)",
             3,
         ),
+        "a job is struck and the manager not told": (
+            "            self._answers.flush()\n            self._outbox.send(Forget(number))\n",
+            "            self._answers.flush()\n",
+        ),
+        "a link that was full leaves the client silent on the next one": (
+            "        self._blobs.open_link(self._sending)\n        self._blocked = False\n",
+            "        self._blobs.open_link(self._sending)\n",
+        ),
+        "what belongs to a lost link is kept": (
+            "            return\n        self._forsake()\n        if loss.verdict",
+            "            return\n        if loss.verdict",
+        ),
     },
     "client.state": {
         "what was said on a lost link is not said again": (
@@ -493,6 +634,10 @@ TABLE: dict[str, dict[str, Row]] = {
             "            entry.told = entry.noticed = False",
             "            entry.noticed = False",
             1,
+        ),
+        "a cancelled task weighs nothing": (
+            "_CHARGED = frozenset({SENT, LANDING, CANCELLING})",
+            "_CHARGED = frozenset({SENT, LANDING})",
         ),
     },
     "client.blobs": {
@@ -514,6 +659,10 @@ TABLE: dict[str, dict[str, Row]] = {
             "    def deadline",
             "        return []\n\n    def deadline",
         ),
+        "a manager that began anew is taken for the one that knew us": (
+            "resumed = welcome.resumed and self._epoch in (None, welcome.epoch)",
+            "resumed = welcome.resumed",
+        ),
     },
     "streams": {
         "the window is used twice": (
@@ -529,6 +678,66 @@ TABLE: dict[str, dict[str, Row]] = {
             "state.attempt, state.position, state.limit, state.unasked = grant.attempt, 0, 0, 0",
             "state.attempt, state.unasked = grant.attempt, 0",
             1,
+        ),
+        "a stale grant is taken": (
+            "        if state is None or grant.attempt < state.attempt:",
+            "        if state is None:",
+        ),
+        "a stale chunk is taken": (
+            "        if state is None or attempt != state.attempt:",
+            "        if state is None:",
+        ),
+        "the window that an ended stream used is not given back": (
+            "            return False\n        self._pool += state.excess\n        return True",
+            "            return False\n        return True",
+        ),
+    },
+    "worker.departure": {
+        "a drain keeps what has not begun": (
+            "        self._give_back(self._unstarted())",
+            "        pass",
+        ),
+        "a worker does not drain before its end": (
+            "min(now + life.seconds - life.drain_before_seconds, self._hand_back_at)",
+            "self._hand_back_at",
+        ),
+        "what runs at the end of a lifetime is not handed back": (
+            "        if self._hand_back_at is not None and now >= self._hand_back_at:",
+            "        if self._hand_back_at is None:",
+        ),
+    },
+    "manager.values": {
+        "what a value cost its client is not given back": (
+            "        value.client.value_bytes -= value.cost\n",
+            "",
+        ),
+        "a value that a worker lacks is not offered once more": (
+            "                self._retire(worker, name)\n            self._offer(worker, value)\n\n    def refused",
+            "                self._retire(worker, name)\n\n    def refused",
+        ),
+        "a reader that left a value stays at it": (
+            "        if flow is not None:\n            self._relay.end(flow)\n        value = self._values.get(name)",
+            "        value = self._values.get(name)",
+        ),
+    },
+    "manager.budget": {
+        "the credit of a session that is over is not given back": (
+            "        self._submit.give(submit)\n",
+            "",
+        ),
+    },
+    "manager.blobs": {
+        "a function that comes from one client is taken from another one as well": (
+            "        if blob.whole or (blob.flow is not None and blob.flow.source):\n            if message",
+            "        if blob.whole:\n            if message",
+        ),
+        "half a function is kept when its client leaves": (
+            "        for blob in blobs:\n            self._discard(blob)\n",
+            "        for blob in blobs:\n",
+        ),
+        "a function that a worker lacks is not sent once more": (
+            "        if blob is not None:\n            self.supply(worker, blob)",
+            "        if blob is None:\n            self.supply(worker, blob)",
         ),
     },
 }

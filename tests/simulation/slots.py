@@ -27,6 +27,8 @@ from .world import Violation, World
 TINY_SECONDS = 0.0002
 STRETCH_SECONDS = 0.002
 SLOW_LOOK_SECONDS = 0.005
+LOOK_SECONDS = 0.5
+"""Between two looks at how much memory a slot has."""
 
 
 class Owner(Protocol):
@@ -43,11 +45,17 @@ class Owner(Protocol):
     def post(self, callback: Callable[..., None], *args: Any) -> None:
         """Do something in the supervisor's process."""
 
-    def executed(self, head: bytes, status: int) -> None:
+    def executed(self, head: bytes, status: int, answer: Answer | None = None) -> None:
         """A task came to its end, for the checkers."""
+
+    def requires(self, job: Job, run: Run) -> None:
+        """Check that a batch runs with the function that its tasks were meant for."""
 
     def die(self) -> None:
         """The supervisor is killed, and all its slots."""
+
+    def swollen(self, slot: SimSlot) -> None:
+        """Whoever watches the slots finds this one too large."""
 
     def body_of(self, lease: int, spec: Spec) -> None:
         """Check that the argument of a lease is here whole."""
@@ -83,6 +91,7 @@ class SimSlot:
         self.alive = True
         self.jobs: dict[int, bool] = {}
         self.functions: dict[bytes, None] = {}
+        self.taught: dict[int, Job] = {}
         self.values: dict[bytes, None] = {}
         self.runs: dict[int, Run] = {}
         """The supervisor's table of batches that were given and not wholly answered."""
@@ -118,6 +127,7 @@ class SimSlot:
                 raise Violation(f"{self._owner.name}: the function of job {job.job} is not what its digest says")
             self.functions[job.digest] = None
         self.jobs[job.job] = not any(job.digest) or job.digest in self.functions
+        self.taught[job.job] = job
 
     def unlearn(self, job: int | None, digest: bytes) -> None:
         """UNLEARN, in the slot."""
@@ -140,6 +150,8 @@ class SimSlot:
         for size in run.head_sizes:
             heads.append(bytes(run.heads[at : at + size]))
             at += size
+        if run.job in self.taught:
+            self._owner.requires(self.taught[run.job], run)
         self._queue.append(Work(batch, run, heads, needs))
         if self._work is None:
             self._next()
@@ -262,8 +274,9 @@ class SimSlot:
         before = self._begun
         for end in self._stretch:
             head = work.heads[work.index]
-            self._keep(work, Status.OK, answer_of(head).head, end - before)
-            self._owner.executed(head, Status.OK)
+            answer = answer_of(head)
+            self._keep(work, Status.OK, answer.head, end - before)
+            self._owner.executed(head, Status.OK, answer)
             before = end
             work.index += 1
         self._stretch = []
@@ -292,6 +305,8 @@ class SimSlot:
             self._again(seconds, self._owner.die)
         elif spec.kind is Kind.RAISE or (spec.kind is Kind.FLAKY and unlucky):
             self._again(seconds, self._raise)
+        elif spec.kind is Kind.SWELL:
+            self._again(seconds, self._swell)
         elif spec.kind is Kind.UNSENDABLE:
             self._again(seconds, self._unsendable)
         else:
@@ -303,6 +318,11 @@ class SimSlot:
         self._owner.executed(self._work.heads[self._work.index], Status.CRASHED)
         self.die("signal SIGSEGV")
 
+    def _swell(self) -> None:
+        """It is seen at every look, until somebody ends it."""
+        self._owner.post(self._owner.swollen, self)
+        self._again(LOOK_SECONDS, self._swell)
+
     def _raise(self) -> None:
         self._end(Status.RAISED, b"an exception")
 
@@ -311,7 +331,8 @@ class SimSlot:
 
     def _return(self) -> None:
         assert self._work is not None
-        self._end(Status.OK, answer_of(self._work.heads[self._work.index]))
+        self.world.runs += 1
+        self._end(Status.OK, answer_of(self._work.heads[self._work.index], self.world.runs))
 
     def _end(self, status: Status, answer: Answer | bytes) -> None:
         work = self._work
@@ -319,7 +340,7 @@ class SimSlot:
         seconds = self.world.now - self._begun
         head = answer if isinstance(answer, bytes) else answer.head
         body = 0 if isinstance(answer, bytes) else answer.body
-        self._owner.executed(work.heads[work.index], status)
+        self._owner.executed(work.heads[work.index], status, None if isinstance(answer, bytes) else answer)
         if body or work.run.body_bytes:
             self._flush()
             self._say_with_body(work, status, head, body, seconds)

@@ -9,9 +9,13 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from starcore.manager.core import Drain, Limits
+from starcore.messages import Welcome
+from starcore.worker.departure import Lifetime
+from starcore.worker.runs import SEGMENT_BYTES_MIN
 
 from .callers import ClientProcess
 from .checkers import (
@@ -20,12 +24,13 @@ from .checkers import (
     require_empty,
     require_idle_client,
     require_idle_worker,
+    require_lifetime_kept,
     require_no_vigil,
     require_suspects_alone,
     require_within_budget,
 )
 from .faults import Faults
-from .network import Network
+from .network import KIND, Network, Spring
 from .peers import ManagerProcess, WorkerOptions, WorkerProcess
 from .reached import Pair
 from .workload import PYTHONS, REGISTERED, Workload
@@ -84,11 +89,14 @@ class SimStar:
         self._alone = world.chance(0.1)
         """There is one worker only."""
         self._tight = world.chance(0.6)
+        self._narrow = world.chance(0.3)
+        """Arenas are hardly larger than the largest argument, and at times smaller."""
         self._body_bytes = int(world.skewed(20_000, 600_000) if self._tight else world.skewed(20_000, 5_000_000))
         self._limits = self._make_limits()
         self._epochs = 0
         self._numbers = 0
         self._calm = False
+        self._well = False
         longest = 25.0 if self._large else 8.0
         self._fault_seconds = world.between(*LONG_SECONDS) if world.chance(LONG) else world.skewed(1.0, longest)
         burst = 150 if self._large else 40
@@ -106,7 +114,7 @@ class SimStar:
         self.start_manager()
         for options in self._options:
             world.later(world.skewed(0.001, START_SECONDS), self._start_worker, options)
-        for _ in range(rng.randint(1, 3 if self._large else 2)):
+        for _ in range(rng.randint(2 if self.common_function else 1, 3 if self._large else 2)):
             world.later(world.skewed(0.001, START_SECONDS), self._start_client)
         world.later(BUDGET_SECONDS, self._look)
         Faults(self, self._fault_seconds)
@@ -129,6 +137,18 @@ class SimStar:
         if self.manager is None or not self.manager.alive:
             self._epochs += 1
             self.manager = ManagerProcess(self.world, self.network, self.truth, self._epochs, self._limits)
+            if self._epochs > 1 and not self._well and self.world.chance(0.5):
+                lost = KIND[Welcome], Spring.BEFORE
+                self.network.first_traps = [lost] * self.world.rng.randint(1, 3)
+
+    def faults_of_its_own(self) -> list[tuple[Callable[[], None], float]]:
+        """What else may go wrong, and how often."""
+        return []
+
+    @property
+    def common_function(self) -> bool:
+        """Whether most clients begin with the same large function."""
+        return self._work.common is not None
 
     def replace(self, worker: WorkerProcess) -> None:
         """Another worker comes where one has gone."""
@@ -149,7 +169,10 @@ class SimStar:
     def _make_limits(self) -> Limits:
         world = self.world
         longest = 30.0 if self._large else 8.0
-        limits = Limits(session_grace_seconds=world.skewed(2.0, longest), drain_seconds=world.skewed(1.0, 30.0))
+        limits = Limits(
+            session_grace_seconds=world.skewed(2.0, longest), drain_seconds=world.skewed(1.0, 30.0),
+            worker_grace_seconds=world.skewed(0.3, 6.0), argument_grace_seconds=world.skewed(0.3, 5.0),
+        )  # fmt: skip
         if self._tight:
             limits.submit_bytes = int(world.skewed(2000, 300_000))
             limits.first_window_bytes = int(world.skewed(1000, 200_000))
@@ -164,7 +187,7 @@ class SimStar:
         fails = 0.02 if world.chance(0.1) else 0.0
         options = []
         for number in range(0 if self._alone else rng.randint(1, 4 if self._large else 2)):
-            arena = int(self._body_bytes * world.skewed(1.3, 20.0)) + 500_000
+            arena = self._arena(20.0)
             one = WorkerOptions(f"worker{number}", rng.randint(1, 4), arena, memory_fails=fails)
             if number:
                 one.python = rng.choice(PYTHONS)
@@ -174,10 +197,18 @@ class SimStar:
                 one.functions = list(REGISTERED) if world.chance(0.5) else []
             options.append(one)
         # Somebody can run everything that will be asked for.
-        options.append(
-            WorkerOptions("worker_all", rng.randint(1, 2), self._body_bytes * 3 + 500_000, PYTHONS[1], list(REGISTERED))
-        )
+        options.append(WorkerOptions("worker_all", rng.randint(1, 2), self._arena(3.0), PYTHONS[1], list(REGISTERED)))
+        for one in options:
+            if world.chance(0.1):
+                seconds = world.skewed(2.0, 40.0)
+                one.lifetime = Lifetime(seconds, seconds * world.between(0.0, 0.5))
         return options
+
+    def _arena(self, most: float) -> int:
+        """Room for at least one argument, mostly; in a narrow world for little more."""
+        if self._narrow:
+            return max(int(self._body_bytes * self.world.skewed(0.5, 4.0)), SEGMENT_BYTES_MIN)
+        return int(self._body_bytes * self.world.skewed(1.3, most)) + 500_000
 
     def _start_worker(self, options: WorkerOptions) -> None:
         self.workers = [worker for worker in self.workers if worker.alive or not worker.replaced]
@@ -206,6 +237,9 @@ class SimStar:
             require_suspects_alone(self.manager.core)
             if not self.manager.frozen:
                 require_no_vigil(self.manager.core, self._limits, self.manager.clock)
+        for worker in self.workers:
+            if worker.alive and not worker.frozen:
+                require_lifetime_kept(worker.core, worker.name, worker.clock - worker.began)
         if not self._calm:
             self.world.later(BUDGET_SECONDS, self._look)
 
@@ -216,6 +250,7 @@ class SimStar:
         world = self.world
         world.note("world", "=== all is well")
         world.troubled_at = world.now
+        self._well = True
         self.network.mend()
         if self.manager is None or not self.manager.alive:
             self.start_manager()
@@ -223,6 +258,7 @@ class SimStar:
             if process is not None and process.frozen:
                 process.thaw()
         for worker in self.workers:
+            worker.options.lifetime = None  # those that come live for as long as they are needed
             self.replace(worker)
         self._give_up()
 
@@ -243,7 +279,8 @@ class SimStar:
     def _drain(self) -> None:
         """All is done: let the last words pass, and look what is left."""
         world = self.world
-        world.run(world.now + SETTLE_SECONDS + self._limits.session_grace_seconds)
+        grace = self._limits.session_grace_seconds + self._limits.worker_grace_seconds
+        world.run(world.now + SETTLE_SECONDS + grace)
         self._calm = True
         manager = self.manager
         assert manager is not None

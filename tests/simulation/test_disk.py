@@ -6,12 +6,19 @@ import pytest
 
 from .disk import JournaledStar
 
-SEEDS = range(30)
+SEEDS = range(40)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_star_with_a_journal_keeps_every_promise(seed: int) -> None:
     JournaledStar(seed).run()  # a broken promise raises
+
+
+def test_disks_fail_and_tasks_are_refused_and_others_done_meanwhile() -> None:
+    reports = [JournaledStar(seed).run() for seed in SEEDS]
+    failed = [report for report in reports if report.faults.get("the disk fails")]
+    assert len(failed) > len(SEEDS) // 5
+    assert any(report.outcomes.get("UNRUNNABLE") for report in failed)
 
 
 def test_seeds_have_managers_that_are_killed_and_find_their_work_again() -> None:

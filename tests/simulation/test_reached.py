@@ -41,12 +41,9 @@ IMPOSSIBLE: dict[str, Rows] = {
         ("CHUNK of an argument",): {"CANCELLED": ORDERED},
         ("RESULT OK", "RESULT OK with a body"): {"FAILED": "a task whose function returned does not fail"},
         ("RESULT OK",): {"QUEUED": FINAL},
-        ("RESULT TIMEOUT", "RESULT UNSENDABLE", "RESULT UNRUNNABLE"): {"QUEUED DONE": FINAL},
+        ("RESULT TIMEOUT", "RESULT MEMORY", "RESULT UNSENDABLE", "RESULT UNRUNNABLE"): {"QUEUED DONE": FINAL},
         ("RESULT UNLOADABLE",): {
             "UNKNOWN QUEUED LEASED DONE FAILED CANCELLED": "the simulated slots can load every function"
-        },
-        ("RESULT MEMORY",): {
-            "UNKNOWN QUEUED LEASED DONE FAILED CANCELLED": "the simulated slots have no limit of memory"
         },
         ("RETRACTED", "STARTED", "worker GRANT"): {"QUEUED DONE FAILED": LIVE},
         ("CHUNK of an answer",): {"FAILED": "an answer with a body is of a task whose function returned"},
@@ -63,53 +60,49 @@ IMPOSSIBLE: dict[str, Rows] = {
 
 SELDOM: dict[str, Rows] = {
     "manager": {
-        ("CANCEL", "CANCEL kill"): {"DONE FAILED CANCELLED": "it crosses the outcome, or is said again on a new link"},
+        ("CANCEL",): {"CANCELLED": "it is said again on a new link"},
         ("client GRANT",): {"QUEUED FAILED": "it crosses the ABORT of an answer whose worker is gone"},
         ("CHUNK of an argument",): {
             "UNKNOWN DONE FAILED": "its task failed without it, as when its worker died for the third time"
         },
-        ("client EXPIRED", "client GOODBYE"): {
-            "QUEUED LEASED DONE FAILED CANCELLED": "few clients go with work outstanding"
-        },
-        ("RESULT OK", "RESULT OK with a body"): {"DONE UNKNOWN": REPEATED},
+        ("client EXPIRED", "client GOODBYE"): {"LEASED": "few clients go with work outstanding"},
+        ("client GOODBYE",): {"DONE FAILED CANCELLED": "few clients leave of their own will with work outstanding"},
+        ("RESULT OK", "RESULT OK with a body"): {"DONE": REPEATED},
         ("RESULT OK with a body",): {"QUEUED": REPEATED},
         ("RESULT RAISED", "RESULT CRASHED"): {"UNKNOWN QUEUED DONE FAILED": REPEATED, "CANCELLED": "it crosses CANCEL"},
-        ("RESULT TIMEOUT", "RESULT UNSENDABLE", "RESULT UNRUNNABLE"): {
-            "UNKNOWN FAILED": REPEATED,
-            "CANCELLED": "it crosses CANCEL",
-        },
-        ("RETRACTED", "RETRACTED declined", "STARTED", "worker GRANT"): {
+        ("RESULT TIMEOUT", "RESULT MEMORY", "RESULT UNSENDABLE", "RESULT UNRUNNABLE"): {"UNKNOWN FAILED": REPEATED},
+        ("RESULT MEMORY", "RESULT UNSENDABLE", "RESULT UNRUNNABLE"): {"CANCELLED": "it crosses CANCEL"},
+        ("RETRACTED", "STARTED", "worker GRANT"): {
             UNKNOWN: "a lease that was over when its worker came back with it",
-            "CANCELLED": "it crosses CANCEL",
         },
         ("RETRACTED declined",): {"QUEUED DONE FAILED": "it was answered when it was asked back"},
         ("CHUNK of an answer",): {
-            "UNKNOWN CANCELLED": "it crosses the CANCEL of its task, or the end of its client",
+            "CANCELLED": "it crosses the CANCEL of its task",
             "QUEUED DONE": "its answer was taken back, and another one may have come",
         },
-        ("worker LOST", "worker EXPIRED", "worker DRAINING", "worker GOODBYE", "worker HELLO lacks"): {
+        ("worker LOST", "worker EXPIRED"): {"QUEUED": "a part of a batch was given back, and the rest was not"},
+        ("worker DRAINING", "worker GOODBYE"): {
             "QUEUED DONE FAILED CANCELLED": "a part of a batch was over, or cancelled, and the rest was not"
         },
-        ("worker DRAINING", "worker GOODBYE"): {"LEASED": "few workers drain while they have much to do"},
-        ("worker HELLO holds",): {"UNKNOWN QUEUED DONE FAILED": "its answer is not confirmed"},
+        ("worker HELLO lacks",): {"QUEUED FAILED": "a part of a batch was over, and its worker was not told"},
+        ("worker HELLO holds",): {"QUEUED DONE FAILED": "its answer is not confirmed"},
     },
     "client": {
         ("OUTCOME whole", "OUTCOME with a body"): {
-            "UNKNOWN DONE CANCELLING": "told again, or it crosses a cancel",
             "WAITING": "told again before the credit let its task be said again",
             "LANDING": "an answer was taken back, and another one came",
         },
-        ("OUTCOME CANCELLED",): {"UNKNOWN DONE": "told again after a reconnection"},
-        ("CHUNK of an answer", "ABORT"): {"UNKNOWN CANCELLING DONE": "it crosses the cancel of its task"},
+        ("OUTCOME with a body", "OUTCOME CANCELLED"): {UNKNOWN: "told again after a reconnection"},
+        ("CHUNK of an answer", "ABORT"): {UNKNOWN: "it crosses the cancel of its task"},
         ("ABORT",): {"LANDING": "an answer's worker is lost in mid-answer"},
         ("RUNNING",): {"UNKNOWN WAITING DONE": "of a task that a new link was not told of yet, or that is over"},
         ("GRANT",): {
-            "UNKNOWN DONE CANCELLING": "it crosses a cancel",
+            "UNKNOWN DONE": "it crosses a cancel",
             "WAITING LANDING": "of an attempt that an earlier link began",
         },
-        ("CancelCall", "CancelCall kill"): {"UNKNOWN DONE": "it crosses the outcome", "WAITING LANDING": "briefly"},
-        ("GOODBYE",): {"WAITING SENT LANDING CANCELLING DONE": "few managers drain with work outstanding"},
-        ("LOST", "WELCOME", "WELCOME again"): {"LANDING CANCELLING": "these states last a round trip"},
+        ("CancelCall", "CancelCall kill"): {"UNKNOWN DONE": "it crosses the outcome"},
+        ("GOODBYE",): {"WAITING LANDING CANCELLING": "few managers drain with work outstanding"},
+        ("WELCOME",): {"LANDING": "this state lasts a round trip, and few managers begin anew"},
     },
 }
 

@@ -18,9 +18,10 @@ EVERY_FAULT = frozenset(
         *("cut", "cut before CONFIRM", "cut in mid-flow", "cut at a message", "half-open", "storm", "partition"),
         *("slow", "stop reading", "freeze", "sleep", "kill a slot", "kill a worker", "power loss", "drain a worker"),
         *("kill the manager", "drain the manager", "a client goes"),
+        *("a late HELLO", "a swollen slot", "lose an answer"),
     }
 )
-EVERY_OUTCOME = frozenset({"OK", "RAISED", "CRASHED", "TIMEOUT", "UNSENDABLE", "UNRUNNABLE"})
+EVERY_OUTCOME = frozenset({"OK", "RAISED", "CRASHED", "TIMEOUT", "UNSENDABLE", "UNRUNNABLE", "MEMORY"})
 
 
 def _require_none_failed(tally: Tally) -> None:

@@ -20,7 +20,12 @@ HUNT_SECONDS_MAX = 900
 
 ESCAPES = {
     "a worker that was away is not told which jobs are over": "it finds out itself: the manager names all the others",
-    "what was lost of a submit is not taken when it is said again": "no seed loses part of a SUBMIT that comes again",
+    "a link's budget is not given on": "the same event irrigates eight of the links that wait, and no world has more",
+    "the budget of a sink that leaves is not given on": "as the one before",
+    "misfits are not refused at once": "the scheduler refuses them in the same words when their turn has come",
+    "a cancelled task weighs nothing": "its CANCEL travels ahead of later SUBMITs, so the manager lets go of it first",
+    "a stale grant is taken": "the relay looks as well, and on one link a manager never grants an earlier attempt",
+    "a stale grant is taken by the relay": "the link's account looks as well, and lets no byte go for it",
 }
 """Bugs that live through a thousand seeds, each with the reason; they count against the share that is caught."""
 

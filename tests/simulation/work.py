@@ -1,8 +1,10 @@
 """What the simulated slots compute: a task's whole fate is written in its head.
 
 Bytes are views of one random pattern. A body is named by where in the pattern it begins (`base`) and never copied,
-so its first and last bytes tell whose it is and which part of it. The answer of a task is a function of its head
-alone, known to whoever made the head; the slot works it out from the bytes that reached it.
+so its first and last bytes tell whose it is and which part of it. The answer of a task is a function of its head,
+known to whoever made the head; the slot works it out from the bytes that reached it. An answer with a body is another
+one each time that the task runs, as a simulation's with chance in it: its head names its body, so one whose parts are
+of two runs is seen.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ PATTERN = memoryview(random.Random(0).randbytes(12 << 20))
 BASES = 6 << 20
 """Bodies begin below this, and are no longer than the rest of the pattern."""
 SAMPLE_BYTES = 16
+ANSWER_HEAD_BYTES_MIN = 16
+"""Of an answer with a body, which it names."""
 _HEAD = struct.Struct("<QBIIIIIf")
 
 
@@ -39,6 +43,8 @@ class Kind(IntEnum):
     UNSENDABLE = 6
     DOOM = 7
     """Takes its whole worker along."""
+    SWELL = 8
+    """Takes more memory than its slot may have."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +90,19 @@ class Answer:
 
     head: bytes
     body: int
-    base: int
 
 
-def answer_of(head: Any) -> Answer:
-    """Return what the function of the simulated slots returns for a head."""
+def answer_of(head: Any, run: int = 0) -> Answer:
+    """Return what the function of the simulated slots returns for a head; with a body, the `run` makes a difference."""
     spec = Spec.of(head)
-    digest = hashlib.blake2b(head, digest_size=16).digest()
-    text = (digest * (spec.answer_head // 16 + 1))[: spec.answer_head]
-    return Answer(text, spec.answer_body, int.from_bytes(digest[:4], "little") % BASES)
+    salt = run.to_bytes(8, "little") if spec.answer_body else b""
+    digest = hashlib.blake2b(head, digest_size=16, salt=salt).digest()
+    return Answer((digest * (spec.answer_head // 16 + 1))[: spec.answer_head], spec.answer_body)
+
+
+def base_of(answer_head: bytes) -> int:
+    """Where the body begins that belongs to an answer's head."""
+    return int.from_bytes(answer_head[:4], "little") % BASES
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 
 from starcore.messages import HEAD_BYTES_MAX, FunctionKind
 
 from .callers import Calls, ClientProcess
-from .work import BASES, Kind, Spec, Treasure
+from .work import ANSWER_HEAD_BYTES_MIN, BASES, Kind, Spec, Treasure
 from .world import World
 
 REGISTERED = ("physics:energy", "physics:force")
@@ -43,21 +44,31 @@ class Workload:
         """Functions that another client may have as well."""
         self.until = 0.0
         """When the last of what is planned will have been asked for."""
+        self.common: Calls | None = None
+        """A large function that most clients begin with, at about the same time."""
+        if world.chance(0.25):
+            size = int(world.skewed(100_000, 400_000))
+            self.common = Calls(FunctionKind.SHIPPED, "common", blob_bytes=size, python=pythons[0])
 
     def begin(self, client: ClientProcess) -> None:
         """Plan everything that this client will ask for."""
         world, rng = self.world, self.world.rng
         functions = [self._function() for _ in range(rng.randint(1, 4))]
+        if self.common is not None and world.chance(0.8):
+            functions.append(replace(self.common, open={}, needs=()))
+            self._plan(world.now + 0.3 * rng.random(), client, functions[-1])
         if world.chance(0.4):
             self._share(client, functions)
         for _ in range(rng.randint(2, 7)):
-            when = world.now + self._seconds * rng.random() ** 2
-            self.until = max(self.until, when)
-            world.at(when, self._burst, client, rng.choice(functions))
+            self._plan(world.now + self._seconds * rng.random() ** 2, client, rng.choice(functions))
         for _ in range(rng.randint(0, 6)):
             world.at(world.now + self._seconds * rng.random(), self._cancel, client)
         if world.chance(0.5):
             world.at(world.now + self._seconds * rng.random(), self._ask, client)
+
+    def _plan(self, when: float, client: ClientProcess, record: Calls) -> None:
+        self.until = max(self.until, when)
+        self.world.at(when, self._burst, client, record)
 
     # -- functions -------------------------------------------------------------------------------------------
 
@@ -112,6 +123,8 @@ class Workload:
         streamed = world.chance(0.4)
         tasks = int(world.skewed(1, 8) if streamed else world.skewed(1, self._burst_max))
         pace = world.skewed(20e-6, 0.3)
+        if world.chance(0.08):  # long ones: a drain, an absence, a lifetime may well end before they do
+            tasks, pace = min(tasks, 6), world.between(0.3, 2.0)
         troubled = world.chance(0.4)
         specs = []
         for _ in range(tasks):
@@ -123,7 +136,15 @@ class Workload:
         if world.chance(0.1):
             padding = 8 * rng.randint(0, (HEAD_BYTES_MAX - 200) // 8)
             specs = specs[:4]
-        client.submit(record, specs, padding)
+        parts = rng.randint(2, 6) if world.chance(0.4) else 1  # a loop of calls, each of which goes at once
+        step = -(-len(specs) // parts)
+        if world.chance(0.06) and world.now < self._seconds:
+            client.stumble(rng.randrange(4))
+        delay = 0.0
+        for start in range(0, len(specs), step):
+            world.later(delay, client.submit, record, specs[start : start + step], padding)
+            self.until = max(self.until, world.now + delay)
+            delay += world.skewed(0.0005, 0.1)
 
     def _spec(self, pace: float, streamed: bool) -> Spec:
         world, rng = self.world, self.world.rng
@@ -135,11 +156,12 @@ class Workload:
         seconds = pace * (0.5 + rng.random())
         return Spec(
             next(self._serials), Kind.ANSWER, max(1, int(seconds * 1e6)), argument, rng.randrange(BASES),
-            int(world.skewed(1, 2000)), answer,
+            max(int(world.skewed(1, 2000)), ANSWER_HEAD_BYTES_MIN if answer else 1), answer,
         )  # fmt: skip
 
     def _trouble(self, spec: Spec, record: Calls) -> Spec:
-        kinds = [Kind.RAISE, Kind.FLAKY, Kind.FLAKY, Kind.CRASH, Kind.FRAIL, Kind.UNSENDABLE, Kind.HANG, Kind.DOOM]
+        kinds = [Kind.RAISE, Kind.FLAKY, Kind.FLAKY, Kind.CRASH, Kind.FRAIL, Kind.UNSENDABLE, Kind.HANG]
+        kinds += [Kind.DOOM, Kind.SWELL]
         kind = self.world.rng.choice(kinds)
         fields = (spec.serial, kind, spec.micros, spec.argument, spec.base, 16, 0, 0.5)
         return Spec(*fields)

@@ -45,6 +45,10 @@ class World:
         self.faults: dict[str, int] = {}
         self.troubled_at = 0.0
         """When something last went wrong, or the last of it was mended."""
+        self.runs = 0
+        """How many answers were worked out so far, so that no two are alike."""
+        self.swollen = 0
+        """Slots that were found too large between two tasks."""
         self.deaths = 0
         """Slots and workers that died, or were taken for dead."""
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
