@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator
 from starcore.errors import Code, OverrunError, UnexpectedError
 from starcore.events import Token
 from starcore.manager.flows import FIRST_ATTEMPT, Flow
+from starcore.manager.limits import Limits
 from starcore.manager.outbox import Outbox
 from starcore.manager.records import BlobKnown
 from starcore.manager.relay import Relay
-from starcore.manager.state import BLOB_OVERHEAD_BYTES, Blob, Client, Job, Limits, Worker
+from starcore.manager.state import BLOB_OVERHEAD_BYTES, Blob, Client, Job, Worker
 from starcore.manager.stored import Keeper
 from starcore.messages import BLOB_STREAM, Abort, Buffer, Want
 from starcore.messages import Blob as BlobMessage

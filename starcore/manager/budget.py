@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from starcore.manager.state import Limits
+from starcore.manager.limits import Limits
 
 BASE_BYTES = 64 << 20
 """A manager without work has some 40 MiB, and keeps 16 MiB of chunks for the next ones."""

@@ -34,11 +34,13 @@ from starcore.events import (
     Token,
     Writable,
 )
+from starcore.manager.audit import check_account
 from starcore.manager.blobs import Blobs
 from starcore.manager.budget import BASE_BYTES, Budget, Credits
 from starcore.manager.clients import Clientele
 from starcore.manager.delivery import Deliveries
 from starcore.manager.leases import Leases
+from starcore.manager.limits import Limits
 from starcore.manager.notices import Notices
 from starcore.manager.outbox import Drain, Outbox, SpoolFailed
 from starcore.manager.relay import Relay
@@ -46,7 +48,7 @@ from starcore.manager.report import client_row, job_row, worker_row
 from starcore.manager.results import Results
 from starcore.manager.scheduling import Scheduler
 from starcore.manager.sessions import Link, Sessions, Timer, Timers
-from starcore.manager.state import Client, Limits, Worker
+from starcore.manager.state import Client, Worker
 from starcore.manager.store import Store
 from starcore.manager.stored import StoreLimits
 from starcore.manager.story import Stories
@@ -272,7 +274,7 @@ class ManagerCore:
         self._stories.check()
         flows = [*self._blobs.flows(), *self._values.flows(), *self._store.flows()]
         for client in clients:
-            self._clientele.check(client)
+            check_account(client)
             self._deliveries.check(client)
             flows += [*self._clientele.flows(client), *self._deliveries.flows(client)]
         for worker in workers:

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Iterator
 from starcore.errors import Code, OverrunError, Status
 from starcore.manager import facts
 from starcore.manager.flows import Flow
+from starcore.manager.limits import Limits
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
-from starcore.manager.state import TASK_OVERHEAD_BYTES, Client, Delivery, Job, Leased, Limits, Run
+from starcore.manager.state import TASK_OVERHEAD_BYTES, Client, Delivery, Job, Leased, Run
 from starcore.manager.stored import Keeper
 from starcore.manager.story import Stories
 from starcore.messages import FRAME_PAYLOAD_BYTES_MAX, Abort, Buffer, Column, Outcome

@@ -27,11 +27,11 @@ from starcore.events import Action, Event, Send, Token
 from starcore.manager import facts
 from starcore.manager.budget import Budget
 from starcore.manager.core import STATUS_ROWS_MAX, ManagerCore
+from starcore.manager.limits import Limits
 from starcore.manager.outbox import Outbox, SpoolWorks, Synced
 from starcore.manager.records import Epoch, Fact
 from starcore.manager.recovery import Recovery
 from starcore.manager.restoring import Restorer, Shelf
-from starcore.manager.state import Limits
 from starcore.manager.stored import StoreLimits
 from starcore.messages import Assign, Buffer, Confirm, Forget, Message, Outcome, Retract, Stored
 

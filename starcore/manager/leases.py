@@ -15,6 +15,7 @@ from starcore.errors import Status
 from starcore.manager import facts
 from starcore.manager.columns import contiguous
 from starcore.manager.delivery import Deliveries
+from starcore.manager.limits import Limits
 from starcore.manager.outbox import Outbox
 from starcore.manager.records import Requeued
 from starcore.manager.relay import Relay
@@ -23,7 +24,6 @@ from starcore.manager.state import (
     Delivery,
     Job,
     Leased,
-    Limits,
     Mark,
     Run,
     Span,

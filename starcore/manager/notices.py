@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from starcore.manager.limits import Limits
 from starcore.manager.outbox import Outbox
 from starcore.manager.report import missing
 from starcore.manager.scheduling import Scheduler
 from starcore.manager.sessions import Sessions, Timer, Timers
-from starcore.manager.state import Job, Limits
+from starcore.manager.state import Job
 from starcore.messages import Notice, Slots
 
 

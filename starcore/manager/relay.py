@@ -38,8 +38,9 @@ from itertools import islice
 from starcore.events import ChunkReceived, Spooled, Token
 from starcore.manager.budget import WINDOW_BYTES_MIN, Budget, Shares
 from starcore.manager.flows import FIRST_ATTEMPT, Flow
+from starcore.manager.limits import Limits
 from starcore.manager.outbox import Outbox
-from starcore.manager.state import Leased, Limits
+from starcore.manager.state import Leased
 from starcore.messages import Abort, Grant
 from starcore.streams import Receiving, Sending
 

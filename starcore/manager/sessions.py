@@ -19,8 +19,9 @@ from starcore.errors import Code, RefusedError
 from starcore.events import Peer
 from starcore.manager import facts
 from starcore.manager.budget import Credits
+from starcore.manager.limits import Limits
 from starcore.manager.outbox import Outbox
-from starcore.manager.state import Capability, Client, Limits, Worker, python_capability
+from starcore.manager.state import Capability, Client, Worker, python_capability
 from starcore.messages import PROTOCOL_VERSION, FunctionKind, Heartbeat, Hello, Role
 from starcore.texts import NAME_CHARS_MAX, plain
 

@@ -20,8 +20,9 @@ from typing import Any, TypeAlias
 
 from starcore.errors import Status
 from starcore.manager.columns import contiguous
+from starcore.manager.limits import Limits
 from starcore.manager.outbox import Outbox
-from starcore.manager.state import Client, Delivery, Job, Leased, Limits, Run
+from starcore.manager.state import Client, Delivery, Job, Leased, Run
 from starcore.messages import STATUS_BYTES_MAX, Buffer, Column, StoryReply
 from starcore.texts import NAME_CHARS_MAX, plain, plain_report, task_name
 

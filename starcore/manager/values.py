@@ -16,9 +16,10 @@ from collections.abc import Iterable, Iterator
 
 from starcore.errors import Code, OverrunError, UnexpectedError
 from starcore.manager.flows import FIRST_ATTEMPT, Flow
+from starcore.manager.limits import Limits
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
-from starcore.manager.state import BLOB_OVERHEAD_BYTES, Client, Job, Limits, Value, Worker
+from starcore.manager.state import BLOB_OVERHEAD_BYTES, Client, Job, Value, Worker
 from starcore.messages import BLOB_STREAM, SHARE_NAME_BYTES, Buffer, Share, Want, share_names
 
 STREAMS = 1 << 31

@@ -12,9 +12,9 @@ from starcore.events import ChunkReceived, Send, SendChunk
 from starcore.manager.budget import BASE_BYTES, MEMORY_BYTES_MIN, WINDOW_BYTES_MIN, Budget, Credits, Shares
 from starcore.manager.core import ManagerCore
 from starcore.manager.flows import Flow
+from starcore.manager.limits import Limits
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import FLOORS_MIN, Relay
-from starcore.manager.state import Limits
 from starcore.messages import BLOB_STREAM, Abort, Blob, Grant, Want
 
 from .star import Star, settle

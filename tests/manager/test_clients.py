@@ -301,3 +301,22 @@ def test_run_grows_only_so_far():
     job.submit(1)
     assert runs_of(star) == [RUN_TASKS_MAX, RUN_TASKS_MAX // 2 + 1, 1, 1]
     star.core.check()
+
+
+def test_job_that_is_forgotten_and_begun_again_is_a_new_one_though_an_acknowledgement_was_lost():
+    """The ACK went with the link, and FORGET was said again: the tasks that followed closed an honest client's link."""
+    star = Star()
+    worker, client = star.worker(), star.client()
+    settle(star)
+    job = client.job()
+    job.submit(1)
+    worker.finish(worker.leased(job, count=1))
+    star.take(Outcome, client)
+    client.lose()
+    client.connect()
+    client.say(Forget(job.number))
+    assert not star.core._sessions.clients[client.session].jobs
+    star.actions.clear()
+    client.say(job.message)
+    job.submit(1, first=1)
+    worker.leased(job, count=1)

@@ -12,7 +12,7 @@ import pytest
 from starcore.events import Event, Spooled
 from starcore.manager import journal
 from starcore.manager.journaled import JournaledCore
-from starcore.manager.state import Limits
+from starcore.manager.limits import Limits
 from tests.manager import (
     test_clients,
     test_core,

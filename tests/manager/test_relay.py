@@ -9,9 +9,9 @@ import pytest
 from starcore.errors import OverrunError
 from starcore.events import ChunkReceived, Drop, Send, SendChunk
 from starcore.manager.flows import Flow
+from starcore.manager.limits import Limits
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
-from starcore.manager.state import Limits
 from starcore.messages import CHUNK_BYTES_MAX, Abort, Grant
 from starcore.pace import CHUNK_BYTES_AMONG, CHUNK_BYTES_FIRST
 

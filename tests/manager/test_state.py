@@ -8,13 +8,13 @@ from itertools import product
 import pytest
 
 from starcore.errors import Status
+from starcore.manager.limits import Limits
 from starcore.manager.state import (
     TRANSITIONS,
     Client,
     IllegalStepError,
     Job,
     Leased,
-    Limits,
     Run,
     Span,
     State,
