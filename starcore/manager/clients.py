@@ -162,12 +162,13 @@ class Clientele:
         if stop > INDEX_MAX:
             raise UnexpectedError(f"task {stop - 1} is beyond {INDEX_MAX - 1}")
         known = job.overlapping(message.first, stop)
-        if not known:
+        refused = self._deliveries.refused(job, message.first, stop) if message.again and client.settled_bytes else []
+        if not known and not refused:
             self.take(job, message, client.link)
             return
         if not message.again:
             raise UnexpectedError(f"tasks {message.first} to {stop - 1} of job {message.job} were submitted before")
-        for gap in gaps(message, [(run.first, run.stop) for run in known]):
+        for gap in gaps(message, sorted([*refused, *((run.first, run.stop) for run in known)])):
             self.take(job, gap, client.link)
         for run in known:
             self.reattach(run, message.first, stop, client.link)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from starcore.errors import Code, OverrunError, Status
 from starcore.manager import facts
+from starcore.manager.columns import contiguous
 from starcore.manager.flows import Flow
 from starcore.manager.limits import Limits
 from starcore.manager.outbox import Outbox
@@ -102,6 +103,19 @@ class Deliveries:
         head = text.encode()[: FRAME_PAYLOAD_BYTES_MAX // max(1, count)]  # it goes to each, in one message
         sizes = array("I", [len(head)]) * count
         self.deliver(job, [], column, 0, bytes((status,)) * count, sizes, head * count, settled=True)
+
+    @staticmethod
+    def refused(job: Job, first: int, stop: int) -> list[tuple[int, int]]:
+        """Return which of these tasks were refused, and their client has not read it: from first to stop each."""
+        found = []
+        for delivery in job.client.unread.values():
+            outcome = delivery.outcome
+            if not delivery.pieces and outcome.job == job.client_number:
+                indices = sorted(index for index in outcome.indices if first <= index < stop)
+                found += [
+                    (indices[low], indices[high - 1] + 1) for low, high in contiguous(array("I", indices))
+                ]
+        return found
 
     def acknowledge(self, client: Client, sequence: int) -> Delivery | None:
         """The client has an outcome whole. Returns what it was; None if that is long over."""

@@ -318,6 +318,22 @@ def test_new_tasks_are_refused_with_the_reason_and_old_ones_are_served() -> None
     assert star.status()["journal"]["failure"]
 
 
+def test_tasks_that_were_refused_and_are_said_again_are_refused_once() -> None:
+    """The client had not heard of it when its link broke; what it hears now counts for what it says again."""
+    star = JournaledStar()
+    client = star.client()
+    job = client.job()
+    star.fail()
+    job.submit(3)
+    told = star.take(Outcome, client)
+    client.lose()
+    client.connect()
+    assert star.take(Outcome, client).sequence == told.sequence
+    job.submit(4, first=0, again=True)
+    client.outcome(job, [3], Status.UNRUNNABLE, head=None)
+    assert star.all(Outcome, client) == []
+
+
 def test_refusal_of_a_whole_batch_fits_one_message_however_long_the_reason() -> None:
     star = JournaledStar()
     client = star.client()
