@@ -253,12 +253,21 @@ def succeed_all(futures: Sequence[TaskFuture | None], values: Iterable[Any]) -> 
 
 
 def kill_all(futures: Sequence[TaskFuture]) -> None:
-    """Cancel many calls, also those that run. What that calls here comes after the workers hear of all of them."""
+    """Cancel many calls, those that run first. What that calls here comes after the workers hear of all of them."""
+    for parent in {future.parent for future in futures if future.parent is not None}:
+        parent.doom()
+    running = [future for future in futures if future._state == RUNNING]
+    ended = [*_kill_together(running), *_kill_together(futures)]
+    for future in ended:
+        if future._done_callbacks:
+            future._invoke_callbacks()  # type: ignore[attr-defined]
+
+
+def _kill_together(futures: Sequence[TaskFuture]) -> list[TaskFuture]:
+    """End these calls under one lock, and give their tasks up in one order a job; return those that were not over."""
     ended: list[TaskFuture] = []
     watched = []
     try:
-        for parent in {future.parent for future in futures if future.parent is not None}:
-            parent.doom()
         with _making:
             for future in futures:
                 if future._made is not None:
@@ -277,9 +286,7 @@ def kill_all(futures: Sequence[TaskFuture]) -> None:
             indices.setdefault((future._session, future._record), []).append(future.index)
         for (session, record), gone in indices.items():
             session.abandon_all(record, gone)
-    for future in ended:
-        if future._done_callbacks:
-            future._invoke_callbacks()  # type: ignore[attr-defined]
+    return ended
 
 
 def _after_fork() -> None:

@@ -84,6 +84,14 @@ def test_many_are_cancelled_together_before_anybody_here_hears_of_one() -> None:
     assert [future.cancelled() for future in futures] == [True, True, False, False, True]
 
 
+def test_of_very_many_calls_those_that_run_are_killed_before_the_others_are_cancelled() -> None:
+    session = Session()
+    futures = [task(index, session) for index in range(5)]
+    assert futures[3].start()
+    kill_all(futures)
+    assert session.abandoned == [(3, True), (0, True), (1, True), (2, True), (4, True)]
+
+
 def test_blocks_of_a_whole_are_cancelled_once_each_and_the_whole_with_them() -> None:
     session = Session()
     whole, parts = blocks(3, session)
