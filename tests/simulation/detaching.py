@@ -300,7 +300,7 @@ class _GentleFaults(Faults):
     def _drain_manager(self) -> None:
         self._cut()
 
-    def _client_goes(self) -> None:
+    def _client_goes(self, looks: int = 0) -> None:
         self._cut()
 
 

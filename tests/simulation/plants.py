@@ -528,8 +528,8 @@ TABLE: dict[str, dict[str, Row]] = {
     },
     "worker.memory": {
         "memory that failed to be made stays counted": (
-            "        self._used -= self._held.pop(key)\n        if not key & BLOB_STREAM and",
-            "        self._held.pop(key)\n        if not key & BLOB_STREAM and",
+            "            return True\n        self._used -= self._held.pop(key)\n",
+            "            return True\n        self._held.pop(key)\n",
             1,
         ),
         "arguments fill the arena beyond its capacity": (
