@@ -95,6 +95,14 @@ TABLE: dict[str, dict[str, Row]] = {
             "leased.answering.pop(offset)",
             1,
         ),
+        "what is leased is not counted for its client": (
+            "        job.client.leased += count\n",
+            "",
+        ),
+        "a lease is not charged to its worker": (
+            "        self._scheduler.lease(leased)\n",
+            "",
+        ),
     },
     "manager.workers": {
         "a returning worker is believed to hold all it was given": (
@@ -151,6 +159,14 @@ TABLE: dict[str, dict[str, Row]] = {
             'self._outbox.send(worker.link, Retract(False, array("Q", sorted(numbers))))',
             15,
         ),
+        "values are believed to be at a worker that is gone": (
+            "        self._values.lose(worker)\n",
+            "",
+        ),
+        "a job does not know who was told of it": (
+            "            job.workers[worker] = None\n",
+            "",
+        ),
     },
     "manager.results": {
         "a repeated answer does not bring its bytes again": (
@@ -192,6 +208,10 @@ TABLE: dict[str, dict[str, Row]] = {
             "        if False:\n",
             58,
         ),
+        "an answer is believed to lie at a worker that is gone": (
+            "        delivery.leased = None\n",
+            "",
+        ),
     },
     "manager.delivery": {
         "outcomes are not told again to a client that came back": (
@@ -212,6 +232,18 @@ TABLE: dict[str, dict[str, Row]] = {
             "            run.unread -= stop - start",
             "            run.unread -= 1",
             3,
+        ),
+        "an outcome without a worker weighs nothing": (
+            "        client.settled_bytes += measure * settled\n        client.unread[client",
+            "        client.unread[client",
+        ),
+        "an answer that was taken back stays unread": (
+            "        del client.unread[delivery.outcome.sequence]\n",
+            "",
+        ),
+        "a client is not told that an answer is taken back": (
+            "        if flow.sink:\n            reason",
+            "        if not flow.sink:\n            reason",
         ),
     },
     "manager.clients": {
@@ -269,6 +301,30 @@ TABLE: dict[str, dict[str, Row]] = {
             "",
             1,
         ),
+        "what a client that is gone had in line stays there": (
+            "        self._scheduler.remove_client(client)\n",
+            "",
+        ),
+        "what a client that is gone did not read is kept": (
+            "        self._deliveries.forget(client)\n",
+            "",
+        ),
+        "values of a client that is gone are kept": (
+            "        self._values.left(client)\n",
+            "",
+        ),
+        "a cancelled task counts as leased": (
+            "        self._leases.unlease(job, len(leased))\n",
+            "",
+        ),
+        "workers are not told that a job is over": (
+            "        self._workforce.forget(job)\n",
+            "",
+        ),
+        "a job that is over weighs on its client": (
+            "        job.client.job_bytes -= job.bytes\n",
+            "",
+        ),
     },
     "manager.sessions": {
         "a lost session is never given up": (
@@ -295,6 +351,10 @@ TABLE: dict[str, dict[str, Row]] = {
         "an older link takes a session over": (
             "        if known is not None and known.link > link.number:",
             "        if False:",
+        ),
+        "a silent peer is never given up": (
+            "        if now >= link.heard_at + limits.silence_seconds:",
+            "        if now < link.heard_at:",
         ),
     },
     "manager.core": {
@@ -480,6 +540,18 @@ TABLE: dict[str, dict[str, Row]] = {
             "        self._sending = Sending(welcome.first_window_bytes)\n        self._blocked = False\n",
             "        self._sending = Sending(welcome.first_window_bytes)\n",
         ),
+        "what was coming in over a lost link is waited for": (
+            "        self._custody.leave_link()\n",
+            "",
+        ),
+        "an answer's memory is not counted": (
+            "            self._memory.keep_answer(leases[0], body)",
+            "            pass",
+        ),
+        "values of a manager that forgot us are kept": (
+            "        self._custody.clear()\n",
+            "",
+        ),
     },
     "worker.slots": {
         "the task that killed its slot is run again": (
@@ -600,6 +672,10 @@ TABLE: dict[str, dict[str, Row]] = {
             "        if not resumed:\n            for stream in list(self._cut_off):",
             "        if resumed:\n            for stream in list(self._cut_off):",
         ),
+        "a landing that was given up keeps its stream": (
+            "            return None\n        self._receiving.close(stream)\n        answer = landing.answer",
+            "            return None\n        answer = landing.answer",
+        ),
     },
     "client.core": {
         "cancels are not said again after a reconnection": (
@@ -624,6 +700,14 @@ TABLE: dict[str, dict[str, Row]] = {
             "            return\n        self._forsake()\n        if loss.verdict",
             "            return\n        if loss.verdict",
         ),
+        "a cancelled answer goes on landing": (
+            "            self._answers.void(stream)\n",
+            "",
+        ),
+        "nothing is said again on a new link": (
+            "        self._ledger.rewind(resumed)\n",
+            "",
+        ),
     },
     "client.state": {
         "what was said on a lost link is not said again": (
@@ -638,6 +722,10 @@ TABLE: dict[str, dict[str, Row]] = {
         "a cancelled task weighs nothing": (
             "_CHARGED = frozenset({SENT, LANDING, CANCELLING})",
             "_CHARGED = frozenset({SENT, LANDING})",
+        ),
+        "a run with a task that is over is as long as before": (
+            '        run.heads[at] = b""\n        run.left -= 1\n',
+            '        run.heads[at] = b""\n',
         ),
     },
     "client.blobs": {
