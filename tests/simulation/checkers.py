@@ -295,6 +295,19 @@ def require_lifetime_kept(core: WorkerCore, name: str, lived: float) -> None:
         raise Violation(f"{name} takes work after {lived:.3f} s of {life.seconds:.3f}")
 
 
+def require_no_ghosts(core: ManagerCore) -> None:
+    """No value is believed to be at a worker that is gone, and no worker is kept in mind for a job that is over."""
+    workers = core._sessions.workers.values()
+    known = set(workers)
+    for value in core._values._values.values():
+        if not known.issuperset(value.workers):
+            raise Violation(f"value {value.name.hex()[:8]} is believed to be at a worker that is gone")
+    for worker in workers:
+        over = [job.number for job in worker.jobs.values() if job.client.jobs.get(job.client_number) is not job]
+        if over:
+            raise Violation(f"I6: worker {worker.name} keeps jobs that are over: {over}")
+
+
 def require_suspects_alone(core: ManagerCore) -> None:
     """A task with two losses runs with nothing else unfinished at its worker."""
     for worker in core._sessions.workers.values():

@@ -25,6 +25,7 @@ from .checkers import (
     require_idle_client,
     require_idle_worker,
     require_lifetime_kept,
+    require_no_ghosts,
     require_no_vigil,
     require_suspects_alone,
     require_within_budget,
@@ -235,6 +236,7 @@ class SimStar:
         if self.manager is not None and self.manager.alive:
             require_within_budget(self.manager.core, self._limits)
             require_suspects_alone(self.manager.core)
+            require_no_ghosts(self.manager.core)
             if not self.manager.frozen:
                 require_no_vigil(self.manager.core, self._limits, self.manager.clock)
         for worker in self.workers:
@@ -288,6 +290,8 @@ class SimStar:
         for worker in self.workers:
             if worker.alive:
                 require_idle_worker(worker.core, worker.name, manager.core)
+                if worker.answers or not worker.held.keys() <= worker.core._custody.keys:
+                    raise Violation(f"I6: {worker.name} keeps memory of {[*worker.answers]} {[*worker.held]}")
                 if worker.busy:
                     raise Violation(f"I7: {worker.busy} slots of {worker.name} are busy after the drain")
         for client in self.clients:

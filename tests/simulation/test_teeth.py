@@ -22,6 +22,7 @@ ESCAPES = {
     "a worker that was away is not told which jobs are over": "it finds out itself: the manager names all the others",
     "a link's budget is not given on": "the same event irrigates eight of the links that wait, and no world has more",
     "the budget of a sink that leaves is not given on": "as the one before",
+    "a function is believed to be known on every link": "a manager that lacks it asks, and that is always answered",
     "misfits are not refused at once": "the scheduler refuses them in the same words when their turn has come",
     "a cancelled task weighs nothing": "its CANCEL travels ahead of later SUBMITs, so the manager lets go of it first",
     "a stale grant is taken": "the relay looks as well, and on one link a manager never grants an earlier attempt",
