@@ -16,9 +16,9 @@ from starcore.client.core import ClientCore
 from starcore.errors import Code, Status
 from starcore.events import ChunkReceived, Received
 from starcore.manager.core import Limits, ManagerCore
-from starcore.manager.state import SUSPECT_LOSSES, Client, Leased, Mark
+from starcore.manager.state import SUSPECT_LOSSES, Client, Leased, Mark, State
 from starcore.manager.values import Values
-from starcore.messages import HEAD_BYTES_MAX, Assign, Goodbye, Job, Outcome
+from starcore.messages import HEAD_BYTES_MAX, Assign, Goodbye, Job, Outcome, Submit
 from starcore.worker.core import WorkerCore
 from starcore.worker.departure import STOP_SECONDS_MAX
 from starcore.worker.runs import Run
@@ -211,9 +211,17 @@ class Wire:
         self._attempts: dict[tuple[int, int, int, int], None] = {}
         self.over: dict[bytes, str] = {}
         """Sessions of clients whose GOODBYE a manager heard."""
+        self._submitted: tuple[ManagerCore, Client, Submit] | None = None
 
     def manager_hears(self, core: ManagerCore, event: Any) -> None:
-        """A client that says GOODBYE, and is heard, is to be forgotten."""
+        """A client that says GOODBYE, and is heard, is to be forgotten; what fits no worker is refused."""
+        if self._submitted is not None:
+            _require_misfits_refused(*self._submitted)
+            self._submitted = None
+        if type(event) is Received and type(event.message) is Submit:
+            link = core._sessions.links.get(event.link)
+            if link is not None and isinstance(link.owner, Client) and event.message.body_sizes:
+                self._submitted = core, link.owner, event.message
         if type(event) is Received and type(event.message) is Goodbye and event.message.code == Code.NORMAL:
             link = core._sessions.links.get(event.link)
             if link is not None and isinstance(link.owner, Client):
@@ -256,6 +264,16 @@ class Wire:
             if attempt in self._attempts:
                 raise Violation(f"attempt {assign.attempt} of task {assign.job}/{assign.first + at} is given twice")
             self._attempts[attempt] = None
+
+
+def _require_misfits_refused(core: ManagerCore, client: Client, submit: Submit) -> None:
+    """Nothing waits in line that is larger than the arena of every worker that was there when it came."""
+    job = client.jobs.get(submit.job)
+    most = core._scheduler.arena_bytes_max(job.capability) if job is not None and job.ready else 0
+    for index, size in enumerate(submit.body_sizes, submit.first):
+        run = job.find(index) if job is not None and 0 < most < size and not submit.again else None
+        if run is not None and run.states[index - run.first] == State.QUEUED:
+            raise Violation(f"{client.name}'s task {submit.job}/{index} of {size} bytes waits, where {most} bytes fit")
 
 
 def require_within_budget(core: ManagerCore, limits: Limits) -> None:
