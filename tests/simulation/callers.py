@@ -315,7 +315,9 @@ class ClientProcess(Process):
             raise Violation(f"{self.name}: tasks of job {action.job} run, which is forgotten")
 
     def _forgotten(self, action: orders.Forgotten) -> None:
-        record = self.records[action.job]
+        record = self.records.get(action.job)
+        if record is None:  # forgotten before, with a call that was cancelled on its way to the session's thread
+            return
         record.begun = False
         if not record.open:
             del self.records[action.job]
