@@ -162,6 +162,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "values are believed to be at a worker that is gone": (
             "        self._values.lose(worker)\n",
             "",
+            7,
         ),
         "a job does not know who was told of it": (
             "            job.workers[worker] = None\n",
@@ -172,7 +173,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a repeated answer does not bring its bytes again": (
             "if flow is not None and not flow.source:",
             "if False:",
-            56,
+            134,
         ),
         "a task is tried once less than its retries": (
             "if task.raised < run.job.message.retries:",
@@ -211,6 +212,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "an answer is believed to lie at a worker that is gone": (
             "        delivery.leased = None\n",
             "",
+            200,
         ),
     },
     "manager.delivery": {
@@ -240,10 +242,12 @@ TABLE: dict[str, dict[str, Row]] = {
         "an answer that was taken back stays unread": (
             "        del client.unread[delivery.outcome.sequence]\n",
             "",
+            15,
         ),
         "a client is not told that an answer is taken back": (
             "        if flow.sink:\n            reason",
             "        if not flow.sink:\n            reason",
+            325,
         ),
     },
     "manager.clients": {
@@ -291,10 +295,12 @@ TABLE: dict[str, dict[str, Row]] = {
         "a function is asked of nobody when its client left": (
             "        for blob in self._blobs.left(client):\n            self._ask_anyone(blob)",
             "        for blob in self._blobs.left(client):\n            pass",
+            444,
         ),
         "misfits are not refused at once": (
             "            for position in self._scheduler.too_large(run):",
             "            for position in ():",
+            287,
         ),
         "answers with bodies that are acknowledged stay leased": (
             "        self._results.acknowledged([each for each in read if each.flow is not None and each.pieces])\n",
@@ -308,6 +314,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "what a client that is gone did not read is kept": (
             "        self._deliveries.forget(client)\n",
             "",
+            13,
         ),
         "values of a client that is gone are kept": (
             "        self._values.left(client)\n",
@@ -324,6 +331,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a job that is over weighs on its client": (
             "        job.client.job_bytes -= job.bytes\n",
             "",
+            2,
         ),
     },
     "manager.sessions": {
@@ -334,7 +342,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a session that lost its link twice is not waited for again": (
             "            self._timers.set(until, Timer.GRACE, session)",
             "            pass",
-            97,
+            2,
         ),
         "a silent link is looked at once": (
             "        self._watch_at(link, min(link.heard_at + limits.silence_seconds, beat_at))",
@@ -343,6 +351,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "what came is not taken for a sign of life": (
             "        link.heard_at = now\n        return True",
             "        return True",
+            1,
         ),
         "heartbeats are not sent": (
             "            self._outbox.send(number, Heartbeat())",
@@ -355,6 +364,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a silent peer is never given up": (
             "        if now >= link.heard_at + limits.silence_seconds:",
             "        if now < link.heard_at:",
+            1,
         ),
     },
     "manager.core": {
@@ -388,31 +398,32 @@ TABLE: dict[str, dict[str, Row]] = {
         "a buffer that nobody waits for is not given back": (
             "            self._outbox.drop(event.token)\n            return None",
             "            return None",
-            17,
+            25,
         ),
         "a sink that comes back is sent what is here, not what it asks for": (
             "                self._rewind(flow, position)\n        self._account(flow)",
             "                self._discard(flow, flow.end)\n        self._account(flow)",
-            1,
+            7,
         ),
         "held bytes are not counted": (
             "self.held_bytes += event.length",
             "pass",
+            1,
         ),
         "a reader that joins is not sent what is here": (
             "for piece in origin.held if piece[0] + piece[1] > reader.begin)",
             "for piece in origin.held if piece[0] >= reader.begin + 1)",
-            101,
+            218,
         ),
         "a slow reader lets go of bytes that it has not read": (
             "last = min((reader.begin for reader in joined), default=origin.end)",
             "last = max((reader.begin for reader in joined), default=origin.end)",
-            51,
+            33,
         ),
         "a relay does not go on when its link takes more": (
             "            port.open = True\n            self._pump(link, port)",
             "            port.open = True",
-            8,
+            2,
         ),
         "a stale grant is taken by the relay": (
             "        if flow is None or grant.attempt != flow.sink_attempt:",
@@ -444,12 +455,12 @@ TABLE: dict[str, dict[str, Row]] = {
         "a worker that is reserved is never given free": (
             "                    worker.reserved = False\n",
             "                    continue\n",
-            85,
+            49,
         ),
         "leases are taken back from where nothing waits": (
             "                if movable and mark == Mark.HELD:",
             "                if movable:",
-            28,
+            14,
         ),
         "a lease's slot is not given back": (
             "        worker.unfinished -= tasks\n",
@@ -467,6 +478,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "what fits no arena waits": (
             "            if body + job.value_bytes > lane.arena_bytes_max:",
             "            if False:",
+            113,
         ),
         "a lease that ended before its argument came counts as arriving": (
             "        if leased.arriving:\n            self._arrive(leased)\n        worker.unfinished",
@@ -482,6 +494,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a piece of a run begins at the next head": (
             "return Span(self, start, stop, attempt, 0 if self._starts is None else self._starts[start])",
             "return Span(self, start, stop, attempt, 0)",
+            1,
         ),
         "a split takes one task too many": (
             "stop = min(self.stop, start + count)",
@@ -496,41 +509,47 @@ TABLE: dict[str, dict[str, Row]] = {
         "an answer is forgotten when it was sent": (
             "            self._shelf.put(answers)\n",
             "",
+            1,
         ),
         "unconfirmed answers are not told again": (
             "            self._announce(answers, again=True)",
             "            pass",
+            1,
         ),
         "a body that was cut off is not asked for again": (
             "                self._grant(key, run.body_bytes)\n        self._custody",
             "                pass\n        self._custody",
-            32,
+            136,
         ),
         "a lease that is here is not given back when it is asked for": (
             "        self._send_retracted(given, wanted)\n\n    def _pick",
             "\n    def _pick",
-            10,
+            3,
         ),
         "the argument of an answered lease stays in the arena": (
             "            self._drop_key(run.lease, kept=event.kept)",
             "            pass",
+            1,
         ),
         "an answer's memory is not freed when it is confirmed": (
             "            self._sending.close(lease)\n            self._release_answer(lease)",
             "            self._sending.close(lease)",
+            1,
         ),
         "a lease runs before its argument is whole": (
             "        if taken and self._receiving.complete(key):\n",
             "        if taken:\n",
+            3,
         ),
         "a worker that reconnects says that it holds nothing": (
             'hello = replace(self._hello, leases=array("Q", self._leases()))',
             'hello = replace(self._hello, leases=array("Q"))',
-            32,
+            50,
         ),
         "the tasks of a manager that forgot us run on": (
             '            self._out += self._bench.kill(slot, Why.DROPPED, text="its tasks were dropped")',
             "            pass",
+            324,
         ),
         "tasks of a job that is over stay in the worker": (
             "        self._give_back(self._pick(self._inbox.of_job(message.job)))\n",
@@ -539,14 +558,17 @@ TABLE: dict[str, dict[str, Row]] = {
         "a link that was full leaves the worker silent on the next one": (
             "        self._sending = Sending(welcome.first_window_bytes)\n        self._blocked = False\n",
             "        self._sending = Sending(welcome.first_window_bytes)\n",
+            59,
         ),
         "what was coming in over a lost link is waited for": (
             "        self._custody.leave_link()\n",
             "",
+            11,
         ),
         "an answer's memory is not counted": (
             "            self._memory.keep_answer(leases[0], body)",
             "            pass",
+            1,
         ),
         "values of a manager that forgot us are kept": (
             "        self._custody.clear()\n",
@@ -557,7 +579,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "the task that killed its slot is run again": (
             'verdict.answered, verdict.text = running, f"the slot that ran it ended by {cause}"',
             "verdict.again.append(running)",
-            1,
+            3,
         ),
         "tasks behind one that killed its slot are forgotten": (
             "        verdict.again += self.untouched\n",
@@ -567,6 +589,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a recall gives back the task that runs": (
             "            begun = max(started, batch.done) if batch.number == number else 0\n            if begun < len",
             "            begun = batch.done if batch.number == number else 0\n            if begun < len",
+            2,
         ),
         "a new slot is believed to know what the old one did": (
             "        self.jobs.clear()\n",
@@ -577,7 +600,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a timeout is looked for and not acted on": (
             "            found.actions += self.kill(slot, Why.TIMEOUT, lease, text)\n            return",
             "            return",
-            33,
+            1,
         ),
         "a running task that is to be killed is declined": (
             "if lease == running and kill:",
@@ -587,7 +610,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a slot is taught only once what it was made to forget": (
             "                slot.jobs.discard(-1 if job is None else job)\n",
             "",
-            7,
+            21,
         ),
         "a slot that died is not started again": (
             "            if not pause:\n                actions += self._start(slot)",
@@ -596,33 +619,36 @@ TABLE: dict[str, dict[str, Row]] = {
         "a task that takes too much memory is tried for ever": (
             "        return self.kill(slot, Why.MEMORY, text=text)",
             "        return self.kill(slot, Why.RECYCLED, text=text)",
+            1,
         ),
     },
     "worker.memory": {
         "memory that failed to be made stays counted": (
             "            return True\n        self._used -= self._held.pop(key)\n",
             "            return True\n        self._held.pop(key)\n",
-            1,
+            101,
         ),
         "arguments fill the arena beyond its capacity": (
             "        if self._used + segment_bytes(size) <= self.capacity:",
             "        if size <= self.capacity:",
+            4,
         ),
         "bytes are granted into memory that is still being made": (
             "        return key in self._held and key not in self._pending",
             "        return key in self._held",
+            461,
         ),
     },
     "worker.custody": {
         "a function that is missing is not asked for again": (
             "        for digest in self._library.missing():\n            self._send(Want(digest))",
             "        pass",
-            97,
+            32,
         ),
         "a run goes on without the values that it needs": (
             "return bool(entry.names) and self._values.park(entry, run)",
             "return False",
-            1,
+            2,
         ),
         "the memory of half a function is kept": (
             "            self._receiving.close(volume.key)\n"
@@ -630,24 +656,26 @@ TABLE: dict[str, dict[str, Row]] = {
             "\n"
             "    def _complete",
             "            self._receiving.close(volume.key)\n\n    def _complete",
+            32,
         ),
     },
     "worker.runs": {
         "a part of a batch that is confirmed takes the rest along": (
             "self._batches = [batch for batch in rest if batch]",
             "self._batches = [batch for batch in self._batches if gone.isdisjoint(batch.leases)]",
-            28,
+            63,
         ),
     },
     "client.answers": {
         "an answer is acknowledged before it has landed": (
             "        landing.answer.pending += 1\n",
             "        landing.answer.pending += 1\n        self.acknowledge(landing.answer.sequence)\n",
+            1,
         ),
         "an outcome that comes again resolves its task again": (
             "            if state != DONE:",
             "            if state != DONE or not message.body_sizes:",
-            7,
+            4,
         ),
         "a landed answer is not acknowledged": (
             "            self.acknowledge(answer.sequence, BODY_ACK_DELAY_SECONDS)",
@@ -657,16 +685,17 @@ TABLE: dict[str, dict[str, Row]] = {
         "a recalled answer's task is over": (
             "            self._ledger.move(landing.run, landing.at, SENT)",
             "            self._ledger.settle(landing.run, landing.at)",
-            14,
+            15,
         ),
         "acknowledgements of a lost link are said on the next one": (
             '        self._acks = array("Q")\n        self._receiving = Receiving()',
             "        self._receiving = Receiving()",
-            19,
+            85,
         ),
         "a landing goes on with another answer": (
             "if cut_off is not None and cut_off.same == (message.sequence, landing.attempt, size):",
             "if cut_off is not None:",
+            144,
         ),
         "what a lost manager had begun to tell goes on with the next one": (
             "        if not resumed:\n            for stream in list(self._cut_off):",
@@ -675,49 +704,55 @@ TABLE: dict[str, dict[str, Row]] = {
         "a landing that was given up keeps its stream": (
             "            return None\n        self._receiving.close(stream)\n        answer = landing.answer",
             "            return None\n        answer = landing.answer",
+            15,
         ),
     },
     "client.core": {
         "cancels are not said again after a reconnection": (
             "                    self._say_cancel(number, kill, indices)\n            if number",
             "                    pass\n            if number",
-            25,
+            3,
         ),
         "credit that came back is not used": (
             "        self._answers.outcome(entry, message)\n        self._submit()",
             "        self._answers.outcome(entry, message)",
-            3,
         ),
         "a job is struck and the manager not told": (
             "            self._answers.flush()\n            self._outbox.send(Forget(number))\n",
             "            self._answers.flush()\n",
+            2,
         ),
         "a link that was full leaves the client silent on the next one": (
             "        self._blobs.open_link(self._sending)\n        self._blocked = False\n",
             "        self._blobs.open_link(self._sending)\n",
+            3,
         ),
         "what belongs to a lost link is kept": (
             "            return\n        self._forsake()\n        if loss.verdict",
             "            return\n        if loss.verdict",
+            1,
         ),
         "a cancelled answer goes on landing": (
             "            self._answers.void(stream)\n",
             "",
+            79,
         ),
         "nothing is said again on a new link": (
             "        self._ledger.rewind(resumed)\n",
             "",
+            2,
         ),
     },
     "client.state": {
         "what was said on a lost link is not said again": (
             "                if state in {SENT, LANDING}:",
             "                if state in {LANDING}:",
+            2,
         ),
         "a job is believed to be known on every link": (
             "            entry.told = entry.noticed = False",
             "            entry.noticed = False",
-            1,
+            2,
         ),
         "a cancelled task weighs nothing": (
             "_CHARGED = frozenset({SENT, LANDING, CANCELLING})",
@@ -750,12 +785,14 @@ TABLE: dict[str, dict[str, Row]] = {
         "a manager that began anew is taken for the one that knew us": (
             "resumed = welcome.resumed and self._epoch in (None, welcome.epoch)",
             "resumed = welcome.resumed",
+            296,
         ),
     },
     "streams": {
         "the window is used twice": (
             "        self._pool -= unasked\n",
             "",
+            2,
         ),
         "a window may be overrun by a byte": (
             "state.limit = max(state.limit, min(grant.offset + grant.count, state.size))",
@@ -765,7 +802,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a grant of a later attempt goes on where the earlier one stopped": (
             "state.attempt, state.position, state.limit, state.unasked = grant.attempt, 0, 0, 0",
             "state.attempt, state.unasked = grant.attempt, 0",
-            1,
+            7,
         ),
         "a stale grant is taken": (
             "        if state is None or grant.attempt < state.attempt:",
@@ -774,38 +811,46 @@ TABLE: dict[str, dict[str, Row]] = {
         "a stale chunk is taken": (
             "        if state is None or attempt != state.attempt:",
             "        if state is None:",
+            138,
         ),
         "the window that an ended stream used is not given back": (
             "            return False\n        self._pool += state.excess\n        return True",
             "            return False\n        return True",
+            125,
         ),
     },
     "worker.departure": {
         "a drain keeps what has not begun": (
             "        self._give_back(self._unstarted())",
             "        pass",
+            53,
         ),
         "a worker does not drain before its end": (
             "min(now + life.seconds - life.drain_before_seconds, self._hand_back_at)",
             "self._hand_back_at",
+            12,
         ),
         "what runs at the end of a lifetime is not handed back": (
             "        if self._hand_back_at is not None and now >= self._hand_back_at:",
             "        if self._hand_back_at is None:",
+            2,
         ),
     },
     "manager.values": {
         "what a value cost its client is not given back": (
             "        value.client.value_bytes -= value.cost\n",
             "",
+            3,
         ),
         "a value that a worker lacks is not offered once more": (
             "                self._retire(worker, name)\n            self._offer(worker, value)\n\n    def refused",
             "                self._retire(worker, name)\n\n    def refused",
+            50,
         ),
         "a reader that left a value stays at it": (
             "        if flow is not None:\n            self._relay.end(flow)\n        value = self._values.get(name)",
             "        value = self._values.get(name)",
+            336,
         ),
     },
     "manager.budget": {
@@ -818,14 +863,17 @@ TABLE: dict[str, dict[str, Row]] = {
         "a function that comes from one client is taken from another one as well": (
             "        if blob.whole or (blob.flow is not None and blob.flow.source):\n            if message",
             "        if blob.whole:\n            if message",
+            5,
         ),
         "half a function is kept when its client leaves": (
             "        for blob in blobs:\n            self._discard(blob)\n",
             "        for blob in blobs:\n",
+            4,
         ),
         "a function that a worker lacks is not sent once more": (
             "        if blob is not None:\n            self.supply(worker, blob)",
             "        if blob is None:\n            self.supply(worker, blob)",
+            11,
         ),
     },
 }
