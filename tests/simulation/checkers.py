@@ -269,7 +269,8 @@ class Wire:
 def _require_misfits_refused(core: ManagerCore, client: Client, submit: Submit) -> None:
     """Nothing waits in line that is larger than the arena of every worker that was there when it came."""
     job = client.jobs.get(submit.job)
-    most = core._scheduler.arena_bytes_max(job.capability) if job is not None and job.ready else 0
+    lane = core._scheduler._lanes.get(job.capability) if job is not None and job.ready else None
+    most = lane.arena_bytes_max if lane is not None and lane.workers else 0  # those that are away may come back
     for index, size in enumerate(submit.body_sizes, submit.first):
         run = job.find(index) if job is not None and 0 < most < size and not submit.again else None
         if run is not None and run.states[index - run.first] == State.QUEUED:
