@@ -217,14 +217,15 @@ def test_pinned_certificates_are_told_apart_and_their_variables_checked(places: 
     client = variables(pem, "code", "client")
     foreign = {**client, "STARCOMPUTE_MANAGER_CERT_PATH": str(pem / "worker_cert.pem")}
     half = {"STARCOMPUTE_CLIENT_KEY_PATH": str(pem / "client_key.pem")}
-    for name, given, address, code, words in (
-        ("crossed", client, manager.worker_address, 5, "closed the connection before it said WELCOME"),
-        ("foreign", foreign, manager.address, 3, "shows another certificate"),
-        ("half", half, manager.address, 3, "are missing: STARCOMPUTE_CLIENT_CERT_PATH"),
+    for name, given, address, words in (
+        # TLS 1.3 is done for the client when the manager refuses: what it says may be lost in the reset behind it.
+        ("crossed", client, manager.worker_address, {3: "is not for this port", 5: "before it said WELCOME"}),
+        ("foreign", foreign, manager.address, {3: "shows another certificate"}),
+        ("half", half, manager.address, {3: "are missing: STARCOMPUTE_CLIENT_CERT_PATH"}),
     ):
         ran = places(name, **given).starcore("status", "--manager", address)
-        assert (ran.returncode, ran.stderr.count("\n")) == (code, 1), (name, ran.stderr)
-        assert words in ran.stderr
+        assert ran.returncode in words and ran.stderr.count("\n") == 1, (name, ran.stderr)
+        assert words[ran.returncode] in ran.stderr
     assert cloud.run(sys.executable, "-m", "starcore", "status", **variables(pem, "code", "client")).returncode == 0
 
 

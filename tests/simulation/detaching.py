@@ -313,7 +313,7 @@ class _DeadlyFaults(_GentleFaults):
     def _drain_manager(self) -> None:
         Faults._kill_manager(self)
 
-    def _client_goes(self) -> None:
+    def _client_goes(self, looks: int = 0) -> None:
         """F10: the disk is full for a while."""
         star = self._star
         assert isinstance(star, JournaledDetachedStar)
