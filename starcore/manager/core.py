@@ -490,6 +490,8 @@ class ManagerCore:
 
     def _grant(self, session: Client | Worker, message: Grant) -> None:
         self._relay.grant(session.link, message)
+        if isinstance(session, Worker):
+            self._workforce.granted(session, message.stream, self._outbox.now - self._limits.argument_grace_seconds)
         self._stirred = isinstance(session, Client) and self._clientele.granted(session, message.stream)
 
     def _draining(self, worker: Worker, message: Draining) -> None:

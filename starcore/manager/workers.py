@@ -127,6 +127,16 @@ class Workforce:
             if asked and leased.worker.link:
                 self._outbox.send(leased.worker.link, Retract(False, asked))
 
+    def granted(self, worker: Worker, stream: int, since: float) -> None:
+        """A worker asks for an argument: once more, maybe, when its client has been away since that time or longer."""
+        leased = worker.find(stream)
+        if leased is None:
+            return
+        client, flow = leased.run.job.client, leased.run.flows.get(leased.start)
+        away = not client.link and client.left_at <= since
+        if away and flow is not None and flow.end < flow.size and flow.lender is None:
+            self.ask_back(leased.run.job)
+
     def forget(self, job: Job) -> None:
         """No task of this job will come any more."""
         for worker in job.workers:

@@ -11,6 +11,7 @@ from starcore.messages import (
     Assign,
     Confirm,
     Forget,
+    Grant,
     Heartbeat,
     Outcome,
     Retract,
@@ -199,6 +200,29 @@ def test_workers_do_not_wait_for_the_arguments_of_a_client_that_does_not_come_ba
     theirs = other.job()
     theirs.submit(1)
     worker.leased(theirs, 0, 1)
+
+
+def test_worker_that_lost_an_argument_with_its_link_does_not_wait_for_a_client_that_is_away():
+    """All of it had left the manager when the client went, so nothing was asked back: then the worker asked anew."""
+    star = Star()
+    worker, client, other = star.worker(slots=1), star.client(), star.client()
+    job = client.job()
+    job.submit(1, bodies=[1000])
+    lease = worker.leased(job, 0, 1).lease
+    worker.say(Grant(lease, 1, 0, 1000))
+    star.all(Grant, client)
+    client.push(job.stream(0), 0, 1000)
+    client.lose()
+    star.wait(4.0)
+    for side in (worker, other):
+        side.say(Heartbeat())
+    star.wait(2.0)
+    assert not star.all(Retract, worker)
+    worker.lose()
+    worker.connect(leases=array("Q", [lease]))
+    worker.say(Grant(lease, 1, 0, 1000))
+    assert [list(retract.leases) for retract in star.all(Retract, worker)] == [[lease]]
+    worker.give_back([lease])
 
 
 # -- tasks that come one by one and wait ------------------------------------------------------------------------
