@@ -502,7 +502,7 @@ class Relay:
         if not needed:
             return
         limit = min(needed, flow.begin + self._limits.relay_window_bytes)
-        room = receiving.granted(flow.source_stream) + self._room(port.promised)
+        room = receiving.granted(flow.source_stream) + self._room(port.promised, port)
         if limit > room:
             port.thirsty[flow] = None
             self.parched[flow.sink] = None
@@ -527,18 +527,21 @@ class Relay:
     def _left(self) -> int:
         return max(0, self._budget_bytes - self.promised_bytes)
 
-    def _room(self, promised: int) -> int:
+    def _room(self, promised: int, port: _Port | None = None) -> int:
         """What a link may be promised beyond this, so that it has no more than is left for all others; a little always.
 
         Two halves: after it took one, the other is left.
         """
         share = (self._left() - promised) // 2
-        return max(min(self._limits.relay_link_bytes - promised, share), self._floor_bytes - promised)
+        room = max(min(self._limits.relay_link_bytes - promised, share), self._floor_bytes - promised)
+        if room <= 0 and port is not None:  # what its sink has no memory for yet must not hold up what it has
+            room = self._floor_bytes - sum(flow.promised for flow in port.outbound.values() if flow.placed)
+        return room
 
     def _quench(self, link: int) -> None:
         """Let thirsty flows ask, now that the link's budget has room."""
         port = self._ports.get(link)
-        while port is not None and port.thirsty and self._room(port.promised) > 0:
+        while port is not None and port.thirsty and self._room(port.promised, port) > 0:
             flow = next(iter(port.thirsty))
             del port.thirsty[flow]
             before = port.promised

@@ -267,6 +267,19 @@ def test_flows_into_one_link_share_its_budget_and_the_thirsty_wait():
     assert plane.said() == []
 
 
+def test_bytes_that_came_unasked_and_find_no_memory_do_not_hold_up_a_body_that_has_some():
+    """The sink had no room for the one before the other was through, and the other was not asked for."""
+    plane = Plane(window=1000, link=1000, first_window=3000)
+    plane.flow(3000, 7)
+    for offset in range(0, 3000, 1000):
+        plane.chunk(offset, 1000, 7)
+    plane.flow(500, 8)
+    plane.grant(0, 500, 8)
+    assert Grant(8, 1, 0, 500) in plane.said()
+    plane.chunk(0, 500, 8)
+    assert plane.said() == [sent(0, 500, 8)]
+
+
 def test_kept_flow_is_pulled_whole_and_lent_to_many():
     plane = Plane(window=1000)
     kept = plane.flow(1500, aimed=False)
