@@ -270,9 +270,10 @@ def test_flows_into_one_link_share_its_budget_and_the_thirsty_wait():
 def test_bytes_that_came_unasked_and_find_no_memory_do_not_hold_up_a_body_that_has_some():
     """The sink had no room for the one before the other was through, and the other was not asked for."""
     plane = Plane(window=1000, link=1000, first_window=3000)
-    plane.flow(3000, 7)
+    early = plane.flow(3000, 7, aimed=False)
     for offset in range(0, 3000, 1000):
         plane.chunk(offset, 1000, 7)
+    plane.relay.aim(early, SINK, 107, 1)
     plane.flow(500, 8)
     plane.grant(0, 500, 8)
     assert Grant(8, 1, 0, 500) in plane.said()
