@@ -303,14 +303,15 @@ def require_no_vigil(core: ManagerCore, limits: Limits, now: float) -> None:
                 raise Violation(f"I10: worker {worker.name} waits for bytes of {client.name}, who is away")
 
 
-def require_lifetime_kept(core: WorkerCore, name: str, lived: float) -> None:
-    """A worker takes nothing for a while before its time is up, and is gone when it is."""
+def require_lifetime_kept(core: WorkerCore, name: str, lived: float, woken: float) -> None:
+    """A worker takes nothing for a while before its time is up, and is gone when it is; one that stood still, after."""
     life = core._departure._lifetime
     if life is None or core._departure.over:
         return
-    if lived > life.seconds + STOP_SECONDS_MAX:
+    if lived > max(life.seconds, woken) + STOP_SECONDS_MAX:
         raise Violation(f"{name} lives for {lived:.3f} s, where it has {life.seconds:.3f}")
-    if lived > life.seconds - life.drain_before_seconds + CHUNK_SLACK_SECONDS and not core._departure.leaving:
+    drains_at = max(life.seconds - life.drain_before_seconds, woken)
+    if lived > drains_at + CHUNK_SLACK_SECONDS and not core._departure.leaving:
         raise Violation(f"{name} takes work after {lived:.3f} s of {life.seconds:.3f}")
 
 

@@ -64,6 +64,8 @@ class Process:
         self._backlog: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._asleep_at: float | None = None
         self._slept = 0.0
+        self.woken_at = 0.0
+        """When it last went on after it had been stopped, by its own clock."""
 
     @property
     def clock(self) -> float:
@@ -90,6 +92,7 @@ class Process:
         if self._asleep_at is not None:
             self._slept += self.world.now - self._asleep_at
             self._asleep_at = None
+        self.woken_at = self.clock
         backlog, self._backlog = self._backlog, []
         timers_first = self.coarse
         for callback, args in sorted(backlog, key=lambda entry: (entry[0].__name__ == "tick") != timers_first):

@@ -241,7 +241,8 @@ class SimStar:
                 require_no_vigil(self.manager.core, self._limits, self.manager.clock)
         for worker in self.workers:
             if worker.alive and not worker.frozen:
-                require_lifetime_kept(worker.core, worker.name, worker.clock - worker.began)
+                lived, woken = worker.clock - worker.began, worker.woken_at - worker.began
+                require_lifetime_kept(worker.core, worker.name, lived, woken)
         if not self._calm:
             self.world.later(BUDGET_SECONDS, self._look)
 
