@@ -171,7 +171,7 @@ TABLE: dict[str, dict[str, Row]] = {
     },
     "manager.results": {
         "a repeated answer does not bring its bytes again": (
-            "if flow is not None and not flow.source:",
+            "if flow is not None and not flow.source and not flow.kept_whole:",
             "if False:",
             134,
         ),
@@ -252,12 +252,12 @@ TABLE: dict[str, dict[str, Row]] = {
     },
     "manager.clients": {
         "a submit that is said again is taken again": (
-            "        for gap in gaps(message, [(run.first, run.stop) for run in known]):\n"
+            "        for gap in gaps(message, sorted([*refused, *((run.first, run.stop) for run in known)])):\n"
             "            self.take(job, gap, client.link)\n",
             "        self.take(job, message, client.link)\n",
         ),
         "what was lost of a submit is not taken when it is said again": (
-            "        for gap in gaps(message, [(run.first, run.stop) for run in known]):\n"
+            "        for gap in gaps(message, sorted([*refused, *((run.first, run.stop) for run in known)])):\n"
             "            self.take(job, gap, client.link)\n",
             "",
             47,
@@ -287,9 +287,9 @@ TABLE: dict[str, dict[str, Row]] = {
             "",
             2,
         ),
-        "a forgotten job with acknowledged tasks is kept": (
-            "            self._close_if_done(client.jobs.get(number))",
-            "            pass",
+        "a forgotten job is kept": (
+            "                self._outbox.record(JobForgotten(job.number))\n            self._close_if_done(job)\n",
+            "                self._outbox.record(JobForgotten(job.number))\n",
             81,
         ),
         "a function is asked of nobody when its client left": (
@@ -389,7 +389,7 @@ TABLE: dict[str, dict[str, Row]] = {
             21,
         ),
         "misfits found late are not refused": (
-            "        while self._clientele.outgrown():",
+            "        while self._scheduler.misfit and self._clientele.outgrown():",
             "        while False:",
             33,
         ),
