@@ -19,7 +19,7 @@ from starcore.certificates import Star
 from starcore.errors import ArgumentValueError, CredentialsError
 from starcore.messages import Role
 
-as_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give files away")
+as_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="run as root: it gives files away")
 
 
 @pytest.fixture

@@ -290,7 +290,7 @@ def test_addresses_are_written_as_people_write_them(peername: Any, text: str) ->
     assert desk.connection.address == text
 
 
-@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it")
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="run on Linux: it has TCP_USER_TIMEOUT")
 @pytest.mark.parametrize("welcome", [WELCOME, Welcome(version=1, epoch=1, resumed=False, silence_seconds=0.5)])
 def test_the_kernel_gives_a_dead_link_up_when_the_cores_would(desk: Desk, welcome: Welcome) -> None:
     sock = desk.transport.sock

@@ -21,7 +21,7 @@ import pytest
 
 from starcore._framing import Segment, place_arrays
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux moves memory under an address")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="run on Linux: only it moves memory under an address")
 
 LEAST, SIZE = 1 << 16, 1 << 20
 

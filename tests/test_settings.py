@@ -19,7 +19,7 @@ from starcore.errors import AddressError, CredentialsError, SetupError, Unconfig
 from starcore.messages import Role
 from starcore.settings import RuntimeFile
 
-as_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root has a SUDO_UID to obey")
+as_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="run as root: it obeys SUDO_UID")
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import shards
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shards share memfds")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="run on Linux: shards share memfds")
 
 
 def test_both_managers_are_measured_with_the_same_answers() -> None:

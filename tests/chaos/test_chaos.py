@@ -13,7 +13,7 @@ import pytest
 
 from .run import run
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="run on Linux: for its /proc")
 SECONDS = float(os.environ.get("STARCORE_CHAOS_SECONDS", "180"))
 SEED = int(os.environ.get("STARCORE_CHAOS_SEED", "0")) or secrets.randbits(31)
 FAULTS_MIN = 100

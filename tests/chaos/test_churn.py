@@ -18,7 +18,7 @@ from tests.integration.test_garbage import Stranger
 
 from .checkers import descriptors, rss_bytes
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="run on Linux: looks into /proc")
 ROLES = (Role.CLIENT, Role.WORKER)
 AT_ONCE = 8
 WARM = 0.1

@@ -204,7 +204,7 @@ def split(tmp_path: Path) -> Iterator[Split]:
 @pytest.mark.parametrize("way", ["drop", "blackhole", "unplug"])
 def test_worker_whose_packets_are_all_lost_is_replaced_and_welcome_again(split: Split, way: str) -> None:
     if way == "drop" and not (shutil.which("iptables") or shutil.which("nft")):
-        pytest.skip("neither iptables nor nft is installed")
+        pytest.skip("neither iptables nor nft is here: install iptables or nftables")
     split.asks(100)
     split.far.wait_for("connected")
     time.sleep(0.5)

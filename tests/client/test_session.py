@@ -261,7 +261,7 @@ def test_session_that_is_refused_later_fails_its_futures(star: InlineStar, clien
         client.submit(abs, 1)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="run on Linux or macOS: no fork here")
 def test_forked_child_fails_what_it_inherited_and_begins_anew(star: InlineStar, client: Client) -> None:
     star.hold()
     future = client.submit(abs, -1)

@@ -68,7 +68,7 @@ def test_address_that_stands_is_not_gone(host: str) -> None:
     try:
         listener = socket.create_server((host, 0), family=family)
     except OSError:
-        pytest.skip(f"no {host} here")
+        pytest.skip(f"no {host} here: enable IPv6")
     with listener, socket.create_connection(listener.getsockname()[:2]) as ours:
         assert not address_is_gone(ours.fileno())
 
@@ -90,10 +90,10 @@ print(before, address_is_gone(ours.fileno()))
 def test_address_that_was_taken_away_is_gone() -> None:
     """In a network namespace of its own, which ends with the process."""
     if os.getuid() != 0 or shutil.which("unshare") is None or shutil.which("ip") is None:
-        pytest.skip("a network namespace needs root and the commands unshare and ip")
+        pytest.skip("a network namespace needs root, unshare and ip: run as root, install util-linux and iproute2")
     ran = subprocess.run(
         ["unshare", "--net", sys.executable, "-c", ADDRESS], capture_output=True, text=True, check=False, timeout=60
     )
     if "unshare failed" in ran.stderr:
-        pytest.skip(f"no network namespaces here: {ran.stderr.strip()}")
+        pytest.skip(f"no network namespaces here (they need CAP_SYS_ADMIN): {ran.stderr.strip()}")
     assert ran.stdout == "False True\n", ran.stderr

@@ -46,7 +46,7 @@ class Network:
 def made_network(*addresses: str) -> Network:
     """Make a first machine, and one more for each address; skip the test where that cannot be."""
     if os.getuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("network namespaces need root and the command ip")
+        pytest.skip("network namespaces need root and the command ip: run as root, install iproute2")
     network = Network()
     try:
         network.machine()
@@ -54,5 +54,5 @@ def made_network(*addresses: str) -> Network:
             network.machine(address)
     except subprocess.CalledProcessError as error:
         network.close()
-        pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
+        pytest.skip(f"no network namespaces here (they need CAP_SYS_ADMIN): {error.stderr.strip()}")
     return network

@@ -170,10 +170,10 @@ def test_port_in_use_is_said_and_leaves_no_star_behind(place: Place, flag: str, 
     assert not place.star.exists()
 
 
-@pytest.mark.skipif(not ROOT_USER, reason="only root can become another user")
+@pytest.mark.skipif(not ROOT_USER, reason="run as root: only root can become another user")
 def test_port_without_rights_is_said_with_the_way_out(place: Place) -> None:
     if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 443:
-        pytest.skip("on this machine everybody may open port 443")
+        pytest.skip("everybody may open port 443 here: sysctl net.ipv4.ip_unprivileged_port_start=1024")
     with for_nobody(place) as command:
         ran = place.run(*command, "manager", "--host", "127.0.0.1", "--port", "443", "--client-port", "444")
     assert_one_line(ran, 4, "port 443 needs rights", "--port 8443 --client-port 8444", "ip_unprivileged_port_start")
@@ -186,7 +186,7 @@ def for_nobody(place: Place) -> Iterator[list[str]]:
     if shutil.which("setpriv") is None:
         pytest.skip("no command setpriv: install the package util-linux")
     if place.run(*command, "starcore", "--version").returncode != 0:
-        pytest.skip(f"the user nobody cannot run the package in {ROOT}")
+        pytest.skip(f"the user nobody cannot run the package in {ROOT}: clone where all may read")
     yield [*command, "starcore"]
 
 

@@ -78,7 +78,7 @@ def test_manager_takes_one_free_port_on_every_address_and_says_what_join_files_s
         assert place.starcore("status", "--manager", address).returncode == 0
 
 
-@pytest.mark.skipif(not can_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.skipif(not can_ipv6(), reason="no IPv6 here: enable it (sysctl net.ipv6.conf.lo.disable_ipv6=0)")
 def test_star_on_ipv6(place: Place) -> None:
     manager = place.manager("--host", "::1")
     assert re.search(r"listening: workers on \[::1\]:\d+, clients on \[::1\]:\d+", manager.log)

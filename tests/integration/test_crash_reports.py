@@ -17,7 +17,7 @@ from starcore.errors import CrashError, TaskMemoryError, TaskTimeoutError
 
 from .stars import TriedStar, tried_star
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="run on Linux: reads /proc")
 SECONDS = 60.0
 LIMIT = "400M"
 

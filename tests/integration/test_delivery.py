@@ -21,7 +21,7 @@ from starcore import Client
 from .proxy import Proxy
 from .stars import TriedStar, children, is_alive, tried_star, until
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="run on Linux: for its /proc")
 SECONDS = 60.0
 SILENCE_SECONDS = 1.0
 QUICK = ("--silence-seconds", str(SILENCE_SECONDS))

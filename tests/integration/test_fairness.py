@@ -14,7 +14,7 @@ from starcore import Client
 
 from .stars import TriedStar, tried_star
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="run on Linux: for its /proc")
 SECONDS = 30.0
 
 

@@ -39,7 +39,7 @@ from starcore.messages import (
 from .proxy import Proxy
 from .stars import TriedStar, tried_star, until
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="run on Linux: for its /proc")
 SECONDS = 20.0
 HEADER = struct.Struct("<HBBIQ")
 MAGIC = 0x4353

@@ -106,12 +106,12 @@ def as_nobody(place: Place) -> list[str]:
     for options in ([], through):
         if place.run(*setpriv, *options, sys.executable, "-c", probe).returncode == 0:
             return [*setpriv, *options, sys.executable]
-    pytest.skip("the user nobody cannot read this checkout or its Python")
+    pytest.skip("nobody cannot read this checkout or its Python: clone where all may read, as in /srv")
 
 
 def test_other_users_need_nothing_but_their_join_file(places: Places, tmp_path: Path) -> None:
     if os.getuid() != 0 or shutil.which("setpriv") is None:
-        pytest.skip("becoming another user needs root and setpriv")
+        pytest.skip("becoming another user needs root and setpriv: run as root, install util-linux")
     here, theirs = places("root"), places("nobody")
     for directory in (theirs.directory, *theirs.directory.parents):  # pytest's are for root alone
         if directory.is_relative_to(tmp_path.parent.parent):

@@ -18,7 +18,7 @@ from starcore import Client
 from .proxy import Proxy
 from .stars import TriedStar, is_alive, tried_star, until
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="run on Linux: for its /proc")
 GONE_SECONDS_MAX = 2.0
 """A second is promised; this machine may be busy."""
 LEAVE_SECONDS_MAX = 1.5

@@ -19,7 +19,7 @@ from starcore.errors import UnrunnableError
 from .processes import Place
 from .stars import tried_star, until
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="run on Linux: for its /proc")
 SECONDS = 60.0
 DISK_BYTES = 1 << 20
 HEAD_BYTES = 30_000
@@ -88,7 +88,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0700", "tmpfs", str(place)]
     if os.getuid() or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("a disk of its own can be mounted only by root")
+        pytest.skip("run as root: only root can mount a disk of its own")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
 

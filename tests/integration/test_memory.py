@@ -26,7 +26,7 @@ from starcore.pickling import small_call
 from .stars import TriedStar, tried_star, until
 from .test_garbage import Stranger, hello
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks into /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="run on Linux: looks into /proc")
 GIGABYTES = float(os.environ.get("STARCORE_MEMORY_GB", "2"))
 MEMORY_BYTES = 256 << 20
 ARRAY_BYTES = 32 << 20

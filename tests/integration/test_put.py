@@ -19,7 +19,7 @@ from .proxy import Proxy
 from .stars import TriedStar, children, tried_star, until
 from .test_delivery import through
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="run on Linux: for its /proc")
 SECONDS = 30.0
 LARGE = 1 << 18
 

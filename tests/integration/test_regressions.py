@@ -31,7 +31,7 @@ from .stars import TriedStar, is_alive, tried_star, until
 from .test_delivery import SECONDS, through
 from .test_garbage import Stranger, hello
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="run on Linux: for its /proc")
 TESTS = Path(__file__).resolve().parents[1]
 HERE = "integration/test_regressions.py"
 QUICK = ("--silence-seconds", "1", "--session-grace-seconds", "2")

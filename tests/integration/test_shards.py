@@ -21,7 +21,7 @@ from .processes import Place
 from .stars import TriedStar, children, is_alive, tried_star, until
 from .test_garbage import Stranger, frame
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shards share memfds")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="run on Linux: shards share memfds")
 SHARDS = ("--shards", "2")
 IDLE_BYTES_MAX = 16 << 20
 

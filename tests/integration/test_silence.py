@@ -24,7 +24,7 @@ from starcore import Client
 from .proxy import Proxy
 from .stars import TriedStar, children, tried_star, until
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="run on Linux: for its /proc")
 
 TRIES = 3
 SLOT_SECONDS = 0.5

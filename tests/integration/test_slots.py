@@ -21,7 +21,7 @@ from starcore.errors import CrashError, LoadError, ResultError, TaskError, TaskT
 
 from .stars import TriedStar, children, is_alive, tried_star, until
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="run on Linux: for its /proc")
 SECONDS = 20.0
 
 

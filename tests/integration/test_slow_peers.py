@@ -26,7 +26,7 @@ from starcore import Client
 from .proxy import PIECE_BYTES, Proxy
 from .stars import TriedStar, tried_star, until
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="run on Linux: for its /proc")
 SECONDS = 100.0
 MIB = 1 << 20
 SLOW_BYTES_PER_SECOND = 1 << 20

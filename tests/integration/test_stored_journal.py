@@ -294,7 +294,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={24 << 20},mode=0700", "tmpfs", str(path)]
     if os.getuid() or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("a disk of its own can be mounted only by root")
+        pytest.skip("run as root: only root can mount a disk of its own")
     yield path
     subprocess.run(["umount", "-l", str(path)], check=True)
 

@@ -19,7 +19,7 @@ from starcore.errors import ArgumentValueError, CrashError
 from .processes import Place
 from .stars import tried_star
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="run on Linux: for its /proc")
 
 
 def dies_at_first(note: str) -> int:

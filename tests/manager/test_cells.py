@@ -15,7 +15,7 @@ from starcore.messages import CHUNK_BYTES_MAX
 
 IDLE_CELLS = IDLE_BYTES_MAX // CHUNK_BYTES_MAX
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="run on Linux: memfd")
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from starcore.messages import CHUNK_BYTES_MAX, Goodbye, Heartbeat, Notice, Role,
 
 from .peers import Caller, caller, connected, until
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="run on Linux: memfd")
 WELCOME = Welcome(version=1, epoch=1, resumed=False)
 LARGE = os.urandom(CHUNK_BYTES_MAX)
 

@@ -25,7 +25,7 @@ from starcore.messages import CHUNK_BYTES_MAX, Goodbye, Hello, Notice, Role, Sta
 
 from .peers import Caller, Recorder, caller, connected, until
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="run on Linux: memfd")
 LARGE = os.urandom(CHUNK_BYTES_MAX)
 HELLO = Hello(version=1, role=Role.CLIENT, session=bytes(16))
 WELCOME = Welcome(version=1, epoch=1, resumed=False)

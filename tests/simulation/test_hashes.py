@@ -61,5 +61,5 @@ def test_trace_does_not_depend_on_how_strings_are_hashed(salt: str, ours: list[s
 def test_trace_is_the_same_on_every_interpreter_and_without_the_extension(version: str, ours: list[str]) -> None:
     python = _interpreter(version)
     if python is None:
-        pytest.skip(f"there is no Python {version} on this machine")
+        pytest.skip(f"there is no Python {version} here: install python{version}")
     assert _hashes(python, "--plain") == ours

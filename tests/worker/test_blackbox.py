@@ -48,13 +48,13 @@ def test_killings_of_the_kernel_are_those_since_the_slot_began(monkeypatch: pyte
     box.close()
 
 
-@pytest.mark.skipif(not Path("/proc/vmstat").exists(), reason="Linux keeps the count in /proc/vmstat")
+@pytest.mark.skipif(not Path("/proc/vmstat").exists(), reason="run on Linux: it keeps the count in /proc/vmstat")
 def test_the_kernels_count_is_read() -> None:
     lines = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
     assert blackbox.kernel_killings() >= int(lines.get("oom_kill", 0))
 
 
-@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux chooses by /proc/PID/oom_score_adj")
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="run on Linux: for oom_score_adj")
 def test_slots_go_before_their_supervisor_where_memory_runs_out(tmp_path: Path) -> None:
     child = Child(tmp_path)
     try:

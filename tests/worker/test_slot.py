@@ -237,7 +237,7 @@ def answered(child: Child, function: Any, values: np.ndarray[Any, Any]) -> tuple
     return done, np.array(child.answer(done, piece))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every answer is copied")
+@pytest.mark.skipif(sys.platform != "linux", reason="run on Linux: elsewhere every answer is copied")
 def test_an_answer_that_numpy_made_in_the_slots_own_memory_is_not_copied(child: Child) -> None:
     values = np.arange(1 << 16, dtype=np.uint64)
     first, answer = answered(child, where, values)
@@ -251,7 +251,7 @@ def test_an_answer_that_numpy_made_in_the_slots_own_memory_is_not_copied(child: 
         send_all(child.socket, Free(done.segment))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every answer is copied")
+@pytest.mark.skipif(sys.platform != "linux", reason="run on Linux: elsewhere every answer is copied")
 def test_answers_that_were_not_read_yet_lie_apart(child: Child) -> None:
     values = np.arange(1 << 16, dtype=np.uint64)
     for done in [answered(child, where, values)[0] for _ in range(3)]:
@@ -328,7 +328,7 @@ def test_own_memory_beyond_the_pools_limit_is_given_back(child: Child) -> None:
 # -- recalls, prints, set-up ---------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="this C library's malloc has no options")
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="run with glibc: this malloc has no options")
 def test_memory_that_a_task_frees_is_there_for_the_next_one() -> None:
     program = '''if True:
         import resource, sys

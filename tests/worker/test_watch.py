@@ -15,7 +15,7 @@ from starcore.worker.arena import memory_file
 from starcore.worker.orders import Swollen
 from starcore.worker.watch import MemoryWatch, own_bytes
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="run on Linux: reads /proc")
 SIZE = 200 << 20
 
 
