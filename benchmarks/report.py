@@ -100,15 +100,20 @@ def record(made: Sequence[Row], command: str, directory: Path = RESULTS) -> None
 def latest_run(directory: Path = RESULTS, benchmark: str = "") -> tuple[list[Row], dict[str, Any]]:
     """The rows of the latest whole run, and when, where and at which commit it was; nothing where there is none.
 
+    A whole run is what each benchmark last found at the newest commit that had one.
+
     With a `benchmark`, the latest rows of it alone, whatever command took them.
     """
-    runs: dict[str, list[dict[str, Any]]] = {}
+    runs: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
     for line in _lines(directory):
         if "left_out" in line and (line["benchmark"] == benchmark if benchmark else line["command"] == WHOLE_RUN):
-            runs.setdefault(line["time"], []).append(line)
+            # What each benchmark finds is recorded at once: a run has as many times as benchmarks.
+            one = (line["commit"], line["benchmark"])
+            runs.setdefault(one, {}).setdefault(line["time"], []).append(line)
     if not runs:
         return [], {}
-    lines = runs[max(runs)]
+    newest = max(runs, key=lambda one: max(runs[one]))[0]
+    lines = [line for (made, _), times in runs.items() if made == newest for line in times[max(times)]]
     return [_row(line) for line in lines], lines[0]
 
 

@@ -55,6 +55,27 @@ def test_the_latest_whole_run_comes_back_as_it_was(tmp_path: Path) -> None:
     assert where["command"] == WHOLE_RUN
 
 
+def test_a_whole_run_has_a_time_for_each_of_its_benchmarks(tmp_path: Path) -> None:
+    def at(hour: int, commit: str, benchmark: str, value: float) -> list[Row]:
+        sample = {"star": [Sample(value, {}, "")]}
+        found = rows(sample, benchmark=benchmark, measure=benchmark, unit="s", cpu_per="", parameters={})
+        record(found, WHOLE_RUN, tmp_path)
+        path = tmp_path / f"{benchmark}.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines[-1] |= {"time": f"2026-01-01T{hour:02}:00:00+00:00", "commit": commit}
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return found
+
+    at(1, "old", "arrays", 1.0)
+    at(2, "old", "gone", 2.0)
+    at(3, "new", "arrays", 3.0)
+    arrays = at(4, "new", "arrays", 4.0)
+    sizes = at(5, "new", "sizes", 5.0)
+    back, where = latest_run(tmp_path)
+    assert back == arrays + sizes
+    assert where["commit"] == "new"
+
+
 def test_without_a_whole_run_the_readme_stays_as_it_is(tmp_path: Path) -> None:
     assert latest_run(tmp_path) == ([], {})
     assert with_table("before", directory=tmp_path) == "before"
