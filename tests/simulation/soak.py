@@ -1,14 +1,16 @@
 """A hundred million steps: ``python -m tests.simulation.soak``, or ``make soak``.
 
-It may be ended at any time (Ctrl-C) and goes on where it stopped: its place is a file beside the results' checkout,
-of one commit; another commit begins anew, with seeds that were not lived through before. Every sitting appends a row
-to ``benchmarks/results/soak.jsonl``: what ran, on which machine, at which commit, and which seeds failed.
+It may be ended at any time (Ctrl-C, or TERM) and goes on where it stopped: its place is a file beside the results'
+checkout, of one commit; another commit begins anew, with seeds that were not lived through before. Every sitting
+appends a row to ``benchmarks/results/soak.jsonl``: what ran, on which machine, at which commit, which seeds failed, and
+which seed was the first to bring each event upon a task in each state.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -37,6 +39,8 @@ class Place:
     seeds: int = 0
     steps: int = 0
     failed: list[int] = field(default_factory=list)
+    reached: dict[str, int] = field(default_factory=dict)
+    """Core, state and event, each with the first seed that brought them together."""
 
     def add(self, part: Tally) -> None:
         """Take in what the next seeds came to."""
@@ -44,6 +48,7 @@ class Place:
         self.seeds += part.seeds
         self.steps += part.steps
         self.failed += part.failed
+        self.reached = {" / ".join(pair): seed for pair, seed in part.reached.items()} | self.reached
 
 
 def load(path: Path, now: str) -> Place:
@@ -91,8 +96,13 @@ def row(place: Place, sitting: Tally, steps: int) -> Row:
             "first_seed": place.next_seed - sitting.seeds, "seeds": sitting.seeds, "steps": sitting.steps,
             "tasks": sitting.tasks, "faults": sum(sitting.faults.values()), "failed": list(sitting.failed),
             "cpu_seconds": round(sitting.cpu_seconds, 1), "soak_steps": place.steps, "soak_steps_wanted": steps,
+            "soak_seeds": place.seeds, "soak_failed": place.failed, "reached": dict(sorted(place.reached.items())),
         },
     )  # fmt: skip
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def main() -> int:
@@ -101,6 +111,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=STEPS, help="when the soak is over")
     parser.add_argument("--place", type=Path, default=PLACE, help="where its place is kept")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
     place = load(options.place, commit())
     sitting = sit(place, options.place, options.steps)
     if sitting.seeds:

@@ -13,9 +13,11 @@ from .campaign import Tally
 def test_soak_goes_on_where_it_stopped_and_another_commit_begins_anew(tmp_path: Path) -> None:
     path = tmp_path / "place.json"
     place = soak.load(path, "abc")
-    place.add(Tally(seeds=25, steps=1000, failed={7: "text"}))
+    place.add(Tally(seeds=20, steps=900, reached={("client", "SENT", "LOST"): 3}))
+    place.add(Tally(seeds=5, steps=100, failed={7: "text"}, reached={("client", "SENT", "LOST"): 8}))
     soak.save(path, place)
-    assert soak.load(path, "abc") == soak.Place("abc", soak.FIRST_SEED + 25, 25, 1000, [7])
+    reached = {"client / SENT / LOST": 3}
+    assert soak.load(path, "abc") == soak.Place("abc", soak.FIRST_SEED + 25, 25, 1000, [7], reached)
     assert soak.load(path, "def") == soak.Place("def", soak.FIRST_SEED + 25)
     assert [file.name for file in tmp_path.iterdir()] == ["place.json"]
 
