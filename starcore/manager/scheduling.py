@@ -515,7 +515,10 @@ class Scheduler:
             wanted += slots * min(1 + int((AHEAD_SECONDS / 2 + job.way_seconds) / mean), AWAITED_PER_SLOT_MAX)
             if worker.backlog_seconds < slots * AHEAD_SECONDS / 2:
                 ready = min(ready, slots)  # many short ones are no reason to let the wire rest
-        return min(wanted - ready - worker.arriving_of.get(job.client, 0), WORKER_TASKS_MAX - worker.unfinished)
+        count = wanted - ready - worker.arriving_of.get(job.client, 0)
+        if not idle and count * 4 < wanted:
+            return 0
+        return min(count, WORKER_TASKS_MAX - worker.unfinished)
 
     @staticmethod
     def _arrive(leased: Leased) -> None:
