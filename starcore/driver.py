@@ -133,6 +133,8 @@ class Driver:
         self._events: deque[Event] = deque()
         self._turning = False
         self._ending = False
+        self._quiet = False
+        """Whether nothing came of what was announced by `hold`, so far."""
         self._unsent: list[Connection] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -162,6 +164,7 @@ class Driver:
 
     def feed(self, event: Event) -> None:
         """Put an event in line, and turn the core until the line is empty."""
+        self._quiet = False
         if self._turning:
             self._events.append(event)
             return
@@ -177,6 +180,7 @@ class Driver:
 
     def hold(self) -> None:
         """Announce several events, and `end_turn` right after them: the loop need not come back for it."""
+        self._quiet = not self._ending
         self._ending = True
 
     def close_all(self, code: int = Code.NORMAL, reason: str = "") -> None:
@@ -226,6 +230,7 @@ class Driver:
     def queued(self, connection: Connection) -> None:
         """Have what a link has to say leave at the end of this turn."""
         self._unsent.append(connection)
+        self._quiet = False
         if not self._ending and not self._turning:  # else somebody ends this turn anyway
             self._end_soon()
 
@@ -323,6 +328,9 @@ class Driver:
         sooner, and spares a lone task a look at every socket.
         """
         if not self._ending:
+            return
+        if self._quiet:  # a part of a chunk came, as mostly
+            self._ending = self._quiet = False
             return
         deadline = self._core.deadline()
         if deadline is not None and deadline <= max(self._now, self._loop.time()):

@@ -436,6 +436,25 @@ def test_a_tick_is_never_too_early_for_the_core_that_asked_for_it(loop: str) -> 
         made.close()
 
 
+def test_a_part_of_a_chunk_that_is_no_event_does_not_turn_the_core(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(here: End, there: End) -> None:
+        await greet(here, there)
+        (line,) = here.driver._links.values()
+        line.alone = True  # type: ignore[attr-defined]
+        asked: list[Any] = []
+        deadline = here.core.deadline
+        monkeypatch.setattr(here.core, "deadline", lambda: asked.append(1) or deadline())
+        await asyncio.sleep(0.01)  # the turn that the greeting was in is over
+        asked.clear()
+        here.driver.hold()
+        here.driver.end_turn()
+        assert not asked
+        await say(here, there, Heartbeat())
+        await here.until(lambda: asked)  # an event again
+
+    run(test)
+
+
 def test_what_the_one_link_of_a_driver_brings_is_answered_within_its_read(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,14 @@ SWEPT_SPANS = 64
 """Spans in a line, beyond twice its tasks, before it is swept."""
 AWAITED_PER_SLOT_MAX = 16
 """Arguments of one client on their way to a worker, for each of its slots: whatever their way takes."""
+NEAR_SECONDS = 0.05
+AWAITED_NEAR_BYTES = 4 << 20
+AWAITED_NEAR_MIN = 2
+"""Where the way takes less, so many bytes a slot hide it, or so many arguments. More would only lie about and leave
+the processor's caches: an array of 1 MiB would cost all processes together a twentieth more."""
+REFILLS = 2
+"""Arguments ahead are asked for in so many parts, as those before them are used up: what each process does for several
+in one turn of its loop costs it less than one by one, and that is another twentieth."""
 WAY_GROWTH = 1.1
 WAY_SECONDS = 0.001
 """How much longer than the shortest known way the next one may seem: so that a wire may become slower."""
@@ -457,7 +465,8 @@ class Scheduler:
                     if self._suspects_wait(worker, full):
                         continue
                     worker.reserved = False
-                count = self._room_for_body(worker, job, idle=idle) if body else self._room(worker, job, idle=idle)
+                room = self._room_for_body if body else self._room
+                count = room(worker, job, body, idle=idle)
                 if count > 0 and _fits(worker, job, body):
                     group.move_to_end(worker)
                     return worker, count
@@ -492,7 +501,7 @@ class Scheduler:
         return False
 
     @staticmethod
-    def _room(worker: Worker, job: Job, *, idle: bool) -> int:
+    def _room(worker: Worker, job: Job, body: int, *, idle: bool) -> int:
         """How many tasks of this job the worker should get now."""
         slots, mean = worker.slots, job.mean_seconds
         by_count = (slots if idle else 2 * slots) - worker.ready
@@ -503,7 +512,7 @@ class Scheduler:
         return min(max(by_count, by_time), WORKER_TASKS_MAX - worker.unfinished)
 
     @staticmethod
-    def _room_for_body(worker: Worker, job: Job, *, idle: bool) -> int:
+    def _room_for_body(worker: Worker, job: Job, body: int, *, idle: bool) -> int:
         """How many tasks with bodies the worker should get now; other clients' arguments on their way count for none.
 
         One runs in each slot, and behind it come as many as keep the slot busy while the next one travels.
@@ -512,12 +521,17 @@ class Scheduler:
         wanted = slots
         if not idle:
             mean = max(job.mean_seconds or UNKNOWN_SECONDS, MEAN_SECONDS_MIN)
-            wanted += slots * min(1 + int((AHEAD_SECONDS / 2 + job.way_seconds) / mean), AWAITED_PER_SLOT_MAX)
+            most = AWAITED_PER_SLOT_MAX
+            if job.way_seconds < NEAR_SECONDS:
+                most = min(most, max(AWAITED_NEAR_MIN, AWAITED_NEAR_BYTES // body))
+            wanted += slots * min(1 + int((AHEAD_SECONDS / 2 + job.way_seconds) / mean), most)
             if worker.backlog_seconds < slots * AHEAD_SECONDS / 2:
                 ready = min(ready, slots)  # many short ones are no reason to let the wire rest
         count = wanted - ready - worker.arriving_of.get(job.client, 0)
-        if not idle and count * 4 < wanted:
-            return 0
+        if not idle:
+            worker.sated = count < (wanted // REFILLS if worker.sated else 1)
+            if worker.sated:
+                return 0
         return min(count, WORKER_TASKS_MAX - worker.unfinished)
 
     @staticmethod

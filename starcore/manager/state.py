@@ -506,6 +506,8 @@ class Worker:
     """Leases whose argument is on its way; no slot is taken by them."""
     arriving_of: dict[Client, int] = field(default_factory=dict)
     arriving_bytes: int = 0
+    sated: bool = False
+    """It has as many arguments as it can use, and gets more when some of these are used up."""
     answers_of: dict[Client, int] = field(default_factory=dict)
     """Bytes of answers that lie in its arena until their client has them."""
     arena_used_bytes: int = 0

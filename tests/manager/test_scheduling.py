@@ -110,6 +110,45 @@ def test_more_arguments_travel_ahead_where_the_way_is_long_and_the_tasks_are_sho
     assert 5 <= ahead[1] <= AWAITED_PER_SLOT_MAX + 1
 
 
+def ahead_of_a_slot(seconds: float, way_seconds: float, body: int = BODY):
+    """A star whose client queued a hundred bodied tasks of a job that took so long, and the ASSIGNs that are out."""
+    star = Star()
+    worker, client = star.worker(slots=1), star.client()
+    job = client.job()
+    job.submit(1, bodies=[body])
+    lease = worker.leased(job, 0, 1)
+    star.now += way_seconds
+    upload(client, job, 0, worker, lease.lease, body)
+    worker.finish(lease, seconds=seconds)
+    job.submit(100, bodies=[body] * 100)
+    return star, worker, client, job, star.all(Assign, worker)
+
+
+def test_a_near_worker_gets_no_more_arguments_than_hide_the_way():
+    for body, expected in ((BODY, 5), (4 * BODY, 3), (BODY // 4, 17)):
+        *_, waiting = ahead_of_a_slot(seconds=0.0005, way_seconds=0.01, body=body)
+        assert len(waiting) == expected
+    *_, waiting = ahead_of_a_slot(seconds=0.0005, way_seconds=0.1)
+    assert len(waiting) == 1 + AWAITED_PER_SLOT_MAX
+
+
+def test_many_arguments_ahead_are_refilled_some_at_a_time_and_few_one_by_one():
+    for seconds, way_seconds, refills in ((0.0005, 0.1, {0, 8}), (0.0005, 0.01, {0, 2}), (0.05, 0.01, {1})):
+        star, worker, client, job, waiting = ahead_of_a_slot(seconds, way_seconds)
+        together = set()
+        for number in range(1, 11):
+            lease = waiting.pop(0)
+            star.actions.clear()
+            star.now += way_seconds
+            upload(client, job, number, worker, lease.lease)
+            worker.finish(lease, seconds=seconds)
+            given = star.all(Assign, worker)
+            waiting += given
+            together.add(len(given))
+            assert waiting
+        assert together == refills
+
+
 def test_small_task_does_not_wait_behind_all_arrays_of_its_own_client():
     star = Star()
     worker, client = star.worker(slots=1), star.client()
