@@ -242,7 +242,9 @@ class Workforce:
         """Tell the connected workers of this name or host to finish and leave; return their names."""
         names: list[str] = []
         for worker in workers:
-            if worker.link and (fnmatchcase(worker.name, pattern) or fnmatchcase(worker.host, pattern)):
+            # A worker that names no host is on none: "" as a pattern would fit it.
+            known = (name for name in (worker.name, worker.host) if name)
+            if worker.link and any(fnmatchcase(name, pattern) for name in known):
                 worker.drain_reason = f"asked by client {client}"
                 self._outbox.send(worker.link, Drain(worker.drain_reason))
                 names.append(worker.name)

@@ -352,8 +352,8 @@ class Liar:
         return Drain(self.text()) if self.rng.random() < 0.02 else Heartbeat()
 
     def drain_request(self) -> Message:
-        """Ask for what fits nobody: any client may send honest workers away."""
-        return DrainRequest(self.rng.choice(("[", "[!", "*a" * 30_000, UGLY, "nobody*")))
+        """Ask for what fits nobody, "" and "?" too: any client may send honest workers away."""
+        return DrainRequest(self.rng.choice(("", "?", "[", "[!", "*a" * 30_000, UGLY, "nobody*")))
 
     def column(self) -> Any:
         return array("Q", self.some(U64))

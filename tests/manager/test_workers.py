@@ -151,6 +151,20 @@ def test_drain_is_told_to_connected_workers_whose_name_or_host_fits():
     star.quiet()
 
 
+def test_drain_of_nothing_is_told_to_nobody_though_a_worker_names_no_host():
+    star = Star()
+    worker, client = star.worker(name="node1-7", host=""), star.client(name="laptop")
+    for nobody in ("", "?"):
+        client.say(DrainRequest(nobody))
+        star.expect(DrainReply([]), client)
+    assert not star.all(Drain, worker)
+    client.say(DrainRequest("*"))
+    star.expect(DrainReply(["node1-7"]), client)
+    star.take(Drain, worker)
+    settle(star)
+    star.quiet()
+
+
 def test_drain_that_was_lost_with_its_link_is_said_again_to_the_worker_that_comes_back():
     star = Star()
     worker, client = star.worker(), star.client(name="laptop")
