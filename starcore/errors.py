@@ -110,7 +110,15 @@ class AddressError(SetupError):
 
 
 class UnconfiguredError(SetupError):
-    """Nothing says where a manager is, and none runs on this machine."""
+    """Nothing says where a manager is, and none runs on this machine.
+
+    Attributes
+    ----------
+    may_come : bool
+        Whether a manager that this user starts on this machine would change that: so a worker waits for one.
+    """
+
+    may_come = False
 
 
 class LinkError(StarCoreError):

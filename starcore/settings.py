@@ -41,6 +41,7 @@ _LEGACY = {
     (Role.CLIENT, "key"): ("STARCOMPUTE_CLIENT_KEY_PATH", "STARCOMPUTE_CLIENT_KEY"),
 }
 """The variables of the first StarCompute, in the spelling of its code and in that of its README."""
+_LEGACY_ORIGIN = "$STARCOMPUTE_* variables"
 
 
 # -- directories ---------------------------------------------------------------------------------------------
@@ -336,9 +337,11 @@ def dialer(
     if address is None and (address := os.environ.get("STARCORE_MANAGER") or None):
         origin = "$STARCORE_MANAGER"
     host, given_port = parse_address(address) if address else ("", None)
-    source = _source(role, join, addressed=bool(host))
+    source = _source(role, join, host)
     if not host and not source.host:
-        raise UnconfiguredError(f"{source.origin} does not say where the manager is; add --manager HOST[:PORT]")
+        error = UnconfiguredError(f"{source.origin} does not say where the manager is; add --manager HOST[:PORT]")
+        error.may_come = source.origin == _LEGACY_ORIGIN
+        raise error
     port = port or given_port or source.port
     if not 0 < port < 1 << 16:
         raise AddressError(f"{port} is not a port: 1 to 65535 are")
@@ -346,8 +349,8 @@ def dialer(
     return Target(host or source.host, port, source.identity, origin)
 
 
-def _source(role: Role, join: str | os.PathLike[str] | None, *, addressed: bool) -> _Source:
-    """Return the first source of credentials that there is."""
+def _source(role: Role, join: str | os.PathLike[str] | None, address: str) -> _Source:
+    """Return the first source of credentials that there is; `address` is the host that was named beside them."""
     if join is not None:
         return _from_join(role, join, "--join")
     if named := os.environ.get("STARCORE_JOIN"):
@@ -355,16 +358,25 @@ def _source(role: Role, join: str | os.PathLike[str] | None, *, addressed: bool)
     manager = running_manager()
     if (identity := _legacy_dialer(role)) is not None:
         host, port = (manager.host, manager.port(role)) if manager else ("", DEFAULT_PORTS[role])
-        return _Source(identity, host, port, "$STARCOMPUTE_* variables")
+        return _Source(identity, host, port, _LEGACY_ORIGIN)
     if (placed := config_dir() / f"{said(role)}.join").exists():
         return _from_join(role, placed, "file")
     if manager is not None and manager.join(role):
         own = certificates.read_join(manager.join(role), role)
         here = f"the manager that runs here (pid {manager.pid})"
         return _Source(own.identity, manager.host, manager.port(role), here)
-    if addressed and (default := star_dir() / f"{said(role)}.join").exists():
+    if address and (default := star_dir() / f"{said(role)}.join").exists():
         return _from_join(role, default, "file")
-    raise UnconfiguredError(_advice(role, manager, addressed=addressed))
+    error = UnconfiguredError(_advice(role, manager, addressed=bool(address)))
+    error.may_come = manager is None and (not address or _is_here(address))
+    raise error
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _from_join(role: Role, path: str | os.PathLike[str], origin: str) -> _Source:

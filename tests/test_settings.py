@@ -249,6 +249,16 @@ def test_address_without_credentials_says_what_is_missing():
         settings.dialer(Role.CLIENT, address="m.example")
 
 
+@pytest.mark.parametrize(
+    ("address", "may_come"),
+    [(None, True), ("127.0.0.1:8443", True), ("localhost", True), ("[::1]:443", True), ("m.example", False)],
+)
+def test_only_what_a_manager_of_this_machine_would_bring_may_come(address, may_come):
+    with pytest.raises(UnconfiguredError) as caught:
+        settings.dialer(Role.WORKER, address=address)
+    assert caught.value.may_come is may_come
+
+
 def test_join_flag_wins_over_everything(finished, star, tmp_path, monkeypatch):
     run_manager(star)
     flag = join_at(tmp_path / "flag.join", finished, Role.WORKER, "flag.example", 1)
@@ -315,8 +325,9 @@ def test_star_whose_manager_does_not_run_is_not_dialed(star):
 def test_join_file_without_an_address_asks_for_one(finished, tmp_path):
     path = tmp_path / "bare.join"
     certificates.write_private(path, replace(certificates.read_join(finished.worker_join), host="").text())
-    with pytest.raises(UnconfiguredError, match="does not say where the manager is; add --manager"):
+    with pytest.raises(UnconfiguredError, match="does not say where the manager is; add --manager") as caught:
         settings.dialer(Role.WORKER, join=path)
+    assert not caught.value.may_come
     assert settings.dialer(Role.WORKER, join=path, address="m.example").address == "m.example:443"
 
 
@@ -416,8 +427,9 @@ def test_each_machine_needs_only_its_own_of_the_six(monkeypatch, pems):
 
 def test_pinned_dialer_without_an_address_asks_for_one(monkeypatch, pems):
     export(monkeypatch, pems)
-    with pytest.raises(UnconfiguredError, match=r"\$STARCOMPUTE_\* variables does not say|do not say"):
+    with pytest.raises(UnconfiguredError, match=r"\$STARCOMPUTE_\* variables does not say|do not say") as caught:
         settings.dialer(Role.WORKER)
+    assert caught.value.may_come
 
 
 def test_missing_one_of_the_six_is_named(monkeypatch, pems):
@@ -468,8 +480,9 @@ def test_join_variable_wins_over_the_six_files_and_an_explicit_star_as_well(monk
 
 def test_pinned_manager_asks_its_neighbours_for_the_six_files():
     run_manager(None)
-    with pytest.raises(UnconfiguredError, match="uses the STARCOMPUTE_"):
+    with pytest.raises(UnconfiguredError, match="uses the STARCOMPUTE_") as caught:
         settings.dialer(Role.CLIENT)
+    assert not caught.value.may_come
 
 
 def test_journal_is_where_the_flag_says_or_else_the_variable(monkeypatch, tmp_path):

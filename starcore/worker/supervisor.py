@@ -80,6 +80,7 @@ from starcore.worker.orders import (
 from starcore.worker.prints import JSON_VARIABLE
 from starcore.worker.process import SlotProcess, slot_environment
 from starcore.worker.stock import Stock
+from starcore.worker.waiting import wait_for_star
 from starcore.worker.watch import MemoryWatch
 
 DIAL_SECONDS_MAX = 10.0
@@ -478,7 +479,12 @@ def run_worker(options: WorkerOptions) -> tuple[int, str]:
     """
     if platform.system() == "Windows":
         raise SetupError("a worker needs Linux or macOS")
-    options.resolve()  # what is wrong with the settings is said before anything is started
+    # What is wrong with the settings is said before anything is started.
+    there, options.lifetime = wait_for_star(
+        options.resolve, patient=options.reconnect, lifetime=options.lifetime, lifeline=options.lifeline
+    )
+    if not there:
+        return 0, ""
 
     async def main() -> tuple[int, str]:
         loop = asyncio.get_running_loop()

@@ -240,3 +240,49 @@ def test_operations_manual_names_every_option(place: Place) -> None:
     for command in ("manager", "worker", "status"):
         options = set(re.findall(r"--[a-z][a-z-]+", place.starcore(command, "--help").stdout.split("examples:")[0]))
         assert not [option for option in options - {"--help"} if f"`{option}" not in manual], command
+
+
+@pytest.mark.parametrize("options", [(), ("--manager", "127.0.0.1")])
+def test_worker_that_is_started_before_its_star_waits_for_it(place: Place, options: tuple[str, ...]) -> None:
+    ports = free_ports()
+    if options:
+        options = ("--manager", f"127.0.0.1:{ports[0]}")
+    worker = place.worker(*options, ready=False)
+    worker.wait_for("waiting for a manager that this user starts on this machine; for one elsewhere give --join FILE")
+    manager = place.manager("--port", str(ports[0]), "--client-port", str(ports[1]))
+    worker.wait_for("connected|joined")
+    with place.client(manager) as client:
+        assert client.submit(pow, 2, 10).result(30) == 1024
+    assert worker.log.count("waiting for a manager") == 1
+    assert worker.terminate() == 0
+
+
+def test_manager_and_worker_that_are_started_at_once_find_each_other(place: Place) -> None:
+    manager = place.manager(ready=False)
+    worker = place.worker(ready=False)
+    manager.listening()
+    worker.wait_for("connected|joined")
+    assert worker.terminate() == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_worker_that_waits_for_its_star_leaves_at_once(place: Place, number: int, code: int) -> None:
+    worker = place.worker(ready=False)
+    worker.wait_for("waiting for a manager")
+    began = time.monotonic()
+    worker.signal(number)
+    assert worker.wait() == code
+    assert time.monotonic() - began < 2.0
+    assert "Traceback" not in worker.log
+
+
+def test_worker_does_not_wait_for_what_no_manager_here_would_bring(place: Place) -> None:
+    missing = place.directory / "none.join"
+    for options, code, says in (
+        (["--join", str(missing)], 3, "none.join"),
+        (["--manager", "192.0.2.1"], 2, "an address alone does not open the door"),
+        (["--no-reconnect"], 2, "no manager is configured"),
+    ):
+        worker = place.worker(*options, ready=False)
+        assert worker.wait() == code, worker.log
+        assert says in worker.log
