@@ -14,9 +14,10 @@ from typing import Any
 
 from starcore import settings
 from starcore.client.api import Array, Calls, Client, Function
+from starcore.client.inquiries import own_story, session_of
 from starcore.client.session import CONNECT_SECONDS
 from starcore.client.story import Story
-from starcore.errors import UnconfiguredError
+from starcore.errors import SessionLostError, UnconfiguredError
 from starcore.messages import Role
 from starcore.references import Ref
 
@@ -123,8 +124,26 @@ def run(inputs: Iterable[Array], function: Function | None = None) -> list[Any]:
 
 
 def story(task: Future[Any] | str) -> Story:
-    """Return what happened to a call: every attempt, with its worker, time and cause; see `Client.story`."""
-    return default_client().story(task)
+    """Return what happened to a call: every attempt, with its worker, time and cause; see `Client.story`.
+
+    A future is asked about where its call was made, whichever client made it; a name, or a future whose client was shut
+    down, with the default client, which for such a future has to be of the same manager.
+
+    Raises
+    ------
+    SessionLostError
+        The client that made the call was shut down, and the default client is another manager's, or none.
+    """
+    session = session_of(task)
+    if session is None or isinstance(task, str):
+        return default_client().story(task)
+    try:
+        return own_story(task, session)
+    except SessionLostError:
+        client = _Default.client
+        if client is None or client._shut or client._target.address != session.target.address:
+            raise
+        return client.story(task)
 
 
 def _configured() -> bool:

@@ -7,7 +7,7 @@ import time
 from concurrent.futures import Executor, Future
 from typing import Any, Protocol, cast
 
-from starcore.client.futures import BlockFuture, TaskFuture
+from starcore.client.futures import BlockFuture, StarFuture, TaskFuture
 from starcore.client.session import Session
 from starcore.client.story import Story, read_story
 from starcore.errors import ArgumentValueError
@@ -68,13 +68,8 @@ class Inquiries(Executor):
         TimeoutError
             There was no answer for 10 s.
         """
-        name = task if isinstance(task, str) else getattr(task, "task", "")
-        if not name:
-            raise ArgumentValueError("this future stands for no task, or for one whose blocks are all done")
-        if len(name) > NAME_CHARS_MAX or not name.isascii():  # it would fit no message, on any link
-            shown = plain(name, NAME_CHARS_MAX)
-            raise ArgumentValueError(f"{shown!r} is no task's name: SESSION/JOB/INDEX is one: 3fa9c1d2/1/0, or m17/0")
-        return read_story(self._client._live().story(name).result(ANSWER_SECONDS), time.time())
+        name = _name(task)
+        return _told(self._client._live(), name)
 
     @property
     def slots(self) -> int:
@@ -90,3 +85,33 @@ class Inquiries(Executor):
     def address(self) -> str:
         """The manager's address."""
         return self._client._target.address
+
+
+def session_of(task: object) -> Session | None:
+    """Return the session of a future of ours: the one that its call was made in, whichever client's it is."""
+    return cast("Session | None", task._session) if isinstance(task, StarFuture) else None
+
+
+def own_story(task: Future[Any], session: Session) -> Story:
+    """Return what happened to a call, as the manager of its own session tells it; see `Inquiries.story`.
+
+    Raises
+    ------
+    SessionLostError
+        The session is over: another client has to ask.
+    """
+    return _told(session, _name(task))
+
+
+def _told(session: Session, name: str) -> Story:
+    return read_story(session.story(name).result(ANSWER_SECONDS), time.time())
+
+
+def _name(task: Future[Any] | str) -> str:
+    name = task if isinstance(task, str) else getattr(task, "task", "")
+    if not name:
+        raise ArgumentValueError("this future stands for no task, or for one whose blocks are all done")
+    if len(name) > NAME_CHARS_MAX or not name.isascii():  # it would fit no message, on any link
+        shown = plain(name, NAME_CHARS_MAX)
+        raise ArgumentValueError(f"{shown!r} is no task's name: SESSION/JOB/INDEX is one: 3fa9c1d2/1/0, or m17/0")
+    return name

@@ -14,7 +14,7 @@ import pytest
 
 import starcore
 from starcore import default
-from starcore.errors import ArgumentValueError, CrashError
+from starcore.errors import ArgumentValueError, CrashError, SessionLostError
 
 from .processes import Place
 from .stars import tried_star
@@ -48,8 +48,10 @@ def test_story_names_every_attempt_its_worker_and_its_cause(
         assert story[1].worker == client.status()["workers"][0]["name"]
         assert all(began - 1 <= record.time <= time.time() + 1 for record in story)
         assert story.task == future.task  # type: ignore[attr-defined]
-        monkeypatch.setattr(default._Default, "client", client)
+        # Whose default it is does not matter: the future knows its own session.
+        monkeypatch.setattr(default._Default, "client", None)
         assert starcore.story(future) and starcore.story(future).task == story.task
+        assert default._Default.client is None
 
         doomed = client.submit(dies)
         with pytest.raises(CrashError) as caught:
@@ -71,3 +73,24 @@ def test_story_names_every_attempt_its_worker_and_its_cause(
         assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
         with pytest.raises(ArgumentValueError, match="no task"):
             client.story("00000000/1/0")
+
+
+def test_future_is_asked_about_where_its_call_was_made(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    with tried_star(tmp_path / "one", workers=1) as one, tried_star(tmp_path / "other", workers=1) as other:
+        first, second = one.client(), other.client()
+        monkeypatch.setattr(default._Default, "client", second)
+        future = first.submit(pow, 2, 3)
+        assert future.result(30) == 8
+        assert [record.what for record in starcore.story(future)][-1] == "returned"
+        with pytest.raises(ArgumentValueError, match="no task"):
+            starcore.story(future.task)  # type: ignore[attr-defined]  # a name says nothing of a session
+        first.shutdown()
+        with pytest.raises(SessionLostError, match="shut down"):
+            starcore.story(future)
+        again = one.client()
+        monkeypatch.setattr(default._Default, "client", again)
+        assert starcore.story(future).task == future.task  # type: ignore[attr-defined]
