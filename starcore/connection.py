@@ -35,6 +35,8 @@ WRITE_HIGH_WATER_BYTES = 128 << 10
 NOTSENT_LOWAT_BYTES = 128 << 10
 """What the kernel may hold unsent; without it a peer that reads nothing swallows 4 MB."""
 WRITE_PIECE_BYTES = 256 << 10
+TURN_BYTES_MAX = 1 << 20
+"""More than this does not wait for the end of the turn: one read may hold very many questions."""
 UNREAD_BYTES_MAX = 1 << 30
 """What waits for a peer that asks and asks, and does not read."""
 COMPANY_SECONDS = 0.05
@@ -116,6 +118,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader(self._deliver, self._destination, self._arrived, scratch=scratch)
         self._queue: list[bytes] = []
+        self._queued_bytes = 0
         self._flush_due = False
         self._company_due = False
         self._closed = False
@@ -186,7 +189,9 @@ class Connection(asyncio.BufferedProtocol):
         if type(message) is Welcome:
             self._reader.greeted()
             self.watch(message.silence_seconds)
-        self._queue.append(codec.encode(message))
+        frame = codec.encode(message)
+        self._queue.append(frame)
+        self._queued_bytes += len(frame)
         if hurry and not self._flush_due:
             self._flush_due = True
             self._owner.queued(self)
@@ -201,6 +206,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         joined = b"".join(self._queue)
         self._queue.clear()
+        self._queued_bytes = 0
         if len(joined) <= WRITE_PIECE_BYTES:
             self._transport.write(joined)
         else:
@@ -217,6 +223,7 @@ class Connection(asyncio.BufferedProtocol):
         self._queue.append(chunk_header(stream, attempt, offset, len(view)))
         header = b"".join(self._queue)
         self._queue.clear()
+        self._queued_bytes = 0
         self._transport.writelines([header, view])
 
     def send_token(self, stream: int, attempt: int, offset: int, length: int, token: Any, start: int) -> None:
@@ -279,6 +286,8 @@ class Connection(asyncio.BufferedProtocol):
             self._reader.greeted()
             self.watch(message.silence_seconds)
         self._owner.received(self.link, message)
+        if self._queued_bytes > TURN_BYTES_MAX and not self._closed:
+            self.flush()
 
     def _destination(self, stream: int, attempt: int, offset: int, length: int) -> Buffer | None:
         return self._owner.destination(self.link, stream, attempt, offset, length)

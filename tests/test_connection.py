@@ -326,3 +326,15 @@ def test_peer_that_asks_and_does_not_read_is_at_fault(desk: Desk) -> None:
     desk.connection.send(Heartbeat())
     desk.connection.flush()
     assert desk.owner.heard[-1] == ("fault", "OverrunError")
+
+
+def test_answers_to_very_many_questions_of_one_read_do_not_wait_for_its_end(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.feed(codec.encode(HELLO))
+    answer = Notice(1, "z" * 10_000)
+    monkeypatch.setattr(desk.owner, "received", lambda link, message: desk.connection.send(answer))
+    desk.feed(codec.encode(Heartbeat()) * 1000)
+    assert len(b"".join(desk.transport.writes)) > 8_000_000
+    desk.turn()
+    assert written(desk) == [answer] * 1000

@@ -16,7 +16,7 @@ from starcore.capacity import memory_limit_bytes
 from starcore.certificates import CLIENT_PORT, WORKER_PORT, Star
 from starcore.errors import SetupError, StarCoreError
 from starcore.manager.bodies import SUFFIX
-from starcore.manager.budget import MEMORY_BYTES_MIN, Budget
+from starcore.manager.budget import MEMORY_BYTES_MIN, Budget, least_bytes
 from starcore.manager.core import Limits
 from starcore.manager.server import Ports, ServerOptions, adopt, listen, run
 from starcore.manager.spool import Spool, free_bytes
@@ -95,7 +95,8 @@ def _parser() -> Parser:
         type=_memory,
         default=0,
         metavar="SIZE",
-        help="this process's memory stays below it, as 4G: peers are slowed, not refused (default: a quarter of all)",
+        help="its memory, with its shards', stays below it, as 4G: peers are slowed, not refused (default: a quarter "
+        "of all)",
     )
     add(
         "--shards",
@@ -158,12 +159,18 @@ def _memory(text: str) -> int:
     return memory_bytes
 
 
+def _budget(memory_bytes: int, shards: int) -> Budget:
+    return Budget.of(memory_bytes or max(least_bytes(shards), memory_limit_bytes() // 4), shards)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a manager, and return the exit code."""
     parser = _parser()
     options = parser.parse_args(argv)
     if options.port == options.client_port != 0:
         parser.error(f"--port and --client-port are both {options.port}: the port tells workers and clients apart")
+    if options.memory and options.memory < (least := least_bytes(options.shards)):
+        parser.error(f"--memory is too little for {options.shards} shards: they need {least >> 20}M at least")
     logs.setup(options.log_level, options.json_logs)
     try:
         _serve(options)
@@ -221,7 +228,7 @@ def _serve(options: argparse.Namespace) -> None:
     server_options = ServerOptions(
         ports=ports,
         limits=limits,
-        budget=Budget.of(options.memory or max(MEMORY_BYTES_MIN, memory_limit_bytes() // 4)),
+        budget=_budget(options.memory, options.shards),
         store=StoreLimits(options.stored_memory, room, options.keep_seconds),
         spool=spool,
         bodies=options.spool,

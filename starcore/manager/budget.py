@@ -3,6 +3,7 @@
 ::
 
     --memory ─┬─ the process itself (BASE_BYTES): interpreter, TLS, the pool of chunks
+              ├─ each shard: the same again, without what it shares with the first (SHARD_BYTES), and its idle cells
               └─ the rest, in sixteenths
                    6  bodies on their way (`relay.py`): granted and not forwarded, over all links together
                    1  what links may send unasked: their first windows
@@ -27,6 +28,12 @@ BASE_BYTES = 64 << 20
 """A manager without work has some 40 MiB, and keeps 16 MiB of chunks for the next ones."""
 MEMORY_BYTES_MIN = 128 << 20
 """With less there is no room for a body and its neighbours."""
+SHARD_BYTES = 24 << 20
+"""A shard without work has 18 MiB that are its own alone, and a cable."""
+IDLE_PART = 32
+"""All shards together keep so great a part of the memory in cells that nothing lies in."""
+IDLE_BYTES_MIN, IDLE_BYTES_MAX = 2 << 20, 16 << 20
+"""Of one shard."""
 PARTS = 16
 RELAY_PARTS, WINDOW_PARTS, SUBMIT_PARTS, UNREAD_PARTS, BLOB_PARTS = 6, 1, 3, 3, 1
 SHARE = 4
@@ -39,6 +46,11 @@ RESULT_BYTES_MIN = 64 << 10
 WINDOW_BYTES_MIN = 4 << 10
 
 
+def least_bytes(shards: int = 1) -> int:
+    """Return what a manager of so many shards needs at least."""
+    return MEMORY_BYTES_MIN + (shards * (SHARD_BYTES + IDLE_BYTES_MIN) if shards > 1 else 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """Bytes of memory, for everything and for each kind of thing."""
@@ -49,13 +61,22 @@ class Budget:
     submit_bytes: int = 1 << 50
     result_bytes: int = 1 << 50
     blob_bytes: int = 1 << 50
+    base_bytes: int = BASE_BYTES
+    """What the processes have without anything to do."""
+    idle_bytes: int = IDLE_BYTES_MAX
+    """What a shard may keep in cells that nothing lies in."""
 
     @classmethod
-    def of(cls, memory_bytes: int) -> Budget:
-        """Divide what a process may have."""
-        part = max(memory_bytes - BASE_BYTES, MEMORY_BYTES_MIN - BASE_BYTES) // PARTS
+    def of(cls, memory_bytes: int, shards: int = 1) -> Budget:
+        """Divide what a manager may have; one shard is the process itself."""
+        spare_bytes = memory_bytes - BASE_BYTES - shards * SHARD_BYTES
+        idle_bytes = min(IDLE_BYTES_MAX, max(IDLE_BYTES_MIN, spare_bytes // (IDLE_PART * shards)))
+        base_bytes = BASE_BYTES + (shards * (SHARD_BYTES + idle_bytes) if shards > 1 else 0)
+        part = max(memory_bytes - base_bytes, MEMORY_BYTES_MIN - BASE_BYTES) // PARTS
         return cls(
             memory_bytes,
+            base_bytes=base_bytes,
+            idle_bytes=idle_bytes,
             relay_bytes=RELAY_PARTS * part,
             window_bytes=WINDOW_PARTS * part,
             submit_bytes=SUBMIT_PARTS * part,

@@ -20,12 +20,11 @@ import mmap
 import os
 
 from starcore._framing import Segment
+from starcore.manager.budget import IDLE_BYTES_MAX
 
 MEMORY_BYTES = 256 << 30
 """Addresses of one memory."""
-CELL_BYTES_MIN = 64 << 10
-IDLE_BYTES_MAX = 16 << 20
-"""What free cells keep of their pages: a fresh page costs as much as receiving into it."""
+CELL_BYTES_MIN = 16 << 10
 
 
 def create() -> int:
@@ -36,8 +35,9 @@ def create() -> int:
 
 
 def cell_bytes(length: int) -> int:
-    """Return how much a cell for so many bytes measures: the next power of two."""
-    return max(CELL_BYTES_MIN, 1 << (length - 1).bit_length())
+    """Return how much a cell for so many bytes measures: four sizes an octave, so a fifth at most is wasted."""
+    step = max(CELL_BYTES_MIN // 4, 1 << max(0, (length - 1).bit_length() - 3))
+    return max(CELL_BYTES_MIN, -(-length // step) * step)
 
 
 class Cells:
@@ -47,9 +47,12 @@ class Cells:
     ----------
     descriptor : int
         As `create` made it; it is closed with `close`.
+    idle_bytes_max : int, optional
+        What free cells keep of their pages: a fresh page costs as much as receiving into it.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, idle_bytes_max: int = IDLE_BYTES_MAX) -> None:
+        self._idle_bytes_max = idle_bytes_max
         self._descriptor = descriptor
         self._map = mmap.mmap(descriptor, MEMORY_BYTES)
         self._view = memoryview(self._map)
@@ -94,7 +97,7 @@ class Cells:
     def give(self, cell: int) -> None:
         """Take a cell back."""
         size = self._taken.pop(cell)
-        if self._idle_bytes + size <= IDLE_BYTES_MAX:
+        if self._idle_bytes + size <= self._idle_bytes_max:
             self._idle_bytes += size
             self._warm.setdefault(size, []).append(cell)
         else:

@@ -36,7 +36,7 @@ from starcore.events import (
 )
 from starcore.manager.audit import check_account
 from starcore.manager.blobs import Blobs
-from starcore.manager.budget import BASE_BYTES, Budget, Credits
+from starcore.manager.budget import Budget, Credits
 from starcore.manager.clients import Clientele
 from starcore.manager.delivery import Deliveries
 from starcore.manager.leases import Leases
@@ -564,7 +564,7 @@ class ManagerCore:
         clients = self._sessions.clients.values()
         unread = sum(client.unread_bytes for client in clients)
         held = self._held_bytes(clients) - self._store.body_bytes
-        return BASE_BYTES + held + self._relay.promised_bytes + self._blobs.idle_bytes + unread
+        return self._budget.base_bytes + held + self._relay.promised_bytes + self._blobs.idle_bytes + unread
 
 
 _FROM_CLIENT: dict[type, Callable[[ManagerCore, Client, Any], None]] = {

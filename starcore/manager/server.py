@@ -183,8 +183,8 @@ class Server:
         self._trimmed = (0, 0)
         self._switch: Switch | None = None
         if options.shards > 1:
-            seconds = options.limits.greeting_seconds
-            self._switch = Switch(options.shards, self._driver, identity, seconds, loop, options.log_options)
+            seconds, budget = options.limits.greeting_seconds, options.budget
+            self._switch = Switch(options.shards, self._driver, identity, seconds, loop, options.log_options, budget)
 
     # -- the driver's shell ----------------------------------------------------------------------------------
 

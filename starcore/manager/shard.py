@@ -50,8 +50,10 @@ LEAVING_SECONDS = 2.0
 class PeerConnection(Connection):
     """A connection whose messages are read, and written, elsewhere."""
 
-    def __init__(self, link: int, shard: Shard, identify: Any, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(link, cast("Owner", shard), identify, loop)
+    def __init__(
+        self, link: int, shard: Shard, identify: Any, loop: asyncio.AbstractEventLoop, unread_bytes_max: int
+    ) -> None:
+        super().__init__(link, cast("Owner", shard), identify, loop, unread_bytes_max=unread_bytes_max)
         self._shard = shard
         self.cell: int | None = None
         """Where the chunk at hand is landing."""
@@ -109,6 +111,7 @@ class Shard:
         self._handshakes: dict[Role, Handshakes] = {}
         self._identify: dict[Role, Any] = {}
         self._cells: Cells | None = None
+        self._idle_bytes_max = self._unread_bytes_max = 0
         self._loans: dict[int, Loan] = {}
         self._from = 0
         self._read = self._read_told = 0
@@ -218,6 +221,7 @@ class Shard:
     def _setup(self, meta: memoryview, payload: memoryview) -> None:
         setup = json.loads(bytes(payload))
         identity = tls.ManagerIdentity(**setup["identity"])
+        self._idle_bytes_max, self._unread_bytes_max = setup["idle_bytes"], setup["unread_bytes"]
         for role in (Role.WORKER, Role.CLIENT):
             context = tls.listen_context(identity, role)
             self._handshakes[role] = Handshakes(context, setup["greeting_seconds"], self._loop, self._log)
@@ -230,7 +234,7 @@ class Shard:
         try:
             self._loans[number] = Loan(descriptor)
             if own:
-                self._cells = Cells(os.dup(descriptor))
+                self._cells = Cells(os.dup(descriptor), self._idle_bytes_max)
         finally:
             os.close(descriptor)
 
@@ -246,7 +250,7 @@ class Shard:
         self._handshakes[role].begin(
             sock,
             address,
-            lambda: PeerConnection(link, self, identify, self._loop),
+            lambda: PeerConnection(link, self, identify, self._loop, self._unread_bytes_max),
             functools.partial(self._tell_lost, link),
         )
 

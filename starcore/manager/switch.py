@@ -33,10 +33,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from starcore import codec, tls
+from starcore.connection import UNREAD_BYTES_MAX
 from starcore.driver import Driver
 from starcore.errors import ProtocolError, SetupError
 from starcore.events import Peer
 from starcore.manager import cable, cells
+from starcore.manager.budget import Budget
 from starcore.manager.cable import FIRST_KIND, NUMBER, Cable, Order, Told
 from starcore.manager.shard import FAULTS
 from starcore.messages import Buffer, Message, Role, Welcome
@@ -175,6 +177,8 @@ class Switch:
         Where all of it happens.
     log_options : sequence of str
         The shards' options for their logs.
+    budget : Budget, optional
+        What a shard may keep of idle cells, and of what a peer does not read.
     """
 
     def __init__(
@@ -185,10 +189,14 @@ class Switch:
         greeting_seconds: float,
         loop: asyncio.AbstractEventLoop,
         log_options: tuple[str, ...] = (),
+        budget: Budget | None = None,
     ) -> None:
+        budget = budget or Budget()
         self._count = count
         self._driver = driver
-        self._setup = json.dumps({"identity": asdict(identity), "greeting_seconds": greeting_seconds}).encode()
+        setup = {"identity": asdict(identity), "greeting_seconds": greeting_seconds}
+        setup |= {"idle_bytes": budget.idle_bytes, "unread_bytes": min(UNREAD_BYTES_MAX, budget.unread_bytes)}
+        self._setup = json.dumps(setup).encode()
         self._loop = loop
         self._log_options = log_options
         self._shards: dict[int, Shard] = {}

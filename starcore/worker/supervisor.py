@@ -479,10 +479,7 @@ def run_worker(options: WorkerOptions) -> tuple[int, str]:
     """
     if platform.system() == "Windows":
         raise SetupError("a worker needs Linux or macOS")
-    # What is wrong with the settings is said before anything is started.
-    there, options.lifetime = wait_for_star(
-        options.resolve, patient=options.reconnect, lifetime=options.lifetime, lifeline=options.lifeline
-    )
+    there, options.lifetime = wait_for_star(options.resolve, options.reconnect, options.lifetime, options.lifeline)
     if not there:
         return 0, ""
 

@@ -33,7 +33,7 @@ class _Left(Exception):  # noqa: N818 - no error: it was told to leave
 
 
 def wait_for_star(
-    resolve: Callable[[], tls.Target], *, patient: bool, lifetime: Lifetime | None = None, lifeline: int | None = None
+    resolve: Callable[[], tls.Target], patient: bool, lifetime: Lifetime | None = None, lifeline: int | None = None
 ) -> tuple[bool, Lifetime | None]:
     """Return when there is a manager to dial, or no reason to wait for one.
 

@@ -9,7 +9,17 @@ import pytest
 
 from starcore.errors import Status
 from starcore.events import ChunkReceived, Send, SendChunk
-from starcore.manager.budget import BASE_BYTES, MEMORY_BYTES_MIN, WINDOW_BYTES_MIN, Budget, Credits, Shares
+from starcore.manager.budget import (
+    BASE_BYTES,
+    IDLE_BYTES_MAX,
+    MEMORY_BYTES_MIN,
+    SHARD_BYTES,
+    WINDOW_BYTES_MIN,
+    Budget,
+    Credits,
+    Shares,
+    least_bytes,
+)
 from starcore.manager.core import ManagerCore
 from starcore.manager.flows import Flow
 from starcore.manager.limits import Limits
@@ -31,6 +41,19 @@ def test_the_parts_and_the_process_itself_measure_less_than_the_whole(memory: in
     limits = budget.limits(Limits())
     assert limits.relay_window_bytes <= budget.relay_bytes // 64
     assert limits.submit_bytes < budget.submit_bytes and limits.result_bytes < budget.result_bytes
+
+
+@pytest.mark.parametrize("shards", [2, 3, 8, 64])
+@pytest.mark.parametrize("more", [0, 256 * MIB, 16 << 30])
+def test_shards_and_their_idle_cells_count_before_anything_is_divided(shards: int, more: int) -> None:
+    memory = least_bytes(shards) + more
+    budget = Budget.of(memory, shards)
+    processes = BASE_BYTES + shards * (SHARD_BYTES + budget.idle_bytes)
+    parts = budget.relay_bytes + budget.window_bytes + budget.submit_bytes + 2 * budget.result_bytes + budget.blob_bytes
+    assert budget.base_bytes == processes
+    assert budget.idle_bytes <= IDLE_BYTES_MAX
+    assert budget.relay_bytes >= Budget.of(MEMORY_BYTES_MIN).relay_bytes
+    assert processes + parts <= memory - (memory - processes) // 9
 
 
 def test_a_large_machine_changes_no_limit() -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from starcore.manager import cells
-from starcore.manager.cells import CELL_BYTES_MIN, IDLE_BYTES_MAX, Cells, Loan, cell_bytes
+from starcore.manager.budget import IDLE_BYTES_MAX
+from starcore.manager.cells import CELL_BYTES_MIN, Cells, Loan, cell_bytes
 from starcore.messages import CHUNK_BYTES_MAX
 
 IDLE_CELLS = IDLE_BYTES_MAX // CHUNK_BYTES_MAX
@@ -95,16 +96,24 @@ def test_cell_without_memory_is_not_given_out(own: Cells, monkeypatch: pytest.Mo
 
 
 def test_cells_suit_their_chunks_and_lie_apart(own: Cells, descriptor: int) -> None:
-    assert [cell_bytes(length) for length in (1, 65_536, 65_537, CHUNK_BYTES_MAX)] == [
-        CELL_BYTES_MIN,
-        CELL_BYTES_MIN,
-        2 * CELL_BYTES_MIN,
-        CHUNK_BYTES_MAX,
-    ]
+    page = os.sysconf("SC_PAGE_SIZE")
+    for length in (1, 16_384, 16_385, 65_536, 65_537, 81_921, 300_000, 786_433, CHUNK_BYTES_MAX):
+        cell = cell_bytes(length)
+        assert length <= cell <= max(CELL_BYTES_MIN, length * 1.25)
+        assert cell % page == 0
+    assert cell_bytes(CHUNK_BYTES_MAX) == CHUNK_BYTES_MAX
     lengths = [20_000, 70_000, 300_000, 20_001, CHUNK_BYTES_MAX]
     names = [own.take(length) for length in lengths]
     ends = [name + cell_bytes(length) for name, length in zip(names, lengths, strict=True)]
     assert sorted([0, *ends[:-1]]) == names, "one behind the other"
     assert pages(descriptor) == ends[-1]
     own.give(names[1])
-    assert own.take(100_000) == names[1]
+    assert own.take(80_000) == names[1]
+
+
+def test_cells_that_lie_idle_measure_no_more_than_the_budget_says(descriptor: int) -> None:
+    frugal = Cells(os.dup(descriptor), 2 * CHUNK_BYTES_MAX)
+    for cell in [frugal.take(CHUNK_BYTES_MAX) for _ in range(5)]:
+        frugal.give(cell)
+    assert pages(descriptor) == 2 * CHUNK_BYTES_MAX
+    frugal.close()

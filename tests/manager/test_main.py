@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from starcore import certificates
-from starcore.manager.__main__ import _compare, _greet, _parser, main
+from starcore.manager.__main__ import _budget, _compare, _greet, _parser, main
+from starcore.manager.budget import least_bytes
 from starcore.manager.core import Limits
 
 
@@ -43,6 +44,20 @@ def test_number_of_shards_that_cannot_be_is_a_wrong_command_line(text: str, caps
         main(["--shards", text])
     assert left.value.code == 2
     assert "is not a number of shards: 1 to 64 are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "least"), [(["127M"], "128M"), (["128M", "--shards", "2"], "180M"), (["335M", "--shards", "8"], "336M")]
+)
+def test_memory_that_the_processes_alone_would_take_is_a_wrong_command_line(
+    options: list[str], least: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--memory", *options])
+    assert left.value.code == 2
+    assert f"{least} at least" in capsys.readouterr().err
+    shards = int(options[-1]) if len(options) > 1 else 1
+    assert _budget(0, shards).memory_bytes >= least_bytes(shards), "what nobody asked for is enough"
 
 
 @pytest.mark.parametrize("flag", ["--journal", "--spool"])

@@ -51,7 +51,8 @@ class Desk:
         self.cable = Cable(sock, asyncio.get_running_loop(), self._hear, self._cut)
         self.memory = cells.create()
         identity = dataclasses.asdict(certificates.manager_identity(star))
-        self.setup = json.dumps({"identity": identity, "greeting_seconds": 0.5}).encode()
+        setup = {"identity": identity, "greeting_seconds": 0.5, "idle_bytes": 16 << 20, "unread_bytes": 1 << 30}
+        self.setup = json.dumps(setup).encode()
         self.cable.say(Order.SETUP, b"", self.setup)
         self.cable.hand(Order.MEMORY, cable.MEMORY.pack(1, True), b"", os.dup(self.memory))
 
