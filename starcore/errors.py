@@ -184,9 +184,31 @@ class SessionLostError(StarCoreError, RuntimeError):
 
 
 class TaskFailure(StarCoreError):  # noqa: N818 - the name of a family
-    """One task did not return a result."""
+    """One task did not return a result.
+
+    Attributes
+    ----------
+    signal : str or None
+        The signal that ended the slot while the task ran, as "SIGSEGV"; None where it was none, or one of ours.
+    peak_memory_bytes : int or None
+        The most memory that the slot had in its life, in bytes.
+    stack : str or None
+        The task's last stack, a line for each frame, the most recent first.
+    worker : str or None
+        The name of the worker that had the task last.
+    attempts : int or None
+        How often the task was tried: the number of its last attempt.
+
+    All of them are None where nothing is known. They are filled for tasks that ended their slot (`CrashError`,
+    `TaskTimeoutError`, `TaskMemoryError`), and say what a worker said: a worker that lies may say what it likes.
+    """
 
     status = Status.RAISED
+    signal: str | None = None
+    peak_memory_bytes: int | None = None
+    stack: str | None = None
+    worker: str | None = None
+    attempts: int | None = None
 
 
 class TaskError(TaskFailure):
@@ -209,19 +231,44 @@ class TaskError(TaskFailure):
 
 
 class CrashError(TaskFailure):
-    """The task killed the slot that ran it, as often as the crash limit allows."""
+    """The task killed the slot that ran it, as often as the crash limit allows.
+
+    Attributes
+    ----------
+    signal, peak_memory_bytes, stack, worker, attempts
+        Of the last death, as far as they are known; see `TaskFailure`. The text has what each attempt died of.
+
+    Examples
+    --------
+    >>> try:
+    ...     future.result()
+    ... except starcore.CrashError as error:
+    ...     print(error.signal, error.worker, error.attempts)
+    """
 
     status = Status.CRASHED
 
 
 class TaskTimeoutError(TaskFailure, TimeoutError):
-    """The task ran longer than its `timeout` allows, and its slot was ended."""
+    """The task ran longer than its `timeout` allows, and its slot was ended.
+
+    Attributes
+    ----------
+    peak_memory_bytes, stack, worker, attempts
+        As far as they are known; see `TaskFailure`. `stack` is where the task was when its time was up.
+    """
 
     status = Status.TIMEOUT
 
 
 class TaskMemoryError(TaskFailure, MemoryError):
-    """The task took more memory than `--slot-memory` of its worker allows, and its slot was ended."""
+    """The task took more memory than `--slot-memory` of its worker allows, and its slot was ended.
+
+    Attributes
+    ----------
+    peak_memory_bytes, stack, worker, attempts
+        As far as they are known; see `TaskFailure`.
+    """
 
     status = Status.MEMORY
 

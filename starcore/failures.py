@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from concurrent.futures import CancelledError
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +19,7 @@ from starcore.errors import FAILURES, FrameError, RemoteTraceback, Status, TaskE
 from starcore.layouts import NotPlainError
 from starcore.messages import Buffer
 from starcore.plain import decode, encode
+from starcore.postmortem import split_facts, stack_in
 
 FAILURE_BYTES_MAX = 60 << 10
 TEXT_MAX = 16 << 10
@@ -64,7 +66,12 @@ def text_failure(status: Status, text: str) -> BaseException:
     """Return the exception of a status whose head is a text."""
     if status == Status.CANCELLED:
         return CancelledError(text) if text else CancelledError()
-    return FAILURES.get(status, TaskFailure)(text)
+    text, facts = split_facts(text)
+    error = FAILURES.get(status, TaskFailure)(text)
+    vars(error).update({name: value for name, value in asdict(facts).items() if value is not None})
+    if (stack := stack_in(text)) is not None:
+        error.stack = stack
+    return error
 
 
 def _rebuild(module: str, name: str, args: Any, state: Any, message: str) -> Exception | None:

@@ -23,7 +23,7 @@ FILE_LINES_MAX = 600
 # From the ground to the roof. A file imports from lower floors; neighbours on a floor may know each other as
 # long as no circle comes of it.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"messages", "errors", "texts"}),
+    frozenset({"messages", "errors", "texts", "postmortem"}),
     frozenset({"events", "pace", "streams", "tls", "certificates", "settings", "logs", "options", "_framing"})
     | frozenset({"capacity", "connecting", "transport"})
     | frozenset({"pickling", "payloads", "layouts", "plain", "functions", "failures", "references"}),

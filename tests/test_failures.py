@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 import types
@@ -21,10 +23,31 @@ from starcore.errors import (
     StarCoreError,
     Status,
     TaskError,
+    TaskFailure,
     TaskTimeoutError,
 )
 from starcore.failures import FAILURE_BYTES_MAX, decode_failure, encode_failure, text_failure
 from starcore.plain import encode
+from starcore.postmortem import Facts, with_facts
+
+
+@pytest.mark.parametrize("status", [Status.CRASHED, Status.TIMEOUT, Status.MEMORY])
+def test_facts_of_an_end_are_attributes_and_survive_pickling(status: Status) -> None:
+    text = "it ended\nlast stack, most recent call first:\n  File f\n  File g"
+    error = text_failure(status, with_facts(text, Facts("SIGSEGV", 300 << 20, "node7", 3)))
+    for each in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(each) is FAILURES[status]
+        assert str(each) == text
+        assert (each.signal, each.peak_memory_bytes) == ("SIGSEGV", 300 << 20)  # type: ignore[attr-defined]
+        assert each.stack == "  File f\n  File g"  # type: ignore[attr-defined]
+        assert (each.worker, each.attempts) == ("node7", 3)  # type: ignore[attr-defined]
+
+
+def test_end_of_which_nothing_is_known_has_the_attributes_all_the_same() -> None:
+    error = text_failure(Status.CRASHED, "it ended")
+    assert isinstance(error, TaskFailure)
+    assert [error.signal, error.peak_memory_bytes, error.stack, error.worker, error.attempts] == [None] * 5
+    assert TaskError("m", "n", "t").signal is None
 
 
 class Outer:

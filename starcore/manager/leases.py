@@ -9,7 +9,7 @@ queue ── begin ──▶ Leased ──┬── close ─▶ ended, by a res
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starcore.errors import Status
 from starcore.manager import facts
@@ -32,6 +32,7 @@ from starcore.manager.state import (
     Worker,
 )
 from starcore.manager.story import Stories
+from starcore.postmortem import split_facts, with_facts
 from starcore.texts import FURTHER_CHARS_MAX, NAME_CHARS_MAX, plain, plain_lines, task_name
 
 
@@ -120,6 +121,7 @@ class Leases:
         The cause may have several lines, as a worker writes them: the first says what happened.
         """
         run, position = leased.run, leased.start + offset
+        cause, known = split_facts(cause)
         self.close(leased, offset, offset + 1, Mark.ENDED, seconds)
         if run.states[position] != State.LEASED:
             return
@@ -144,6 +146,7 @@ class Leases:
         name = task_name(job.client.session, job.client_number, run.first + position)
         self._outbox.log("warning", f"task {name} ({plain(job.message.function, NAME_CHARS_MAX)}): {text}")
         report = "\n".join([text, *(f"  {death}" for death in task.deaths), *stack])
+        report = with_facts(report, replace(known, worker=leased.worker.name, attempts=leased.attempt))
         self._deliveries.settle(job, [(run, position, position + 1)], leased.attempt, Status.CRASHED, report)
 
     def requeue(self, run: Run, start: int, stop: int, attempt: int, cause: str, *, moved: bool = False) -> None:

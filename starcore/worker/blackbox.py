@@ -59,6 +59,10 @@ class BlackBox:
         size = size_text(usage.ru_maxrss * _MAXRSS_BYTES)
         return size if usage.ru_maxrss > self._own_peak else f"below {size}"
 
+    def peak_bytes(self, usage: resource.struct_rusage) -> int:
+        """Return the same as a number, 0 where only so much is known that it was below our own."""
+        return usage.ru_maxrss * _MAXRSS_BYTES if usage.ru_maxrss > self._own_peak else 0
+
     def short_of_memory(self) -> bool:
         """Whether the kernel has ended processes of this machine for lack of memory since the slot began."""
         return kernel_killings() > self._killings

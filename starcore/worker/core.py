@@ -70,7 +70,7 @@ from starcore.worker.orders import (
     Stop,
     Swollen,
 )
-from starcore.worker.reports import report
+from starcore.worker.reports import outcome
 from starcore.worker.runs import Answers, Run, Shelf, runs_of
 from starcore.worker.slots import SlotState, Why
 
@@ -468,15 +468,12 @@ class WorkerCore:
             return
         if (answered := verdict.answered) is not None:
             self._free(answered)
-            # Of a crash the manager says where it was, when it has happened often enough.
-            where = "" if verdict.status is Status.CRASHED else self._whereabouts(answered)
-            self._refuse(answered, report(verdict.text, event.peak, event.stack, where), verdict.status)
+            by, status = self._hello, verdict.status
+            told = outcome(verdict.text, status, event, by.name, by.host, answered.attempt)
+            self._refuse(answered, told, status)
         here = {lease for run in (*verdict.given, *verdict.again) for lease in run.leases}
         self._give_back(verdict.given)
         self._return(verdict.again, wanted, wanted - here)
-
-    def _whereabouts(self, run: Run) -> str:
-        return f"worker {self._hello.name} ({self._hello.host}), attempt {run.attempt}"
 
     def _on_inspected(self, event: Inspected) -> None:
         slot = self._bench.slots[event.slot]

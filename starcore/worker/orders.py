@@ -85,6 +85,7 @@ class SlotDied:
     """The slot's process is gone. `running` says whether the last task started had not ended.
 
     `peak` is the most memory that it had, `stack` where it was at its end: texts, empty where that is not known.
+    `peak_bytes` is the same memory as a number; 0 where no more is known than a bound.
     """
 
     slot: int
@@ -94,6 +95,7 @@ class SlotDied:
     running: bool = False
     peak: str = ""
     stack: str = ""
+    peak_bytes: int = 0
 
 
 @dataclass(slots=True)

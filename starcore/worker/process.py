@@ -96,6 +96,7 @@ class SlotProcess:
         self.own: dict[int, Segment] = {}
         self.descriptors: list[int] = []
         self.peak = ""
+        self.peak_bytes = 0
         """The most memory that it had, once it is dead."""
         self.stack = ""
         """Where it was at its end, if that is known."""
@@ -255,10 +256,15 @@ class SlotProcess:
         self._close()
         self._owner.ended(self, cause)
 
+    @property
+    def left(self) -> tuple[str, str, int]:
+        """The most memory that the dead process had, its last stack, and that memory as a number."""
+        return self.peak, self.stack, self.peak_bytes
+
     def _reap(self) -> int:
         """Return the exit code; what the process used is known only to whoever waits for it."""
         _, status, usage = os.wait4(self.pid, 0)
-        self.peak = self._box.peak(usage)
+        self.peak, self.peak_bytes = self._box.peak(usage), self._box.peak_bytes(usage)
         self._popen.returncode = os.waitstatus_to_exitcode(status)
         return self._popen.returncode
 

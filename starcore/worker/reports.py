@@ -6,6 +6,10 @@ be asked, so the stack is what Python's faulthandler wrote as it died, or when i
 
 from __future__ import annotations
 
+from starcore.errors import Status
+from starcore.postmortem import STACK_TITLE, Facts, signal_of, with_facts
+from starcore.worker.orders import SlotDied
+
 STACK_FRAMES_MAX = 32
 STACK_LINE_CHARS_MAX = 240
 _OURS = ("starcore/worker/slot.py", "starcore/pickling.py", "starcore/payloads.py")
@@ -61,4 +65,17 @@ def report(what: str, peak: str, stack: str, where: str = "") -> str:
         Worker, host and attempt, where nobody else will say them.
     """
     line = "; ".join(each for each in (what, f"peak memory of its slot {peak}" if peak else "", where) if each)
-    return f"{line}\nlast stack, most recent call first:\n{stack}" if stack else line
+    return f"{line}\n{STACK_TITLE}\n{stack}" if stack else line
+
+
+def outcome(text: str, status: Status, event: SlotDied, name: str, host: str, attempt: int) -> str:
+    """Put together what becomes of the task's outcome: the report, and what programs read of it.
+
+    Of a crash the manager says where it was, when it has happened often enough; any other end was ordered here, and
+    its signal was ours.
+    """
+    crashed = status is Status.CRASHED
+    where = "" if crashed else f"worker {name} ({host}), attempt {attempt}"
+    signal = signal_of(event.cause) if crashed else None
+    facts = Facts(signal, event.peak_bytes or None, name or None, attempt)
+    return with_facts(report(text, event.peak, event.stack, where), facts)

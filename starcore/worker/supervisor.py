@@ -450,7 +450,7 @@ class Supervisor:
         if self._processes.get(process.number) is process:
             del self._processes[process.number]
         batch, started, running, _ = process.board.read()
-        self._feed(SlotDied(process.number, cause, batch, started, running, process.peak, process.stack))
+        self._feed(SlotDied(process.number, cause, batch, started, running, *process.left))
 
 
 def _numpy_version() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pickle
 import signal
 import socket
 from collections.abc import Iterator
@@ -65,6 +66,11 @@ def test_fault_is_told_with_signal_memory_stack_worker_host_and_all_attempts(cli
     stack = lines[lines.index("last stack, most recent call first:") + 1 :]
     assert [line.rpartition(" in ")[2] for line in stack][-2:] == ["innermost", "outermost"]
     assert "test_crash_reports.py" in stack[-1]
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert (error.signal, error.worker, error.attempts) == (how, "node7", 3)
+    assert error.stack == "\n".join(stack)
+    assert error.peak_memory_bytes is None or 1 << 20 < error.peak_memory_bytes < 4 << 30
+    assert "facts" not in str(error)
 
 
 def test_death_that_leaves_no_stack_is_told_all_the_same(client: Client) -> None:
@@ -75,6 +81,7 @@ def test_death_that_leaves_no_stack_is_told_all_the_same(client: Client) -> None
     assert "out of memory" in text
     assert "peak memory of its slot" in text
     assert "last stack" not in text
+    assert (caught.value.signal, caught.value.stack) == ("SIGKILL", None)
 
 
 def wait_in_c(directory: str) -> None:
@@ -90,6 +97,8 @@ def test_timeout_shows_where_the_task_was_though_it_held_the_interpreters_lock(c
     assert f"worker node7 ({socket.gethostname()}), attempt 1" in text
     assert "peak memory of its slot" in text
     assert text.endswith(" in wait_in_c")
+    assert caught.value.stack is not None and caught.value.stack.endswith(" in wait_in_c")
+    assert (caught.value.signal, caught.value.worker, caught.value.attempts) == (None, "node7", 1)
     assert len(os.listdir(tmp_path)) == 1
 
 
@@ -114,6 +123,8 @@ def test_task_beyond_the_slots_memory_fails_once_with_limit_peak_and_advice(clie
     number, unit = peak.split()
     assert 400 <= float(number) * (1024 if unit == "GiB" else 1) <= 4096, peak
     assert " in take" in text
+    assert 400 << 20 <= (caught.value.peak_memory_bytes or 0) < 4 << 30
+    assert caught.value.attempts == 1
     assert len(os.listdir(tmp_path)) == 1, "it ran more than once"
     assert client.submit(abs, -3).result(SECONDS) == 3
 

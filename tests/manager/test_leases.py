@@ -36,6 +36,7 @@ def test_report_on_a_killer_tells_every_death_and_shows_the_last_stack():
     star.wait(1.0)
     worker.connect()
     head = b"ended by SIGSEGV; peak memory 2.0 GiB\nlast stack, most recent call first:\n  File f.py\x1b[2J"
+    head += b'\nfacts {"signal": "SIGSEGV", "peak_memory_bytes": 2147483648, "worker": "liar", "attempts": 99, "x": 1}'
     worker.finish(worker.leased(job, 0, 1, attempt=3), Status.CRASHED, head=head)
     outcome = client.outcome(job, [0], Status.CRASHED, head=None)
     assert bytes(outcome.heads).decode().split("\n") == [
@@ -46,6 +47,7 @@ def test_report_on_a_killer_tells_every_death_and_shows_the_last_stack():
         "  attempt 3, worker node7 (rack3): ended by SIGSEGV; peak memory 2.0 GiB",
         "last stack, most recent call first:",
         "  File f.py\\x1b[2J",
+        'facts {"signal": "SIGSEGV", "peak_memory_bytes": 2147483648, "worker": "node7", "attempts": 3}',
     ]
     settle(star)
     star.quiet()

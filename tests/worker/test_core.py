@@ -26,6 +26,7 @@ from starcore.messages import (
     Want,
 )
 from starcore.pace import CHUNK_BYTES_AMONG
+from starcore.postmortem import Facts, split_facts
 from starcore.worker.orders import (
     Allocate,
     Allocated,
@@ -455,7 +456,7 @@ def test_only_the_task_that_ran_is_blamed_for_its_slot() -> None:
     batch = three_in_a_slot(desk)
     desk.die(batch, started=2)
     result = desk.result([11], Status.CRASHED)
-    assert bytes(result.heads) == b"the slot that ran it ended by SIGSEGV"
+    assert split_facts(bytes(result.heads).decode())[0] == "the slot that ran it ended by SIGSEGV"
     desk.take(StartSlot)
     desk.feed(SlotReady(0, 2000))
     again = desk.batch()
@@ -551,10 +552,11 @@ def test_a_task_beyond_its_timeout_is_killed_with_its_slot() -> None:
     kill = desk.take(KillSlot)
     assert "timeout of 2 s" in kill.reason
     assert kill.stack
-    desk.feed(SlotDied(0, "SIGKILL", batch.batch, 1, running=True, peak="2.0 GiB", stack="  File f"))
-    assert bytes(desk.result([10], Status.TIMEOUT).heads).decode() == (
+    desk.feed(SlotDied(0, "SIGKILL", batch.batch, 1, True, peak="2.0 GiB", stack="  File f", peak_bytes=2 << 30))
+    assert split_facts(bytes(desk.result([10], Status.TIMEOUT).heads).decode()) == (
         "it ran longer than its timeout of 2 s; peak memory of its slot 2.0 GiB; worker node7-1 (node7), attempt 1\n"
-        "last stack, most recent call first:\n  File f"
+        "last stack, most recent call first:\n  File f",
+        Facts(None, 2 << 30, "node7-1", 1),
     )
 
 
@@ -562,10 +564,11 @@ def test_a_crash_is_reported_with_peak_and_stack_and_the_manager_says_where() ->
     desk = Desk()
     desk.assign(desk.job(), lease=10)
     batch = desk.batch()
-    desk.feed(SlotDied(0, "SIGSEGV", batch.batch, 1, running=True, peak="70 MiB", stack="  File f"))
-    assert bytes(desk.result([10], Status.CRASHED).heads).decode() == (
-        "the slot that ran it ended by SIGSEGV; peak memory of its slot 70 MiB\n"
-        "last stack, most recent call first:\n  File f"
+    desk.feed(SlotDied(0, "SIGSEGV", batch.batch, 1, running=True, peak="below 70 MiB", stack="  File f"))
+    assert split_facts(bytes(desk.result([10], Status.CRASHED).heads).decode()) == (
+        "the slot that ran it ended by SIGSEGV; peak memory of its slot below 70 MiB\n"
+        "last stack, most recent call first:\n  File f",
+        Facts("SIGSEGV", None, "node7-1", 1),
     )
     assert desk.lines[-1].text.endswith("  File f")
 
