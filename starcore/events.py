@@ -51,6 +51,13 @@ class Opened:
 
 
 @dataclass(slots=True)
+class Shaken:
+    """Something happened to this machine after which no connection can be trusted; `reason` says what."""
+
+    reason: str
+
+
+@dataclass(slots=True)
 class Received:
     """A message came in."""
 

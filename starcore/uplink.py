@@ -171,6 +171,10 @@ class Uplink:
         self.state = LinkState.CLOSING
         return [Close(self.link, code, reason)]
 
+    def shaken(self, reason: str, now: float) -> list[Action]:
+        """Trust no connection any more, and dial at once: Lost follows where there is one."""
+        return self.close(Code.SILENT, reason) or self.hasten(now, 0.0)
+
     def leave(self, reason: str) -> list[Action]:
         """Close the link, and want no other any more."""
         actions = self.close(Code.NORMAL, reason)

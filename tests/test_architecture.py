@@ -25,11 +25,11 @@ FILE_LINES_MAX = 600
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"messages", "errors", "texts", "postmortem"}),
     frozenset({"events", "pace", "streams", "tls", "certificates", "settings", "logs", "options", "_framing"})
-    | frozenset({"capacity", "connecting", "transport"})
+    | frozenset({"capacity", "connecting", "transport", "vigil"})
     | frozenset({"pickling", "payloads", "layouts", "plain", "functions", "failures", "references"}),
     frozenset({"codec", "uplink"}),
     frozenset({"connection"}),
-    frozenset({"driver"}),
+    frozenset({"driver", "dialing"}),
     # A wing's three storeys. What its core stands on is pure and below, whether it is named here or not; any other
     # file that is not named is a shell's.
     frozenset({"state", "scheduling", "relay", "core", "arrays", "arena"}),

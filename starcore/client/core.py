@@ -45,7 +45,6 @@ from starcore.client.orders import (
     Released,
     Resized,
     Say,
-    Shaken,
     Shutdown,
 )
 from starcore.client.state import CANCELLING, DONE, JobEntry, Ledger, submit_of
@@ -61,6 +60,7 @@ from starcore.events import (
     Opened,
     Received,
     SendChunk,
+    Shaken,
     Tick,
     Writable,
 )

@@ -22,13 +22,6 @@ class Connect:
 
 
 @dataclass(slots=True)
-class Shaken:
-    """Something happened to this machine after which no connection can be trusted; `reason` says what."""
-
-    reason: str
-
-
-@dataclass(slots=True)
 class Begin:
     """A job; `blob` is its function, empty where the worker has it registered. With `detach` it is to be stored."""
 

@@ -33,20 +33,21 @@ from typing import Any, ClassVar, NoReturn
 from starcore import logs, tls
 from starcore.client import endings, orders
 from starcore.client.core import ClientCore
-from starcore.client.dialing import Dialer, Resolve, hello, new_loop
+from starcore.client.dialing import hello, new_loop
 from starcore.client.futures import NOT_SMALL, TaskFuture, succeed_all
 from starcore.client.puts import Puts
 from starcore.client.questions import Questions
 from starcore.client.stored import StoredJobs
 from starcore.client.story import signed
-from starcore.client.vigil import Vigil
+from starcore.dialing import Dialer, Resolve
 from starcore.driver import Driver
 from starcore.errors import Code, CredentialsError, RefusedError, SessionLostError, StarCoreError, UnreachableError
 from starcore.errors import Status as TaskStatus
-from starcore.events import Dial, Finished, Log
+from starcore.events import Dial, Finished, Log, Shaken
 from starcore.messages import BATCH_TASKS_MAX, Buffer, Job
 from starcore.pickling import Landing, Packed, small_answers, unpack_failure
 from starcore.texts import TASK_SESSION_DIGITS, task_name
+from starcore.vigil import Vigil
 
 CONNECT_SECONDS = 10.0
 PATIENCE_SECONDS = 2.0
@@ -148,7 +149,8 @@ class Session:
         self._session = greeting.session
         self.name = greeting.session.hex()[:TASK_SESSION_DIGITS]
         self._driver = Driver(ClientCore(greeting), self._loop, self, _log, alone=True)
-        self._dialer = Dialer(target, context, resolve or (lambda: target), self._driver, self._loop, self._lose_heart)
+        where = resolve or (lambda: target)
+        self._dialer = Dialer(where, self._driver, self._loop, self._lose_heart, _log, (target, context))
         self._vigil = Vigil(self._loop, self._driver.descriptors, self._shake)
         self._thread = threading.Thread(target=self._main, name="starcore-client", daemon=True)
         endings.remember(self)
@@ -435,7 +437,7 @@ class Session:
         self._dialer.dial(action.delay_seconds, action.reason)
 
     def _shake(self, reason: str) -> None:
-        self._driver.feed(orders.Shaken(reason))
+        self._driver.feed(Shaken(reason))
 
     def _lose_heart(self, trouble: StarCoreError) -> None:
         """Remember why there is no connection; before the first WELCOME a matter of credentials is final."""

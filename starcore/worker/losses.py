@@ -11,9 +11,9 @@ from starcore.errors import Code
 from starcore.events import Finished, Log
 from starcore.uplink import LinkState, Loss, Uplink
 
-BACKOFF_SECONDS_MAX = 4.0
-"""With the spread at most 6 s: a thousand workers are back within 10 s of their manager's restart."""
-BACKOFF_SPREAD = (0.5, 1.5)
+BACKOFF_SECONDS_MAX = 2.0
+"""So a worker is back within about that of its network's return, and a thousand within 10 s of their manager's."""
+BACKOFF_SPREAD = (0.5, 1.0)
 GREETING_SECONDS_MAX = 8.0
 EXIT_CREDENTIALS = 3
 EXIT_UNREACHABLE = 5

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from starcore.events import Dial, Finished, Log
+from starcore.events import Dial, Finished, Log, Shaken
 from starcore.messages import Buffer, Column, Job
 from starcore.worker.runs import Run
 
@@ -29,6 +29,7 @@ __all__ = [
     "Release",
     "ReleaseAnswer",
     "RunBatch",
+    "Shaken",
     "SlotDied",
     "SlotDone",
     "SlotReady",

@@ -4,7 +4,7 @@
 
     manager ◀══TLS══▶ Driver ◀──▶ WorkerCore
                                       │ actions               ▲ events
-                        Dial ─────────┼─▶ settings, tls       │ Opened, Lost, Refused
+                        Dial ─────────┼─▶ Dialer ─────────────┤ Opened, Lost, Refused
                         Allocate ─────┼─▶ Arena ──────────────┤ Allocated        chunks land in its segments
                         RunBatch ─────┼─▶ SlotProcess ────────┤ SlotDone         answers are read where they lie
                         Inspect ──────┴─▶ its Board ──────────┘ Inspected
@@ -32,12 +32,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from starcore import __version__, connecting, logs, settings, tls
+from starcore import __version__, logs, settings, tls
+from starcore.dialing import Dialer
 from starcore.driver import Driver
 from starcore.errors import ArgumentValueError, CredentialsError, SetupError, StarCoreError, UnreachableError
-from starcore.events import Action, Dial, Event, Finished, Log, Lost, Peer
+from starcore.events import Action, Dial, Event, Finished, Log, Shaken
 from starcore.messages import HEAD_BYTES_MAX, PROTOCOL_VERSION, Buffer, Hello, Role
 from starcore.texts import counted
+from starcore.vigil import Vigil
 from starcore.worker import orders
 from starcore.worker.arena import Arena, Piece, default_arena_bytes
 from starcore.worker.board import SETTLE_SECONDS
@@ -83,7 +85,6 @@ from starcore.worker.stock import Stock
 from starcore.worker.waiting import wait_for_star
 from starcore.worker.watch import MemoryWatch
 
-DIAL_SECONDS_MAX = 10.0
 TRIM_SECONDS = 10.0
 LEAVE_SECONDS_MAX = 0.5
 """How long slots may take to end by themselves when the worker leaves."""
@@ -139,9 +140,6 @@ class Supervisor:
         self._stock = Stock(self._arena, loop, self._feed, lambda: list(self._processes.values()))
         self._shipped: Piece | None = None
         self._finished = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._target: tls.Target | None = None
-        self._context: tuple[tls.DialerIdentity, ssl.SSLContext] | None = None
         self._stops = 0
         self._lifeline, self._lifeline_end = os.pipe()
         own_code = bool(options.initializer or options.functions)
@@ -149,8 +147,10 @@ class Supervisor:
             self._hello(), reconnect=options.reconnect, dial_when_ready=own_code, lifetime=options.lifetime
         )
         self._driver = Driver(self._core, loop, self, _log)
+        self._dialer = Dialer(options.resolve, self._driver, loop, self._troubled, _log)
+        self._vigil = Vigil(loop, self._driver.descriptors, lambda reason: self._feed(Shaken(reason)))
         self._actions: dict[type, Callable[[Any], None]] = {
-            Dial: self._dial,
+            Dial: lambda action: self._dialer.dial(action.delay_seconds, action.reason),
             Allocate: self._stock.allocate,
             Release: self._stock.release,
             ReleaseAnswer: lambda action: self._stock.release_answer(action.lease),
@@ -194,6 +194,7 @@ class Supervisor:
         self._say_hello()
         self._watch_signals()
         self._trim()
+        self._vigil.begin()
         size = self._options.slot_bytes
         watch = MemoryWatch(size, self._loop, self._processes.values, self._feed) if size else None
         try:
@@ -241,8 +242,8 @@ class Supervisor:
     async def _leave(self) -> None:
         """Let go of everything, whatever fails on the way."""
         self._driver.close_all()
-        for task in self._tasks:
-            task.cancel()
+        self._vigil.stop()
+        await self._dialer.leave()
         processes = list(self._processes.values())
         for process in processes:
             process.leave()
@@ -286,55 +287,15 @@ class Supervisor:
     def _finish(self, action: Finished) -> None:
         self.exit_code, self.reason = action.exit_code, action.reason
         if action.exit_code == 3 and "ALERT" in action.reason.upper():
-            self.reason = tls.explain(ssl.SSLError(1, action.reason), self._target)
+            self.reason = tls.explain(ssl.SSLError(1, action.reason), self._dialer.target)
         self._finished.set()
 
     # -- the connection --------------------------------------------------------------------------------------
 
-    def _dial(self, action: Dial) -> None:
-        task = self._loop.create_task(self._connect(action.delay_seconds))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _connect(self, delay: float) -> None:
-        await asyncio.sleep(delay)
-        try:
-            target = self._resolve()
-            identify = functools.partial(self._identify, target.identity)
-            dialing = connecting.dial(
-                self._loop,
-                lambda: self._driver.connection(identify),
-                target.host,
-                target.port,
-                self._tls_context(target.identity),
-                target.identity.server_name,
-            )
-            await asyncio.wait_for(dialing, DIAL_SECONDS_MAX)
-        except Exception as exc:  # whatever it is, somebody has to dial again: a name may also be no name at all
-            error = tls.as_error(TimeoutError() if isinstance(exc, asyncio.TimeoutError) else exc, self._target)
-            if isinstance(error, CredentialsError):
-                self._feed(Refused(str(error)))
-            self._feed(Lost(0, str(error)))
-
-    def _resolve(self) -> tls.Target:
-        try:
-            self._target = self._options.resolve()
-        except SetupError:
-            if self._target is None:
-                raise
-        return self._target
-
-    def _tls_context(self, identity: tls.DialerIdentity) -> ssl.SSLContext:
-        if self._context is None or self._context[0] != identity:
-            self._context = identity, tls.dial_context(identity)
-        return self._context[1]
-
-    def _identify(self, identity: tls.DialerIdentity, ssl_object: Any, address: str) -> Peer:
-        try:
-            return tls.identify(identity, Role.MANAGER, ssl_object, address)
-        except CredentialsError as error:
-            self._loop.call_soon(self._feed, Refused(str(error)))
-            raise
+    def _troubled(self, error: StarCoreError) -> None:
+        """Hear why there is no connection: of credentials that were never welcome the core makes an end."""
+        if isinstance(error, CredentialsError):
+            self._feed(Refused(str(error)))
 
     def _trim(self) -> None:
         self._stock.trim()

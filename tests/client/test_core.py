@@ -30,6 +30,7 @@ from starcore.events import (
     Received,
     Send,
     SendChunk,
+    Shaken,
     Tick,
     Writable,
 )
@@ -606,7 +607,7 @@ def test_first_call_of_an_idle_client_does_not_wait_for_a_dial_that_is_near_and_
 def test_machine_that_slept_or_moved_dials_at_once() -> None:
     client = submitting()
     client.sent()
-    client.feed(orders.Shaken("this machine slept for 60 s"))
+    client.feed(Shaken("this machine slept for 60 s"))
     client.expect(Log("info", "this machine slept for 60 s: dialling anew"))
     assert client.take(Close).code == Code.SILENT, "the session goes on"
     client.feed(Lost(client.link, "closed"))
@@ -614,9 +615,9 @@ def test_machine_that_slept_or_moved_dials_at_once() -> None:
     for _ in range(3):
         client.feed(Lost(0, "unreachable"))
     client.out.clear()
-    client.feed(orders.Shaken("this machine has another address now"))
+    client.feed(Shaken("this machine has another address now"))
     client.expect(Dial(0.0))
-    client.feed(orders.Shaken("this machine has another address now"))
+    client.feed(Shaken("this machine has another address now"))
     client.quiet()
     client.join(resumed=True)
     assert [message.again for message in client.sent() if type(message) is Submit] == [True]

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
-import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from starcore import certificates, tls
-from starcore.client.dialing import Dialer, hello, new_loop
-from starcore.errors import RefusedError, StarCoreError
-from starcore.events import Lost
+from starcore.client.dialing import hello, new_loop
+from starcore.errors import RefusedError
 from starcore.messages import Role
 
 from .inline_manager import inline_star
@@ -44,37 +40,6 @@ def test_loop_is_the_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
         assert isinstance(loop, asyncio.AbstractEventLoop)
         assert type(loop).__module__.startswith(module)
         loop.close()
-
-
-def test_whatever_dialing_fails_of_the_core_hears_of_it(target: tls.Target) -> None:
-    """Or nobody would dial again, and every future would wait for ever."""
-    fed: list[Any] = []
-    troubles: list[StarCoreError] = []
-
-    class Driver:
-        def connection(self, identify: Any) -> Any:
-            raise AssertionError("not reached")
-
-        def feed(self, event: Any) -> None:
-            fed.append(event)
-            asyncio.get_running_loop().stop()
-
-    class Context:
-        """No context of TLS at all."""
-
-    loop = asyncio.new_event_loop()
-    listener = socket.create_server(("127.0.0.1", 0))
-    target = dataclasses.replace(target, port=listener.getsockname()[1])
-    try:
-        dialer = Dialer(target, Context(), lambda: target, Driver(), loop, troubles.append)  # type: ignore[arg-type]
-        dialer.dial(0.0, "")
-        loop.call_later(10, loop.stop)
-        loop.run_forever()
-    finally:
-        loop.close()
-        listener.close()
-    assert [type(event) for event in fed] == [Lost]
-    assert len(troubles) == 1
 
 
 def test_workers_certificate_at_the_clients_port_is_said_to_be_wrong(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from starcore import Client
 from starcore.errors import CredentialsError
 
 from .networks import Network, made_network
-from .processes import Manager, Place
+from .processes import Manager, Place, Program
 from .proxy import Proxy
 from .stars import TriedStar, tried_star, until
 
@@ -288,6 +288,22 @@ class Machines:
         self.callers.append(Caller(self.place, f"{host}:8444", self.place.star / "client.join", machine))
         return self.callers[-1]
 
+    def far_worker(self) -> Program:
+        """A worker on the other machine, for a function that nobody else has."""
+        join = str(self.place.star / "worker.join")
+        worker = ["-m", "starcore.worker", "--join", join, "--manager", "10.213.1.1:8443"]
+        started: Program = self.place.start(
+            *["ip", "netns", "exec", self.laptop], sys.executable, *worker, "--slots", "1", "--arena", "64M",
+            "--only-registered", "--function", "posix:getppid",
+        )  # fmt: skip
+        started.wait_for("connected")
+        return started
+
+    def caller_beside_the_manager(self) -> Caller:
+        """A client that no broken link cuts off."""
+        self.callers.append(Caller(self.place, "127.0.0.1:8444", self.place.star / "client.join", self.at_hub))
+        return self.callers[-1]
+
     def resolver(self, address: str) -> Any:
         """Start a name server, for which every name has this address."""
         server = self.place.start(*self.at_hub, sys.executable, "-c", RESOLVER, address)
@@ -340,6 +356,35 @@ def test_client_is_back_soon_after_its_link(machines: Machines, outage: float, w
     assert seconds < BACK_SECONDS_MAX, client.log
     assert [client.runs(n) for n in range(4)] == [1] * 4
     sys.stderr.write(f"\n[{where}, {outage:g} s: back after {seconds:.2f} s]\n")
+
+
+@pytest.mark.parametrize("outage", [1.0, 4.0, 9.0, 16.0])
+@pytest.mark.parametrize("where", ["swallowed on the way", "unplugged here"])
+def test_worker_is_back_soon_after_its_link(machines: Machines, outage: float, where: str) -> None:
+    at = machines.hub if where == "swallowed on the way" else machines.laptop
+    worker = machines.far_worker()
+    client = machines.caller_beside_the_manager()
+    client.do("client.submit('posix:getppid').result(20)")
+    machines.link("down", at=at)
+    time.sleep(outage)
+    client.begin("print(client.submit('posix:getppid').result(60))")
+    back = machines.link("up", at=at)
+    assert client.finish() == str(worker.pid), "a slot of the same worker"
+    seconds = time.monotonic() - back
+    sys.stderr.write(f"\n[worker, {where}, {outage:g} s: back after {seconds:.2f} s]\n")
+    assert seconds < BACK_SECONDS_MAX, worker.log
+
+
+def test_worker_with_another_address_does_not_wait_for_a_silence(machines: Machines) -> None:
+    worker = machines.far_worker()
+    client = machines.caller_beside_the_manager()
+    client.do("client.submit('posix:getppid').result(20)")
+    back = machines.readdress("10.213.1.2", "10.213.1.3")
+    worker.wait_for("this machine has another address now")
+    client.do("client.submit('posix:getppid').result(60)")
+    seconds = time.monotonic() - back
+    sys.stderr.write(f"\n[worker, another address: back after {seconds:.2f} s]\n")
+    assert seconds < BACK_SECONDS_MAX, worker.log
 
 
 def test_client_with_another_address_does_not_wait_for_a_silence(machines: Machines) -> None:

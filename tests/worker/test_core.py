@@ -38,6 +38,7 @@ from starcore.worker.orders import (
     Release,
     ReleaseAnswer,
     RunBatch,
+    Shaken,
     SlotDied,
     SlotReady,
     SlotStopped,
@@ -745,8 +746,8 @@ def test_an_absent_manager_is_looked_for_less_and_less_often_for_ever() -> None:
     for _ in range(9):
         desk.feed(Lost(0, "connection refused"))
         delays.append(desk.take(Dial).delay_seconds)
-    assert delays[:3] == pytest.approx([0.1, 0.2, 0.4], rel=0.01)
-    assert delays[-1] == pytest.approx(4.0, rel=0.01)
+    assert delays[:3] == pytest.approx([0.075, 0.15, 0.3], rel=0.01)
+    assert delays[-1] == pytest.approx(1.5, rel=0.01)
     assert len([line for line in desk.lines if line.level == "warning"]) == 1
 
 
@@ -873,4 +874,22 @@ def test_a_second_connection_is_closed_and_the_first_one_goes_on() -> None:
     desk.assign(job, lease=10, count=1)
     desk.done(desk.batch())
     desk.result([10])
+    desk.quiet()
+
+
+def test_machine_that_slept_or_moved_dials_at_once_and_keeps_what_it_has() -> None:
+    desk = Desk()
+    desk.assign(desk.job(), lease=10)
+    desk.batch()
+    desk.feed(Shaken("this machine slept for 60 s"))
+    assert desk.take(Close).code == Code.SILENT
+    desk.feed(Lost(desk.link, "this machine slept for 60 s"))
+    assert "this machine slept for 60 s" in desk.lines[-1].text
+    assert desk.take(Dial).delay_seconds <= 0.1
+    for _ in range(5):
+        desk.feed(Lost(0, "unreachable"))
+        assert desk.take(Dial).delay_seconds <= 2.0
+    desk.feed(Shaken("this machine has another address now"))
+    assert desk.take(Dial).delay_seconds == 0.0
+    desk.feed(Shaken("this machine has another address now"))
     desk.quiet()

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from starcore.client.vigil import SLEPT_SECONDS_MIN, Vigil, address_is_gone, slept_seconds
+from starcore.vigil import SLEPT_SECONDS_MIN, Vigil, address_is_gone, slept_seconds
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_address_that_stands_is_not_gone(host: str) -> None:
 
 ADDRESS = """
 import socket, subprocess, sys
-from starcore.client.vigil import address_is_gone
+from starcore.vigil import address_is_gone
 def ip(*arguments): subprocess.run(["ip", *arguments], check=True)
 ip("link", "set", "lo", "up")
 ip("address", "add", "10.214.7.1/32", "dev", "lo")
