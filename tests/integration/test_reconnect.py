@@ -245,6 +245,21 @@ def test_dial_into_a_wire_that_swallows_everything_does_not_hold_up_the_next_one
         assert future.result(SECONDS) == 5
 
 
+def test_dial_of_a_worker_that_is_swallowed_does_not_hold_up_the_next_one(tmp_path: Path) -> None:
+    with tried_star(tmp_path, workers=0) as star, Proxy(star.port) as proxy, star.client(wait=False) as client:
+        star.start_worker("--manager", proxy.address, "--slots", "1")
+        until(lambda: client.slots == 1, "the worker", 20)
+        proxy.delay = 60.0
+        proxy.cut()
+        until(lambda: proxy.accepted >= 3, "dials that hang", 10)
+        proxy.delay = 0.0
+        back = time.monotonic()
+        assert client.submit(abs, -1).result(SECONDS) == 1
+        seconds = time.monotonic() - back
+        sys.stderr.write(f"\n[worker, a dial that hung: back after {seconds:.2f} s]\n")
+        assert seconds < BACK_SECONDS_MAX
+
+
 # -- between machines ----------------------------------------------------------------------------------------
 
 RESOLVER = """
