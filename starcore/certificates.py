@@ -8,6 +8,7 @@ This makes and reads files; it opens no connection (`tls.py`) and takes no decis
       ca.pem        the CA that every peer of the star trusts        ca.key       signs; needed only to issue and renew
       manager.pem   the manager's certificate, for no address         manager.key
       worker.join   a join file for this machine's workers            client.join
+      issued/       the certificate that each client was issued last, by its name
 
 A *join file* is all that a peer needs, in one JSON object: where the manager is, the CA, a certificate and its key.
 The address is a default that flags override, so a manager that moves costs nobody a new file.
@@ -83,7 +84,7 @@ class JoinFile:
             key=self.key,
             manager=self.ca,
             source=str(self.path or "the join file"),
-            renewal=f"python -m starcore.certs issue {said(self.role)} {self.name}",
+            renewal=f"python -m starcore.certs issue {said(self.role)} {self.name} --renew",
             star=self.star,
         )
 
@@ -147,6 +148,10 @@ class Star:
     def about(self) -> Path:
         """The file that says the rest of this record."""
         return self.directory / "star.json"
+
+    def issued(self, name: str) -> Path:
+        """Where the certificate is kept that a client was issued last."""
+        return self.directory / "issued" / f"{name}.pem"
 
     def port(self, role: Role) -> int:
         """Return the port that serves peers of `role`."""
@@ -266,13 +271,47 @@ def issue(star: Star, role: Role, name: str, *, days: float = LEAF_DAYS, address
     address, port : str, int
         Where it finds the manager, if not where the star's other peers do.
     """
-    if not _NAME.fullmatch(name):
-        raise ArgumentValueError(f"{name!r} cannot be a peer's name: letters, digits and ._@+- (at most 64) can")
+    _check_name(name)
     if role is Role.MANAGER:
         raise ArgumentValueError("the star has one manager, and its certificate is there: issue for worker or client")
     certificate, key = _issue_leaf(star, role, name, days=days)
     host, port = address or star.host, port or star.port(role)
     return JoinFile(role, name, host, port, star.id, ca=_read(star.ca), certificate=certificate, key=key)
+
+
+def check_unissued(star: Star, role: Role, name: str) -> None:
+    """Refuse a client's name that somebody has: whoever shows it finds the jobs that were detached under it."""
+    _check_name(name)
+    path = star.issued(name)
+    if role is Role.CLIENT and (path.exists() or name == said(role)):
+        until = f" (until {tls.validity(read_text(path), str(path))[1]:%Y-%m-%d})" if path.exists() else ""
+        raise CredentialsError(
+            f"a client {name!r} was issued before{until}, and a name is who a client is: take another name for another "
+            f"client; to give the same one a new file, which finds its detached jobs: --renew"
+        )
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ArgumentValueError(f"{name!r} cannot be a peer's name: letters, digits and ._@+- (at most 64) can")
+
+
+def hand_out(star: Star, join: JoinFile, path: Path, *, renew: bool = False) -> None:
+    """Write a join file, and remember whom it was issued for.
+
+    Parameters
+    ----------
+    renew : bool
+        It may take the place of a file of the same peer.
+    """
+    overwrite = False
+    if renew and path.exists():
+        there = read_join(path)
+        overwrite = (there.star, there.role, there.name) == (join.star, join.role, join.name)
+    write_private(path, join.text(), overwrite=overwrite)
+    if join.role is Role.CLIENT:
+        make_directory(star.directory / "issued")
+        write_private(star.issued(join.name), join.certificate, overwrite=True)
 
 
 def _issue_manager(star: Star, *, overwrite: bool = False) -> None:

@@ -26,6 +26,7 @@ examples:
   python -m starcore.certs init --host manager.example.org
   python -m starcore.certs issue worker node-7
   python -m starcore.certs issue client laptop --out laptop.join --days 90
+  python -m starcore.certs issue client laptop --renew    (the same client, for two more years)
   python -m starcore.certs init --host 203.0.113.9        (the star is there: its manager has moved)
   python -m starcore.certs show laptop.join
 
@@ -65,10 +66,12 @@ def _parser(prog: str) -> Parser:
 
     issue = commands.add_parser("issue", help="issue a join file")
     issue.add_argument("role", choices=[said(Role.WORKER), said(Role.CLIENT)])
-    issue.add_argument("name", metavar="NAME", help="what the peer is called in logs")
+    issue.add_argument("name", metavar="NAME", help="what the peer is called in logs, and who a client is")
     issue.add_argument("--out", type=Path, metavar="FILE", help="the join file (default NAME.join)")
     issue.add_argument("--days", type=_days, default=LEAF_DAYS, metavar="N", help="valid for (default %(default)s)")
     issue.add_argument("--address", metavar="HOST[:PORT]", help="where this peer reaches the manager, if not as others")
+    again = "for a peer that has one: a client finds the detached jobs it left, and its old file is replaced"
+    issue.add_argument("--renew", action="store_true", help=again)
     issue.set_defaults(run=_issue)
 
     for command in (init, issue):
@@ -136,9 +139,11 @@ def _issue(options: argparse.Namespace) -> Iterator[str]:
     star = certificates.load_star(options.star or settings.star_dir())
     role = Role[options.role.upper()]
     host, port = settings.parse_address(options.address) if options.address else ("", None)
+    if not options.renew:
+        certificates.check_unissued(star, role, options.name)
     join = certificates.issue(star, role, options.name, days=options.days, address=host, port=port or 0)
     path = options.out or Path(f"{options.name}.join")
-    certificates.write_private(path, join.text())
+    certificates.hand_out(star, join, path, renew=options.renew)
     command = "python -m starcore.worker --join FILE" if role is Role.WORKER else "STARCORE_JOIN=FILE"
     yield f"wrote {path}: {options.role} {options.name!r} of the star {star.id}, for {options.days} days"
     yield f"take it to that machine over a private way (scp -p), keep it mode 600, and use it: {command}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 examples:
-  starcore jobs                                        all of this certificate's, on the star of this machine
+  starcore jobs                                        all of this client's, on the star of this machine
   starcore jobs --join client.join --json              another star's, as one JSON array
   starcore jobs fetch scan-7 --out scan-7.npy          wait for it, write the array, and forget the job
   starcore jobs fetch scan-7 --out scan-7.npy --keep --timeout 60

@@ -12,7 +12,7 @@ from starcore.options import Parser
 
 _EPILOG = """\
 A task's name stands in its error, in the manager's log, and in `future.task`: SESSION/JOB/INDEX. What a worker's log
-calls it, mJOB/INDEX, will do as well. The manager tells it to whoever shows the same certificate.
+calls it, mJOB/INDEX, will do as well. The manager tells it to the same client, whichever process that is.
 
 examples:
   starcore story 3fa9c1d2/1/0                       of the manager that runs on this machine

@@ -146,3 +146,25 @@ def test_command_runs_as_a_module_and_its_help_has_examples():
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert "python -m starcore.certs issue worker node-7" in done.stdout
     assert "exit codes:" in done.stdout
+
+
+def test_clients_name_is_issued_once_and_renewed_by_the_one_who_means_it(config, tmp_path, capsys):
+    assert certs.main(["init", "--host", "h"]) == 0
+    issue = ["issue", "client", "laptop"]
+    assert certs.main(issue) == 0
+    before = certificates.read_join("laptop.join")
+    capsys.readouterr()
+    assert certs.main([*issue, "--out", "second.join"]) == 3
+    error = capsys.readouterr().err
+    assert "a client 'laptop' was issued before (until 2" in error and "--renew" in error
+    assert not Path("second.join").exists()
+    assert certs.main([*issue, "--renew"]) == 0
+    after = certificates.read_join("laptop.join")
+    assert (after.name, after.star) == (before.name, before.star) and after.certificate != before.certificate
+    assert certs.main([*issue, "--renew", "--out", "second.join"]) == 0
+    assert certs.main(["issue", "client", "client"]) == 3, "the star's own"
+    assert certs.main(["issue", "client", "other", "--out", "second.join", "--renew"]) == 3, "another's file stays"
+    assert certificates.read_join("second.join").name == "laptop"
+    assert certs.main(["issue", "client", "../up"]) == 2
+    for number in range(2):
+        assert certs.main(["issue", "worker", "node", "--out", f"{number}.join"]) == 0

@@ -1,4 +1,4 @@
-"""Jobs that outlive this process: made here, and come back for by whoever has the same certificate.
+"""Jobs that outlive this process: made here, and come back for by the same client.
 
 A detached job's arguments and answers are the manager's. How its answers become one again is written in the *note*
 that travels with it, a JSON object (never a pickle)::
@@ -58,7 +58,7 @@ class Keeping:
         Parameters
         ----------
         name : str, optional
-            To find the job again: 1 to 100 printable characters, unique among the stored jobs of this certificate.
+            To find the job again: 1 to 100 printable characters, unique among the stored jobs of this client.
             Without it one is made of the function's name and the time.
         keep_seconds : float, optional
             How long the manager keeps the job after its last change, unless it is forgotten before. At most, and by
@@ -87,7 +87,7 @@ class Keeping:
         return self.detached(name)
 
     def jobs(self) -> list[DetachedJob]:
-        """Return the jobs that the manager keeps for this certificate, also those that other processes made."""
+        """Return the jobs that the manager keeps for this client, also those that other processes made."""
         rows = self._client._live().stored.inquire()
         return [DetachedJob(self._client._live, row["name"]) for row in rows]
 
@@ -97,7 +97,7 @@ class Keeping:
         Raises
         ------
         StoredJobError
-            The manager keeps none of this name for this certificate.
+            The manager keeps none of this name for this client.
         """
         job = DetachedJob(self._client._live, _check_name(name))
         job.status()
@@ -224,7 +224,7 @@ class DetachedJob:
     Attributes
     ----------
     name : str
-        Unique among the stored jobs of this certificate.
+        Unique among the stored jobs of this client.
     """
 
     def __init__(self, session: Callable[[], Session], name: str) -> None:

@@ -152,12 +152,12 @@ def test_mixed_ends_of_one_run_are_told_each_as_its_own():
 
 def test_story_is_told_to_the_same_certificate_alone_also_when_the_session_is_over():
     star = Star()
-    worker, owner = star.worker(), star.client(fingerprint="mine")
+    worker, owner = star.worker(), star.client(identity="mine")
     job = owner.job()
     job.submit(1)
     worker.finish(worker.leased(job, 0, 1))
     owner.outcome(job, [0])
-    later, stranger = star.client(fingerprint="mine"), star.client(fingerprint="theirs")
+    later, stranger = star.client(identity="mine"), star.client(identity="theirs")
     task = name(job, 0)
     assert whats(ask(later, task))[0] == ("queued", 0)
     number = ask(later, task)["manager_job"]
@@ -177,7 +177,7 @@ def test_story_is_told_to_the_same_certificate_alone_also_when_the_session_is_ov
 
 def test_dropped_session_is_told():
     star = Star()
-    client, later = star.client(fingerprint="mine"), star.client(fingerprint="mine")
+    client, later = star.client(identity="mine"), star.client(identity="mine")
     job = client.job()
     job.submit(1)
     client.goodbye(Code.NORMAL)
