@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starcore import settings
-from starcore.errors import ArgumentValueError, SetupError, StarCoreError, UnreachableError
+from starcore.errors import SetupError, StarCoreError, UnreachableError
 from starcore.messages import Role
 from starcore.options import Parser, seconds
 from starcore.status import table
@@ -81,42 +80,10 @@ def _forget(client: Client, options: argparse.Namespace) -> None:
 
 def _fetch(client: Client, options: argparse.Namespace) -> None:
     job = client.job(options.name)
-    answer = job.result(options.timeout, keep=True, progress=_can_draw())
     try:
-        save(answer, options.out)
-    except OSError as error:
-        raise SetupError(f"{options.out}: {error.strerror or error}; the job is still there") from error
-    if not options.keep:
-        job.forget()
-
-
-def save(value: Any, path: Path) -> None:
-    """Write an answer as .npy, whole or not at all: the file is on the disk when this returns.
-
-    Raises
-    ------
-    ArgumentValueError
-        It is neither an array nor numbers that make one.
-    """
-    import numpy as np  # noqa: PLC0415 - not needed for --help
-
-    try:
-        array = np.asanyarray(value)
-    except ValueError as error:
-        raise ArgumentValueError(f"the answers make no array ({error}): fetch them in Python") from error
-    if array.dtype.hasobject:
-        kind = type(value).__name__
-        raise ArgumentValueError(f"the answer is {kind} and no array of numbers: fetch it in Python")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("xb") as file:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+        job.save(options.out, options.timeout, keep=options.keep, progress=_can_draw())
+    except SetupError as error:
+        raise SetupError(f"{error}; the job is still there") from error
 
 
 def _can_draw() -> bool:

@@ -1,14 +1,12 @@
-"""Detached jobs from the shell: the table, the file, what is refused; with stars: integration/test_detached.py."""
+"""Detached jobs from the shell: the table, what is refused. The file: client/test_npy.py; stars: integration/."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from starcore import jobs
-from starcore.errors import ArgumentValueError
 
 ROW = {
     "name": "scan-7", "function": "fit", "tasks": 4, "accepted": True, "arrived": 4, "queued": 1, "running": 1,
@@ -24,26 +22,6 @@ def test_table_has_a_line_for_each_job() -> None:
         "b       fit       4      1       1        2     0       0          1000   60 s",
     ]
     assert jobs.render([]) == "no detached jobs"
-
-
-@pytest.mark.parametrize(
-    ("value", "shape"), [(np.ones((2, 3)), (2, 3)), (5, ()), ([1, 2, 3], (3,)), ([np.ones(2), np.zeros(2)], (2, 2))]
-)
-def test_answer_is_written_whole(tmp_path: Path, value: object, shape: tuple[int, ...]) -> None:
-    path = tmp_path / "answer.npy"
-    path.write_text("an older one")
-    jobs.save(value, path)
-    loaded = np.load(path, allow_pickle=False)
-    assert loaded.shape == shape
-    assert np.array_equal(loaded, np.asarray(value))
-    assert [entry.name for entry in tmp_path.iterdir()] == ["answer.npy"]
-
-
-@pytest.mark.parametrize("value", [{"a": 1}, [object()], [[1, 2], [3]]])
-def test_answer_that_is_no_array_leaves_no_file(tmp_path: Path, value: object) -> None:
-    with pytest.raises(ArgumentValueError, match="in Python"):
-        jobs.save(value, tmp_path / "answer.npy")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,76 @@ def test_commands_tell_failures_from_trouble(place: Place) -> None:
     assert not list(place.directory.glob("*x.npy*"))
 
 
+BIG = """
+import sys
+import numpy, starcore
+
+def grow(block, rows):
+    return numpy.repeat(block, rows, axis=0)
+
+with starcore.Client(sys.argv[1], join=sys.argv[2]) as client:
+    rows = int(sys.argv[3])
+    client.detached("one").submit_array(grow, numpy.arange(16384.0).reshape(1, 16384), args=(16 * rows,))
+    array = numpy.arange(rows * 16384.0).reshape(rows, 16384)
+    client.detached("blocks").submit_array(numpy.negative, numpy.repeat(array, 16, axis=0), chunks=64)
+    client.detached("irregular").submit_array(grow, array, args=(16,), chunks=4)
+"""
+
+
+PEAK = """
+import sys
+from starcore import jobs
+code = jobs.main(sys.argv[1:])
+status = open("/proc/self/status").read()
+print(code, status.partition("VmHWM:")[2].split()[0])
+"""
+
+
+def peak_bytes(place: Place, *arguments: str) -> int:
+    """Run `starcore jobs` to its end; returns the most memory that it had."""
+    ran = place.run(sys.executable, "-c", PEAK, *arguments, seconds=120)
+    code, peak = ran.stdout.split()[-2:]
+    assert code == "0", ran.stderr
+    return int(peak) << 10
+
+
+def test_fetch_needs_memory_for_a_part_of_the_answer_alone(place: Place) -> None:
+    manager = place.manager("--memory", "2G", "--stored-memory", "1G")
+    for _ in range(2):
+        place.worker("--arena", "512M")
+    rows = 128  # 256 MiB each
+    join = str(place.star / "client.join")
+    ran = place.run(sys.executable, "-c", BIG, manager.address, join, str(rows))
+    assert ran.returncode == 0, ran.stderr
+    least = peak_bytes(place)
+    source = np.arange(rows * 16384.0).reshape(rows, 16384)
+    for name, wanted in (
+        ("one", np.repeat(source[:1], 16 * rows, axis=0)),
+        ("blocks", np.repeat(-source, 16, axis=0)),
+        ("irregular", np.repeat(source, 16, axis=0)),
+    ):
+        peak = peak_bytes(place, "fetch", name, "--out", f"{name}.npy")
+        found = np.load(place.directory / f"{name}.npy", mmap_mode="r")
+        assert found.shape == wanted.shape and np.array_equal(found, wanted), name
+        assert peak < least + (128 << 20), (name, peak >> 20, least >> 20)
+    assert not list(place.directory.glob(".*.part"))
+
+
+def test_interrupted_fetch_leaves_no_half_file_and_the_job(place: Place) -> None:
+    manager = place.manager()
+    make(place, manager)
+    fetch = place.start(sys.executable, "-m", "starcore", "jobs", "fetch", "scan-7", "--out", "scan.npy")
+    eventually(lambda: list(place.directory.glob(".scan.npy.*.part")), "it waits")
+    with place.client(manager) as client:
+        eventually(lambda: client.status()["jobs"], "it reads")
+        for _ in range(2):
+            fetch.signal(signal.SIGINT)
+        assert fetch.wait(10) == 130
+        assert fetch.log == ""
+        assert not list(place.directory.glob("*scan.npy*"))
+        assert [job.name for job in client.jobs()] == ["scan-7"]
+
+
 def test_reader_survives_a_connection_that_breaks(place: Place, sever: Callable[[int], None]) -> None:
     manager = place.manager()
     make(place, manager)
