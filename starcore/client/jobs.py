@@ -82,7 +82,7 @@ class Keeping:
         kept = 0.0 if keep_seconds is None else seconds_above_zero("keep_seconds", keep_seconds)
         return Detached(self._client._live, self._job_of, name, kept)
 
-    def _detach(self, name: str | None, **elsewhere: Any) -> Any:
+    def _detach(self, name: str | None, **elsewhere: Any) -> Detached:
         """Return the view for a call with `detach`; refuse what only an attached call can have."""
         wrong = ", ".join(f"`{option}`" for option, given in elsewhere.items() if given)
         if wrong:
