@@ -4,7 +4,7 @@ This makes and reads files; it opens no connection (`tls.py`) and takes no decis
 (`settings.py`). A star is a directory::
 
     star/
-      star.json     its id and the address that join files carry
+      star.json     its id, the address that join files carry, and where the manager's journal is
       ca.pem        the CA that every peer of the star trusts        ca.key       signs; needed only to issue and renew
       manager.pem   the manager's certificate, for no address         manager.key
       worker.join   a join file for this machine's workers            client.join
@@ -106,13 +106,17 @@ class JoinFile:
 
 @dataclass(frozen=True, slots=True)
 class Star:
-    """A star's directory, its id, and the address that its join files carry (an empty host means unknown)."""
+    """A star's directory, its id, and what its manager goes by: the address that join files carry, its journal.
+
+    An empty host is not known; an empty journal is none.
+    """
 
     directory: Path
     id: str
     host: str
     worker_port: int = WORKER_PORT
     client_port: int = CLIENT_PORT
+    journal: str = ""
 
     @property
     def ca(self) -> Path:
@@ -160,7 +164,9 @@ class Star:
     def text(self) -> str:
         """Return the text of `star.json`."""
         ports = {"worker_port": self.worker_port, "client_port": self.client_port}
-        return json.dumps({"starcore_star": STAR_VERSION, "star": self.id, "host": self.host, **ports}, indent=1) + "\n"
+        journal = {"journal": self.journal} if self.journal else {}
+        fields = {"starcore_star": STAR_VERSION, "star": self.id, "host": self.host, **ports, **journal}
+        return json.dumps(fields, indent=1) + "\n"
 
 
 def said(role: Role) -> str:
@@ -217,7 +223,15 @@ def load_star(directory: Path) -> Star:
     except FileNotFoundError as exc:
         raise CredentialsError(f"no star in {directory}; make one with: python -m starcore.certs init") from exc
     host, ports = _text(fields, "host", path), [_port(fields, f"{role}_port", path) for role in ("worker", "client")]
-    return Star(directory, _text(fields, "star", path), host, *ports)
+    journal = _text(fields, "journal", path) if "journal" in fields else ""
+    return Star(directory, _text(fields, "star", path), host, ports[0], ports[1], journal)
+
+
+def keep_journal(star: Star, journal: str) -> Star:
+    """Write down where the star's manager keeps its journal; an empty text: nowhere."""
+    kept = replace(star, journal=journal)
+    write_private(star.about, kept.text(), overwrite=True)
+    return kept
 
 
 def move_star(star: Star, *, host: str, worker_port: int, client_port: int) -> Star:

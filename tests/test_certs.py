@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,19 @@ def test_clients_name_is_issued_once_and_renewed_by_the_one_who_means_it(config,
     assert certs.main(["issue", "client", "../up"]) == 2
     for number in range(2):
         assert certs.main(["issue", "worker", "node", "--out", f"{number}.join"]) == 0
+
+
+def test_journal_is_written_down_and_stays_when_the_star_moves(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert certs.main(["init", "--host", "h", "--journal", "journal"]) == 0
+    kept = str(tmp_path / "journal")
+    assert f"keeps its journal in {kept} from its next start on" in capsys.readouterr().out
+    assert certs.main(["init", "--host", "elsewhere"]) == 0
+    star = certificates.load_star(config / "star")
+    assert (star.journal, star.host) == (kept, "elsewhere")
+    assert certs.main(["show"]) == 0
+    assert f"  journal  {kept}\n" in capsys.readouterr().out
+    assert certs.main(["init", "--journal", "none"]) == 0
+    assert certificates.load_star(config / "star") == replace(star, journal="")
+    assert certs.main(["init"]) == 3
+    assert "nothing was changed" in capsys.readouterr().err
