@@ -391,6 +391,11 @@ def _advice(role: Role, manager: RuntimeFile | None, *, addressed: bool) -> str:
         return "the manager that runs here uses the STARCOMPUTE_* certificates: set those variables here as well"
     if addressed:
         return f"an address alone does not open the door: add --join FILE, made on the manager's machine with: {issue}"
+    if (star := star_dir()).joinpath("star.json").exists():
+        return (
+            f"no manager is configured, and that of this user's star ({star}) does not run; start it again, with the "
+            f"options it had: python -m starcore.manager; or use another star's --join FILE (made there with: {issue})"
+        )
     return (
         "no manager is configured, and none of this user's runs here; use --join FILE (made on the manager's machine "
         f"with: {issue}), or start one: python -m starcore.manager"

@@ -39,9 +39,9 @@ def _parser() -> Parser:
 def main(argv: list[str] | None = None) -> int:
     """Tell a story, and return the exit code."""
     options = _parser().parse_args(argv)
-    from starcore.client.api import Client  # noqa: PLC0415 - numpy is not needed for --help
-
     try:
+        from starcore.client.api import Client  # noqa: PLC0415 - numpy is not needed for --help
+
         settings.dialer(Role.CLIENT, join=options.join, address=options.manager)  # a question starts no star of its own
         with Client(options.manager, join=options.join) as client:
             story = client.story(options.task)

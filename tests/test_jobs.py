@@ -9,7 +9,8 @@ import pytest
 from starcore import jobs
 
 ROW = {
-    "name": "scan-7", "function": "fit", "tasks": 4, "accepted": True, "arrived": 4, "queued": 1, "running": 1,
+    "name": "scan-7", "number": 17, "function": "fit", "tasks": 4, "accepted": True, "arrived": 4,
+    "queued": 1, "running": 1,
     "done": 2, "failed": 0, "cancelled": 0, "fetched": 0, "bytes": 1000, "age_seconds": 5.0,
     "expires_in_seconds": 600_000.0,
 }  # fmt: skip
@@ -17,9 +18,9 @@ ROW = {
 
 def test_table_has_a_line_for_each_job() -> None:
     assert jobs.render([ROW, ROW | {"name": "b", "expires_in_seconds": 59.6}]).splitlines() == [
-        "NAME    FUNCTION  TASKS  QUEUED  RUNNING  DONE  FAILED  CANCELLED  BYTES  EXPIRES",
-        "scan-7  fit       4      1       1        2     0       0          1000   7 d",
-        "b       fit       4      1       1        2     0       0          1000   60 s",
+        "NAME    FUNCTION  TASKS  QUEUED  AT WORKERS  DONE  FAILED  CANCELLED  BYTES  EXPIRES  STORY",
+        "scan-7  fit       4      1       1           2     0       0          1000   7 d      m17/0",
+        "b       fit       4      1       1           2     0       0          1000   60 s     m17/0",
     ]
     assert jobs.render([]) == "no detached jobs"
 

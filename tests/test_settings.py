@@ -259,6 +259,14 @@ def test_join_flag_wins_over_everything(finished, star, tmp_path, monkeypatch):
     assert settings.dialer(Role.WORKER).origin.startswith("$STARCORE_JOIN")
 
 
+def test_own_star_whose_manager_is_gone_is_told_from_none(tmp_path):
+    with pytest.raises(UnconfiguredError, match="none of this user's runs here; use --join FILE"):
+        settings.dialer(Role.CLIENT)
+    certificates.create_star(settings.star_dir(), host="h")
+    with pytest.raises(UnconfiguredError, match=r"does not run; start it again, .* python -m starcore.manager"):
+        settings.dialer(Role.CLIENT)
+
+
 def test_file_in_the_config_directory_wins_over_the_running_manager(star, tmp_path):
     run_manager(star)
     path = join_at(tmp_path / "config" / "client.join", star, Role.CLIENT, "far.example", 9)

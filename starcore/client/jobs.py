@@ -243,7 +243,8 @@ class DetachedJob:
         Returns
         -------
         dict
-            `function`, `tasks`, `accepted`; how many tasks are `queued`, `running`, `done`, `failed`, `cancelled`;
+            `function`, `tasks`, `accepted`; how many tasks are `queued`, `running` (or waiting at a worker to be
+            begun), `done`, `failed`, `cancelled`; `number`, the manager's, as in ``starcore story mNUMBER/INDEX``;
             `bytes` that it takes at the manager, `age_seconds`, and `expires_in_seconds`.
 
         Raises
@@ -253,7 +254,10 @@ class DetachedJob:
         """
         rows = self._session().stored.inquire(Deed.LIST, self.name)
         if not rows:
-            raise StoredJobError(f"there is no stored job {self.name!r}")
+            raise StoredJobError(
+                f"there is no stored job {self.name!r} of this client (any more): it may have been fetched, forgotten "
+                f"or kept for too long; client.jobs(), or 'starcore jobs', tells which there are"
+            )
         return rows[0]
 
     def done(self) -> bool:

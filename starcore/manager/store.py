@@ -326,7 +326,7 @@ class Store:
         if keeper is None:
             return ""
         if name in keeper.names:
-            return f"there is a stored job {name!r} already: forget it, or take another name"
+            return f"there is a stored job {name!r} already: starcore jobs forget NAME, or take another one"
         if len(keeper.names) >= most.identity_jobs_max:
             return f"this client has {most.identity_jobs_max} stored jobs: forget some"
         return ""

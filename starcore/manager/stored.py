@@ -164,6 +164,7 @@ def row(stored: StoredJob, now: float) -> dict[str, Any]:
     """Describe a stored job for those who ask."""
     return {
         "name": stored.name,
+        "number": stored.number,
         "function": plain(stored.message.function, NAME_CHARS_MAX),
         "tasks": stored.tasks,
         "accepted": stored.whole,

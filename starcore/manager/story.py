@@ -37,6 +37,10 @@ STORY_JOBS_MAX = 4096
 """Jobs whose names are known; those that began first are forgotten first."""
 
 _NAME = re.compile(r"(?:(?P<session>[0-9a-f]{8,32})/|m)(?P<job>[0-9]{1,10})/(?P<index>[0-9]{1,10})")
+REMEMBERED = (
+    "a manager remembers what happened last, since it started; its log, a worker's, "
+    "a failed future and 'starcore jobs' name tasks"
+)
 _Record: TypeAlias = "tuple[float, str, int, int, int, int, str, bytes | str]"
 """When, what, of which job, its tasks from .. to, attempt, worker, and how they ended or why."""
 
@@ -137,7 +141,7 @@ class Stories:
             return {"error": f"{shown!r} is no task's name: SESSION/JOB/INDEX is one, as in 3fa9c1d2/1/0, or m17/0"}
         found = self._find(client, named["session"], int(named["job"]))
         if found is None:
-            return {"error": f"no task {task} is known, of this client's or any more"}
+            return {"error": f"no task {task} of this client is known, or it was forgotten: {REMEMBERED}"}
         number, label = found
         index = int(named["index"])
         records = [each for each in self._records if each[2] == number and each[3] <= index < each[4]]

@@ -189,15 +189,25 @@ def test_disk_that_is_full_costs_nothing_that_was_accepted(place: Place) -> None
 def test_commands_list_fetch_and_forget(place: Place) -> None:
     manager = place.manager()
     make(place, manager)
-    assert re.search(r"scan-7 +double +10 ", place.starcore("jobs").stdout)
+    told = place.starcore("jobs").stdout
+    assert re.search(r"scan-7 +double +10 ", told)
     missing = place.starcore("jobs", "fetch", "scan-8", "--out", "x.npy")
-    assert (missing.returncode, missing.stderr) == (6, "starcore jobs: there is no stored job 'scan-8'\n")
+    assert (missing.returncode, missing.stderr.count("\n")) == (6, 1)
+    assert "no stored job 'scan-8' of this client" in missing.stderr
+    assert "'starcore jobs', tells which" in missing.stderr
+    wrong = place.starcore("jobs", "scan-7")
+    assert (wrong.returncode, "starcore jobs list NAME" in wrong.stderr) == (2, True)
     early = place.starcore("jobs", "fetch", "scan-7", "--out", "x.npy", "--timeout", "0.1")
-    assert (early.returncode, "it goes on" in early.stderr) == (7, True)
+    assert early.returncode == 7
+    assert "0 of 10 tasks have ended, 0 are at workers, 10 wait, and no worker is connected; it goes on" in early.stderr
+    assert "no worker is connected" in place.starcore("status").stdout
     place.worker("--slots", "2")
     for keep in (["--keep"], []):
         fetched = place.starcore("jobs", "fetch", "scan-7", "--out", "scan.npy", "--timeout", "60", *keep)
         assert fetched.returncode == 0, fetched.stderr
+        assert fetched.stdout == f"scan-7: written to scan.npy; the job is {'still there' if keep else 'forgotten'}\n"
+        story = place.starcore("story", told.split()[-1]) if keep else None
+        assert story is None or "returned on" in story.stdout, story
         assert np.array_equal(np.load(place.directory / "scan.npy"), expected())
     assert json.loads(place.starcore("jobs", "--json").stdout) == []
 
@@ -208,15 +218,23 @@ def test_commands_tell_failures_from_trouble(place: Place) -> None:
     with place.client(manager) as client:
         client.detached("bad").submit(divmod, 1, 0)
         client.detached("words").submit(str.split, "a b")
+        client.detached("deadly").submit(os._exit, 3)
+        client.detached("dict").submit(dict, a=1)
         slow = client.detached("slow").submit("never:registered")
     bad = place.starcore("jobs", "fetch", "bad", "--out", "x.npy")
     assert (bad.returncode, "ZeroDivisionError" in bad.stderr, bad.stderr.count("\n")) == (1, True, 1)
+    deadly = place.starcore("jobs", "fetch", "deadly", "--out", "x.npy")
+    assert (deadly.returncode, "a task of deadly failed" in deadly.stderr) == (1, True), deadly
+    assert deadly.stderr.endswith("The job is still there.\n")
+    strange = place.starcore("jobs", "fetch", "dict", "--out", "x.npy")
+    assert (strange.returncode, "starcore.Client().job('dict').result()" in strange.stderr) == (2, True), strange
     nowhere = place.starcore("jobs", "fetch", "words", "--out", str(Path("no", "such", "directory.npy")))
     assert (nowhere.returncode, "still there" in nowhere.stderr) == (2, True)
-    assert place.starcore("jobs", "cancel", slow.name).returncode == 0
+    said = place.starcore("jobs", "cancel", slow.name)
+    assert (said.returncode, "slow: cancelled; 0 of 1 tasks have a result" in said.stdout) == (0, True), said
     cancelled = place.starcore("jobs", "fetch", slow.name, "--out", "x.npy")
     assert (cancelled.returncode, "was cancelled" in cancelled.stderr) == (1, True)
-    for name in ("bad", "words", "slow"):
+    for name in ("bad", "words", "slow", "deadly", "dict"):
         assert place.starcore("jobs", "forget", name).returncode == 0
     assert place.starcore("jobs").stdout == "no detached jobs\n"
     assert not list(place.directory.glob("*x.npy*"))

@@ -12,6 +12,7 @@ from starcore.messages import Forget, Running, StoryReply, StoryRequest
 from starcore.texts import NAME_CHARS_MAX
 
 from .star import ClientSide, JobSide, Star, settle
+from .test_store import detached, rows
 
 
 def ask(client: ClientSide, task: str) -> dict[str, Any]:
@@ -239,3 +240,19 @@ def test_long_causes_and_jobs_without_end_are_bounded():
         client.job(blob=False, kind=1, function="m:f", python="")
     assert "error" in ask(client, name(job, 0))
     star.actions.clear()
+
+
+def test_stored_job_has_a_story_for_whoever_has_its_owners_identity() -> None:
+    star = Star()
+    maker = star.client(identity="mine", fingerprint="of last year")
+    detached(maker)
+    number = rows(maker)[0]["number"]
+    maker.goodbye()
+    worker = star.worker(name="node7")
+    worker.finish(worker.leased(count=1))
+    later, stranger = star.client(identity="mine", fingerprint="of this year"), star.client(identity="theirs")
+    told = ask(later, f"m{number}/0")
+    assert (told["task"], told["whole"]) == (f"m{number}/0", True)
+    assert [what for what, _ in whats(told)][:2] == ["queued", "leased"]
+    assert list(ask(stranger, f"m{number}/0")) == ["error"]
+    star.core.check()
