@@ -52,7 +52,10 @@ def main(argv: list[str] | None = None) -> int:
     if command is None:
         print(f"starcore: no command {arguments[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    result: int = import_module(command[0]).main(arguments[1:])
+    try:
+        result: int = import_module(command[0]).main(arguments[1:])
+    except KeyboardInterrupt:  # a command that has begun does better; this one was still being loaded
+        return 130
     return result
 
 

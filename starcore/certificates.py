@@ -4,10 +4,11 @@ This makes and reads files; it opens no connection (`tls.py`) and takes no decis
 (`settings.py`). A star is a directory::
 
     star/
-      star.json     its id and the address that join files carry
+      star.json     its id, the address that join files carry, and where the manager's journal is
       ca.pem        the CA that every peer of the star trusts        ca.key       signs; needed only to issue and renew
       manager.pem   the manager's certificate, for no address         manager.key
       worker.join   a join file for this machine's workers            client.join
+      issued/       the certificate that each client was issued last, by its name
 
 A *join file* is all that a peer needs, in one JSON object: where the manager is, the CA, a certificate and its key.
 The address is a default that flags override, so a manager that moves costs nobody a new file.
@@ -83,7 +84,7 @@ class JoinFile:
             key=self.key,
             manager=self.ca,
             source=str(self.path or "the join file"),
-            renewal=f"python -m starcore.certs issue {said(self.role)} {self.name}",
+            renewal=f"python -m starcore.certs issue {said(self.role)} {self.name} --renew",
             star=self.star,
         )
 
@@ -105,13 +106,17 @@ class JoinFile:
 
 @dataclass(frozen=True, slots=True)
 class Star:
-    """A star's directory, its id, and the address that its join files carry (an empty host means unknown)."""
+    """A star's directory, its id, and what its manager goes by: the address that join files carry, its journal.
+
+    An empty host is not known; an empty journal is none.
+    """
 
     directory: Path
     id: str
     host: str
     worker_port: int = WORKER_PORT
     client_port: int = CLIENT_PORT
+    journal: str = ""
 
     @property
     def ca(self) -> Path:
@@ -148,6 +153,10 @@ class Star:
         """The file that says the rest of this record."""
         return self.directory / "star.json"
 
+    def issued(self, name: str) -> Path:
+        """Where the certificate is kept that a client was issued last."""
+        return self.directory / "issued" / f"{name}.pem"
+
     def port(self, role: Role) -> int:
         """Return the port that serves peers of `role`."""
         return self.worker_port if role is Role.WORKER else self.client_port
@@ -155,7 +164,9 @@ class Star:
     def text(self) -> str:
         """Return the text of `star.json`."""
         ports = {"worker_port": self.worker_port, "client_port": self.client_port}
-        return json.dumps({"starcore_star": STAR_VERSION, "star": self.id, "host": self.host, **ports}, indent=1) + "\n"
+        journal = {"journal": self.journal} if self.journal else {}
+        fields = {"starcore_star": STAR_VERSION, "star": self.id, "host": self.host, **ports, **journal}
+        return json.dumps(fields, indent=1) + "\n"
 
 
 def said(role: Role) -> str:
@@ -212,7 +223,15 @@ def load_star(directory: Path) -> Star:
     except FileNotFoundError as exc:
         raise CredentialsError(f"no star in {directory}; make one with: python -m starcore.certs init") from exc
     host, ports = _text(fields, "host", path), [_port(fields, f"{role}_port", path) for role in ("worker", "client")]
-    return Star(directory, _text(fields, "star", path), host, *ports)
+    journal = _text(fields, "journal", path) if "journal" in fields else ""
+    return Star(directory, _text(fields, "star", path), host, ports[0], ports[1], journal)
+
+
+def keep_journal(star: Star, journal: str) -> Star:
+    """Write down where the star's manager keeps its journal; an empty text: nowhere."""
+    kept = replace(star, journal=journal)
+    write_private(star.about, kept.text(), overwrite=True)
+    return kept
 
 
 def move_star(star: Star, *, host: str, worker_port: int, client_port: int) -> Star:
@@ -266,13 +285,47 @@ def issue(star: Star, role: Role, name: str, *, days: float = LEAF_DAYS, address
     address, port : str, int
         Where it finds the manager, if not where the star's other peers do.
     """
-    if not _NAME.fullmatch(name):
-        raise ArgumentValueError(f"{name!r} cannot be a peer's name: letters, digits and ._@+- (at most 64) can")
+    _check_name(name)
     if role is Role.MANAGER:
         raise ArgumentValueError("the star has one manager, and its certificate is there: issue for worker or client")
     certificate, key = _issue_leaf(star, role, name, days=days)
     host, port = address or star.host, port or star.port(role)
     return JoinFile(role, name, host, port, star.id, ca=_read(star.ca), certificate=certificate, key=key)
+
+
+def check_unissued(star: Star, role: Role, name: str) -> None:
+    """Refuse a client's name that somebody has: whoever shows it finds the jobs that were detached under it."""
+    _check_name(name)
+    path = star.issued(name)
+    if role is Role.CLIENT and (path.exists() or name == said(role)):
+        until = f" (until {tls.validity(read_text(path), str(path))[1]:%Y-%m-%d})" if path.exists() else ""
+        raise CredentialsError(
+            f"a client {name!r} was issued before{until}, and a name is who a client is: take another name for another "
+            f"client; to give the same one a new file, which finds its detached jobs: --renew"
+        )
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ArgumentValueError(f"{name!r} cannot be a peer's name: letters, digits and ._@+- (at most 64) can")
+
+
+def hand_out(star: Star, join: JoinFile, path: Path, *, renew: bool = False) -> None:
+    """Write a join file, and remember whom it was issued for.
+
+    Parameters
+    ----------
+    renew : bool
+        It may take the place of a file of the same peer.
+    """
+    overwrite = False
+    if renew and path.exists():
+        there = read_join(path)
+        overwrite = (there.star, there.role, there.name) == (join.star, join.role, join.name)
+    write_private(path, join.text(), overwrite=overwrite)
+    if join.role is Role.CLIENT:
+        make_directory(star.directory / "issued")
+        write_private(star.issued(join.name), join.certificate, overwrite=True)
 
 
 def _issue_manager(star: Star, *, overwrite: bool = False) -> None:

@@ -6,6 +6,7 @@ Only words and flags stand here; what they do is in `certificates.py`.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
@@ -26,7 +27,9 @@ examples:
   python -m starcore.certs init --host manager.example.org
   python -m starcore.certs issue worker node-7
   python -m starcore.certs issue client laptop --out laptop.join --days 90
+  python -m starcore.certs issue client laptop --renew    (the same client, for two more years)
   python -m starcore.certs init --host 203.0.113.9        (the star is there: its manager has moved)
+  python -m starcore.certs init --journal /var/lib/starcore    (what is accepted outlives the manager)
   python -m starcore.certs show laptop.join
 
 exit codes:
@@ -61,14 +64,19 @@ def _parser(prog: str) -> Parser:
     init.add_argument("--host", default="", metavar="NAME_OR_IP", help="where peers reach the manager")
     init.add_argument("--port", type=port, metavar="N", help=f"the manager's port for workers (default {WORKER_PORT})")
     init.add_argument("--client-port", type=port, metavar="N", help=f"and for clients (default {CLIENT_PORT})")
+    init.add_argument(
+        "--journal", metavar="DIR", help="where the manager keeps its journal, without being told; 'none': nowhere"
+    )
     init.set_defaults(run=_init)
 
     issue = commands.add_parser("issue", help="issue a join file")
     issue.add_argument("role", choices=[said(Role.WORKER), said(Role.CLIENT)])
-    issue.add_argument("name", metavar="NAME", help="what the peer is called in logs")
+    issue.add_argument("name", metavar="NAME", help="what the peer is called in logs, and who a client is")
     issue.add_argument("--out", type=Path, metavar="FILE", help="the join file (default NAME.join)")
     issue.add_argument("--days", type=_days, default=LEAF_DAYS, metavar="N", help="valid for (default %(default)s)")
     issue.add_argument("--address", metavar="HOST[:PORT]", help="where this peer reaches the manager, if not as others")
+    again = "for a peer that has one: a client finds the detached jobs it left, and its old file is replaced"
+    issue.add_argument("--renew", action="store_true", help=again)
     issue.set_defaults(run=_issue)
 
     for command in (init, issue):
@@ -102,7 +110,13 @@ def _init(options: argparse.Namespace) -> Iterator[str]:
         yield f"made the star {star.id} in {star.directory}"
         if not host:
             yield f"its manager's address is taken to be {star.host}; if others reach it by another: init --host HOST"
-    elif host or options.port or options.client_port:
+    elif host or options.port or options.client_port or options.journal is not None:
+        pass
+    else:
+        raise CredentialsError(
+            f"a star is in {directory} already (its manager at {_where(star, Role.WORKER)}); nothing was changed"
+        )
+    if not created and (host or options.port or options.client_port):
         star = certificates.move_star(
             star,
             host=host or star.host,
@@ -110,10 +124,10 @@ def _init(options: argparse.Namespace) -> Iterator[str]:
             client_port=options.client_port or star.client_port,
         )
         yield f"the star {star.id} is at {_where(star, Role.WORKER)} now; join files out there: --manager {star.host}"
-    else:
-        raise CredentialsError(
-            f"a star is in {directory} already (its manager at {_where(star, Role.WORKER)}); nothing was changed"
-        )
+    if options.journal is not None:
+        journal = "" if options.journal == settings.NO_JOURNAL else os.path.abspath(os.path.expanduser(options.journal))
+        star = certificates.keep_journal(star, journal)
+        yield f"its manager keeps its journal in {journal} from its next start on" if journal else "it keeps no journal"
     yield f"start the manager:   python -m starcore.manager --port {star.worker_port} --client-port {star.client_port}"
     yield "let a machine in:    python -m starcore.certs issue worker NAME   (and: issue client NAME)"
 
@@ -136,9 +150,11 @@ def _issue(options: argparse.Namespace) -> Iterator[str]:
     star = certificates.load_star(options.star or settings.star_dir())
     role = Role[options.role.upper()]
     host, port = settings.parse_address(options.address) if options.address else ("", None)
+    if not options.renew:
+        certificates.check_unissued(star, role, options.name)
     join = certificates.issue(star, role, options.name, days=options.days, address=host, port=port or 0)
     path = options.out or Path(f"{options.name}.join")
-    certificates.write_private(path, join.text())
+    certificates.hand_out(star, join, path, renew=options.renew)
     command = "python -m starcore.worker --join FILE" if role is Role.WORKER else "STARCORE_JOIN=FILE"
     yield f"wrote {path}: {options.role} {options.name!r} of the star {star.id}, for {options.days} days"
     yield f"take it to that machine over a private way (scp -p), keep it mode 600, and use it: {command}"
@@ -158,6 +174,7 @@ def _show(options: argparse.Namespace) -> Iterator[str]:
     if (path / "star.json").exists():
         star = certificates.load_star(path)
         yield f"star {star.id}: workers at {_where(star, Role.WORKER)}, clients at {_where(star, Role.CLIENT)}"
+        yield from [f"  journal  {star.journal}"] if star.journal else []
     elif not shown:
         raise CredentialsError(f"no star and no join file in {path}; make a star with: python -m starcore.certs init")
     for each in shown:

@@ -10,11 +10,14 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Literal, overload
 
 from starcore import settings
-from starcore.client.api import Array, Calls, Client, Function
+from starcore.client.api import Client
+from starcore.client.calls import Calls
 from starcore.client.inquiries import own_story, session_of
+from starcore.client.jobs import DetachedJob
+from starcore.client.naming import Array, Function
 from starcore.client.session import CONNECT_SECONDS
 from starcore.client.story import Story
 from starcore.errors import SessionLostError, UnconfiguredError
@@ -27,6 +30,8 @@ class _Default:
 
     lock = threading.Lock()
     client: Client | None = None
+    embedded: Client | None = None
+    """The one whose star was started here."""
 
 
 def connect(
@@ -58,13 +63,96 @@ def default_client() -> Client:
         return client
     with _Default.lock:
         if _Default.client is None or _Default.client._shut:
-            _Default.client = Client() if _configured() else _start_local_star()
+            if _configured():
+                _Default.client = Client()
+            else:
+                _Default.client = _Default.embedded = _start_local_star()
         return _Default.client
 
 
 def submit(fn: Function, /, *args: Any, **kwargs: Any) -> Future[Any]:
     """Run ``fn(*args, **kwargs)`` on a worker of the default client; see `Client.submit`."""
     return default_client().submit(fn, *args, **kwargs)
+
+
+@overload
+def submit_array(
+    fn: Function,
+    array: Array,
+    *,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    chunks: int | str | None = None,
+    axis: int = 0,
+    out: Array | None = None,
+    copy: bool = False,
+    progress: bool = False,
+    detach: Literal[True],
+    name: str | None = None,
+    retries: int | None = None,
+    timeout: float | None = None,
+    priority: int | None = None,
+) -> DetachedJob: ...
+
+
+@overload
+def submit_array(
+    fn: Function,
+    array: Array,
+    *,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    chunks: int | str | None = None,
+    axis: int = 0,
+    out: Array | None = None,
+    copy: bool = False,
+    progress: bool = False,
+    detach: Literal[False] = False,
+    name: None = None,
+    retries: int | None = None,
+    timeout: float | None = None,
+    priority: int | None = None,
+) -> Future[Any]: ...
+
+
+@overload
+def submit_array(
+    fn: Function,
+    array: Array,
+    *,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    chunks: int | str | None = None,
+    axis: int = 0,
+    out: Array | None = None,
+    copy: bool = False,
+    progress: bool = False,
+    detach: bool = False,
+    name: str,
+    retries: int | None = None,
+    timeout: float | None = None,
+    priority: int | None = None,
+) -> DetachedJob: ...
+
+
+@overload
+def submit_array(
+    fn: Function,
+    array: Array,
+    *,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    chunks: int | str | None = None,
+    axis: int = 0,
+    out: Array | None = None,
+    copy: bool = False,
+    progress: bool = False,
+    detach: bool,
+    name: str | None = None,
+    retries: int | None = None,
+    timeout: float | None = None,
+    priority: int | None = None,
+) -> Future[Any] | DetachedJob: ...
 
 
 def submit_array(
@@ -78,10 +166,12 @@ def submit_array(
     out: Array | None = None,
     copy: bool = False,
     progress: bool = False,
+    detach: bool = False,
+    name: str | None = None,
     retries: int | None = None,
     timeout: float | None = None,
     priority: int | None = None,
-) -> Future[Any]:
+) -> Future[Any] | DetachedJob:
     """Run ``fn(array, *args, **kwargs)`` on a worker of the default client.
 
     See `Client.submit_array` for the arguments and `Client.options` for retries, timeout (s) and priority.
@@ -91,12 +181,73 @@ def submit_array(
     >>> starcore.submit_array(numpy.sort, a, kwargs={"axis": 0}).result()
     >>> starcore.submit_array(denoise, stack, chunks=4, out=result).result()
     """
-    calls: Calls = default_client()
+    calls: Calls = _staying() if detach or name is not None else default_client()
     if not (retries is None and timeout is None and priority is None):
         calls = calls.options(retries=retries, timeout=timeout, priority=priority)
     return calls.submit_array(
-        fn, array, args=args, kwargs=kwargs, chunks=chunks, axis=axis, out=out, copy=copy, progress=progress
+        *(fn, array),
+        args=args,
+        kwargs=kwargs,
+        chunks=chunks,
+        axis=axis,
+        out=out,
+        copy=copy,
+        progress=progress,
+        detach=detach,
+        name=name,
     )
+
+
+@overload
+def map(
+    fn: Function,
+    *iterables: Iterable[Any],
+    timeout: float | None = None,
+    chunksize: int | str = "auto",
+    buffersize: int | None = None,
+    progress: bool = False,
+    detach: Literal[True],
+    name: str | None = None,
+) -> DetachedJob: ...
+
+
+@overload
+def map(
+    fn: Function,
+    *iterables: Iterable[Any],
+    timeout: float | None = None,
+    chunksize: int | str = "auto",
+    buffersize: int | None = None,
+    progress: bool = False,
+    detach: Literal[False] = False,
+    name: None = None,
+) -> Iterator[Any]: ...
+
+
+@overload
+def map(
+    fn: Function,
+    *iterables: Iterable[Any],
+    timeout: float | None = None,
+    chunksize: int | str = "auto",
+    buffersize: int | None = None,
+    progress: bool = False,
+    detach: bool = False,
+    name: str,
+) -> DetachedJob: ...
+
+
+@overload
+def map(
+    fn: Function,
+    *iterables: Iterable[Any],
+    timeout: float | None = None,
+    chunksize: int | str = "auto",
+    buffersize: int | None = None,
+    progress: bool = False,
+    detach: bool,
+    name: str | None = None,
+) -> Iterator[Any] | DetachedJob: ...
 
 
 def map(
@@ -106,10 +257,20 @@ def map(
     chunksize: int | str = "auto",
     buffersize: int | None = None,
     progress: bool = False,
-) -> Iterator[Any]:
+    detach: bool = False,
+    name: str | None = None,
+) -> Iterator[Any] | DetachedJob:
     """Run `fn` on the items of the iterables, on workers of the default client; see `Client.map`."""
-    return default_client().map(
-        fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize, progress=progress
+    calls = _staying() if detach or name is not None else default_client()
+    return calls.map(
+        fn,
+        *iterables,
+        timeout=timeout,
+        chunksize=chunksize,
+        buffersize=buffersize,
+        progress=progress,
+        detach=detach,
+        name=name,
     )
 
 
@@ -144,6 +305,17 @@ def story(task: Future[Any] | str) -> Story:
         if client is None or client._shut or client._target.address != session.target.address:
             raise
         return client.story(task)
+
+
+def _staying() -> Client:
+    """The default client, if its manager outlives this process."""
+    client = default_client()
+    if client is _Default.embedded:
+        raise UnconfiguredError(
+            "a detached call needs a manager that stays, and the star that was started here ends with this process: "
+            "start one (python -m starcore.manager --journal DIR), or name one that runs (starcore.connect)"
+        )
+    return client
 
 
 def _configured() -> bool:

@@ -37,6 +37,9 @@ class Peer:
     name: str
     address: str
     fingerprint: str
+    """SHA-256 (hex) of the certificate that it shows today."""
+    identity: str
+    """Who it is, also with the certificate that comes after this one (see `tls.identify`)."""
 
 
 # -- events --------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -13,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starcore import settings
-from starcore.errors import ArgumentValueError, SetupError, StarCoreError, UnreachableError
+from starcore.errors import (
+    ArgumentValueError,
+    SetupError,
+    StarCoreError,
+    StoredJobError,
+    TaskFailure,
+    UnreachableError,
+)
 from starcore.messages import Role
 from starcore.options import Parser, seconds
 from starcore.status import table
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 examples:
-  starcore jobs                                        all of this certificate's, on the star of this machine
+  starcore jobs                                        all of this client's, on the star of this machine
   starcore jobs --join client.join --json              another star's, as one JSON array
   starcore jobs fetch scan-7 --out scan-7.npy          wait for it, write the array, and forget the job
   starcore jobs fetch scan-7 --out scan-7.npy --keep --timeout 60
@@ -34,13 +40,25 @@ exit codes: 0 done, 1 a task failed or was cancelled, 2 usage or no manager conf
             5 the manager is not there or said no, 6 no such job, 7 it is not done yet
 """
 NOT_DONE = 7
-COLUMNS = ("name", "function", "tasks", "queued", "running", "done", "failed", "cancelled", "bytes", "expires")
+COLUMNS = (
+    "name",
+    "function",
+    "tasks",
+    "queued",
+    "at_workers",
+    "done",
+    "failed",
+    "cancelled",
+    "bytes",
+    "expires",
+    "story",
+)
 
 
 def _parser() -> Parser:
     parser = Parser(prog="starcore jobs", description="List, cancel, fetch and forget detached jobs.", epilog=_EPILOG)
     add = parser.add_argument
-    add("command", nargs="?", choices=tuple(_COMMANDS), default="list", help="default: %(default)s")
+    add("command", nargs="?", default="list", metavar="COMMAND", help=f"{', '.join(_COMMANDS)} (default: list)")
     add("name", nargs="?", metavar="NAME", help="the job's name")
     add("--out", type=Path, metavar="FILE", help="fetch: where the answer goes, as .npy; never a half-written file")
     add("--keep", action="store_true", help="fetch: leave the job at the manager")
@@ -55,8 +73,16 @@ def render(rows: list[dict[str, Any]]) -> str:
     """Return the jobs as lines for people."""
     if not rows:
         return "no detached jobs"
-    shown = [row | {"expires": _span(row["expires_in_seconds"])} for row in rows]
+    shown = [
+        # What waits at a worker to be begun is out of the manager's hands as well.
+        {**row, "at_workers": row["running"], "expires": _span(row["expires_in_seconds"]), "story": _story(row)}
+        for row in rows
+    ]
     return "\n".join(table("NAME", shown, COLUMNS)[1:])
+
+
+def _story(row: dict[str, Any]) -> str:
+    return f"m{row['number']}/0" if "number" in row else "-"
 
 
 def _span(time: float) -> str:
@@ -72,51 +98,35 @@ def _list(client: Client, options: argparse.Namespace) -> None:
 
 
 def _cancel(client: Client, options: argparse.Namespace) -> None:
-    client.job(options.name).cancel()
+    job = client.job(options.name)
+    job.cancel()
+    try:
+        row = job.status()
+    except StoredJobError:
+        print(f"{options.name}: cancelled, before all of it was here; nothing is left")
+        return
+    there = f"{row['done']} of {row['tasks']} tasks have a result, which stays"
+    print(f"{options.name}: cancelled; {there}: {_in_python(options.name, 'results()')}")
 
 
 def _forget(client: Client, options: argparse.Namespace) -> None:
     client.job(options.name).forget()
+    print(f"{options.name}: forgotten, with all that was kept of it")
+
+
+def _in_python(name: str, call: str) -> str:
+    return f"starcore.Client().job({name!r}).{call}"
 
 
 def _fetch(client: Client, options: argparse.Namespace) -> None:
     job = client.job(options.name)
-    answer = job.result(options.timeout, keep=True, progress=_can_draw())
     try:
-        save(answer, options.out)
-    except OSError as error:
-        raise SetupError(f"{options.out}: {error.strerror or error}; the job is still there") from error
-    if not options.keep:
-        job.forget()
-
-
-def save(value: Any, path: Path) -> None:
-    """Write an answer as .npy, whole or not at all: the file is on the disk when this returns.
-
-    Raises
-    ------
-    ArgumentValueError
-        It is neither an array nor numbers that make one.
-    """
-    import numpy as np  # noqa: PLC0415 - not needed for --help
-
-    try:
-        array = np.asanyarray(value)
-    except ValueError as error:
-        raise ArgumentValueError(f"the answers make no array ({error}): fetch them in Python") from error
-    if array.dtype.hasobject:
-        kind = type(value).__name__
-        raise ArgumentValueError(f"the answer is {kind} and no array of numbers: fetch it in Python")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("xb") as file:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+        job.save(options.out, options.timeout, keep=options.keep, progress=_can_draw())
+    except SetupError as error:
+        raise SetupError(f"{error}; the job is still there") from error
+    except ArgumentValueError as error:
+        raise ArgumentValueError(f"{error}: {_in_python(options.name, 'result()')}") from error
+    print(f"{options.name}: written to {options.out}; the job {'is still there' if options.keep else 'is forgotten'}")
 
 
 def _can_draw() -> bool:
@@ -143,13 +153,16 @@ def main(argv: list[str] | None = None) -> int:
     """Do what the command line says, and return the exit code."""
     parser = _parser()
     options = parser.parse_args(argv)
+    if options.command not in _COMMANDS:
+        known = ", ".join(_COMMANDS)
+        parser.error(f"{options.command!r} is no command ({known}); for a job of this name: starcore jobs list NAME")
     if options.command != "list" and not options.name:
         parser.error(f"{options.command} needs the NAME of a job")
     if (options.command == "fetch") != (options.out is not None):
         parser.error("fetch needs --out FILE, and nothing else takes it")
-    from starcore.client.api import Client  # noqa: PLC0415 - numpy is not needed for --help
-
     try:
+        from starcore.client.api import Client  # noqa: PLC0415 - numpy is not needed for --help
+
         settings.dialer(Role.CLIENT, join=options.join, address=options.manager)  # no star of its own is started here
         with Client(options.manager, join=options.join) as client:
             return _obey(client, options)
@@ -162,17 +175,31 @@ def main(argv: list[str] | None = None) -> int:
 def _obey(client: Client, options: argparse.Namespace) -> int:
     try:
         _COMMANDS[options.command](client, options)
+    except TaskFailure as error:
+        return _fail(f"a task of {options.name} failed: {error}\nThe job is still there.", 1)
     except StarCoreError:
         raise
     except CancelledError:
-        return _fail(f"{options.name} was cancelled; what was done is there: fetch it in Python, with results()", 1)
+        there = _in_python(options.name, "results(wait=False)")
+        return _fail(f"{options.name} was cancelled, and has no whole answer; what was done is there: {there}", 1)
     except (NotInTime, TimeoutError):
         if options.command == "fetch":
-            return _fail(f"{options.name} is not done yet; it goes on", NOT_DONE)
+            return _fail(f"{options.name} is not done yet{_progress(client, options.name)}; it goes on", NOT_DONE)
         return _fail("the manager is there, but does not answer: look at its log", UnreachableError.exit_code)
     except Exception as error:  # the function's own
         return _fail(f"a task of {options.name} failed: {type(error).__name__}: {error}; the job is still there", 1)
     return 0
+
+
+def _progress(client: Client, name: str) -> str:
+    """How far a job is, where the manager says so."""
+    try:
+        row = client.job(name).status()
+    except (StarCoreError, NotInTime, TimeoutError):
+        return ""
+    ended = row["done"] + row["failed"] + row["cancelled"]
+    said = f": {ended} of {row['tasks']} tasks have ended, {row['running']} are at workers, {row['queued']} wait"
+    return said if client.slots else f"{said}, and no worker is connected"
 
 
 def _fail(text: str, code: int) -> int:

@@ -129,11 +129,24 @@ def _not_private(directory: Path) -> str:
     return "can be entered by other users" if stat.S_IMODE(status.st_mode) & 0o077 else ""
 
 
-def journal_dir(flag: Path | None, *, ephemeral: bool = False) -> Path | None:
-    """Return where the manager's journal is, None for none; a star of a moment takes none from the environment."""
-    if flag is None and not ephemeral and (own := os.environ.get("STARCORE_JOURNAL")):
-        return Path(own).expanduser()
-    return flag
+NO_JOURNAL = "none"
+"""Said by the flag or the variable: there is no journal, whatever the star's file says."""
+
+
+def journal_dir(flag: Path | None, star: Star | None = None, *, ephemeral: bool = False) -> tuple[Path | None, str]:
+    """Return where the manager's journal is, None for none, and which of the settings said so.
+
+    By the flag, else ``STARCORE_JOURNAL``, else the star's own file (``certs init --journal DIR``). A star of a moment
+    has none but by the flag.
+    """
+    own, kept = os.environ.get("STARCORE_JOURNAL"), star.journal if star is not None else ""
+    if flag is not None:
+        said, origin = str(flag), "--journal"
+    elif ephemeral or not (own or kept):
+        return None, "the default"
+    else:
+        said, origin = (own, "$STARCORE_JOURNAL") if own else (kept, str(star.about if star is not None else ""))
+    return None if said == NO_JOURNAL else Path(said).expanduser(), origin
 
 
 def usable_cores() -> int:
@@ -390,6 +403,11 @@ def _advice(role: Role, manager: RuntimeFile | None, *, addressed: bool) -> str:
         return "the manager that runs here uses the STARCOMPUTE_* certificates: set those variables here as well"
     if addressed:
         return f"an address alone does not open the door: add --join FILE, made on the manager's machine with: {issue}"
+    if (star := star_dir()).joinpath("star.json").exists():
+        return (
+            f"no manager is configured, and that of this user's star ({star}) does not run; start it again, with the "
+            f"options it had: python -m starcore.manager; or use another star's --join FILE (made there with: {issue})"
+        )
     return (
         "no manager is configured, and none of this user's runs here; use --join FILE (made on the manager's machine "
         f"with: {issue}), or start one: python -m starcore.manager"

@@ -42,6 +42,8 @@ def render(status: dict[str, Any]) -> str:
     if "memory_bytes" in status:
         lines += [f"manager: {status['memory_used_bytes'] >> 20} of {status['memory_bytes'] >> 20} MiB"]
     lines += table("WORKER", workers, ("name", "address", "python", "slots", "running"))
+    if not workers:
+        lines += ["no worker is connected: nothing runs until one is (python -m starcore.worker)"]
     lines += table("CLIENT", clients, ("name", "address", "queued", "leased"))
     lines += table("JOB", jobs, ("function", "client", "queued", "leased", "done", "failed", "mean_seconds"))
     return "\n".join(lines + _journal(status.get("journal")))
@@ -81,9 +83,9 @@ def _cell(value: Any) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Ask a star how it is, and return the exit code."""
     options = _parser().parse_args(argv)
-    from starcore.client.api import Client  # noqa: PLC0415 - numpy is not needed for --help
-
     try:
+        from starcore.client.api import Client  # noqa: PLC0415 - numpy is not needed for --help
+
         settings.dialer(Role.CLIENT, join=options.join, address=options.manager)  # a status starts no star of its own
         with Client(options.manager, join=options.join) as client:
             status = without(client.status(), client._live().name)

@@ -12,7 +12,7 @@ from starcore.options import Parser
 
 _EPILOG = """\
 A task's name stands in its error, in the manager's log, and in `future.task`: SESSION/JOB/INDEX. What a worker's log
-calls it, mJOB/INDEX, will do as well. The manager tells it to whoever shows the same certificate.
+calls it, mJOB/INDEX, will do as well. The manager tells it to the same client, whichever process that is.
 
 examples:
   starcore story 3fa9c1d2/1/0                       of the manager that runs on this machine
@@ -39,9 +39,9 @@ def _parser() -> Parser:
 def main(argv: list[str] | None = None) -> int:
     """Tell a story, and return the exit code."""
     options = _parser().parse_args(argv)
-    from starcore.client.api import Client  # noqa: PLC0415 - numpy is not needed for --help
-
     try:
+        from starcore.client.api import Client  # noqa: PLC0415 - numpy is not needed for --help
+
         settings.dialer(Role.CLIENT, join=options.join, address=options.manager)  # a question starts no star of its own
         with Client(options.manager, join=options.join) as client:
             story = client.story(options.task)

@@ -232,6 +232,9 @@ def identify(
 ) -> Peer:
     """Say who is at the other end of a finished handshake.
 
+    A peer's `identity` outlives its certificate: with the star's CA it is the star, the role and the name that the CA
+    certifies, with pinned certificates the public key. Nobody has another's without its CA or its private key.
+
     Parameters
     ----------
     identity : ManagerIdentity or DialerIdentity
@@ -265,7 +268,25 @@ def identify(
         port = f"at the port for {_said(role)}s: workers and clients have one each"
         where = "where the manager should be" if role is Role.MANAGER else port
         raise CredentialsError(f"{address} shows the certificate of a {found} ({name!r}) {where}")
-    return Peer(role=role, name=name or f"{_said(role)}-{digest[:8]}", address=address, fingerprint=digest)
+    who = "" if identity.pinned else _certified(identity.star, role, shown)
+    name = name or f"{_said(role)}-{digest[:8]}"
+    return Peer(role, name, address, fingerprint=digest, identity=who or _key_identity(der))
+
+
+def _certified(star: str, role: Role, shown: Any) -> str:
+    """Who the star's CA says that this is: `STAR/ROLE/NAME`, which a renewed certificate says again."""
+    names = _common_names(shown)
+    # Only a name that is shown in full is one: two that look alike in a log are not the same peer.
+    return f"{star}/{_said(role)}/{names[0]}" if len(names) == 1 and names[0] and _plain(names[0]) == names[0] else ""
+
+
+def _key_identity(der: bytes) -> str:
+    """Who has the certificate's key: nobody vouches for its name, and a renewal may keep the key."""
+    from cryptography import x509  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: PLC0415
+
+    public = x509.load_der_x509_certificate(der).public_key()
+    return f"key:{_digest(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))}"
 
 
 def _said(role: Role) -> str:
@@ -277,9 +298,16 @@ def _role_uris(shown: Any) -> list[str]:
 
 
 def _common_name(shown: Any) -> str:
-    names = [value for rdn in shown.get("subject", ()) for key, value in rdn if key == "commonName"]
+    return _plain("".join(_common_names(shown)[:1]))
+
+
+def _common_names(shown: Any) -> list[str]:
+    return [value for rdn in shown.get("subject", ()) for key, value in rdn if key == "commonName"]
+
+
+def _plain(name: str) -> str:
     # A pinned certificate may hold any text, and names stand in logs and on terminals.
-    return "".join(c if c.isprintable() else "?" for c in "".join(names[:1]))[:NAME_CHARACTERS_MAX]
+    return "".join(c if c.isprintable() else "?" for c in name)[:NAME_CHARACTERS_MAX]
 
 
 # -- what went wrong -----------------------------------------------------------------------------------------

@@ -32,6 +32,14 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"starcore {starcore.__version__}\n"
 
 
+def test_ctrl_c_while_a_command_is_loaded_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("starcore.__main__.import_module", interrupted)
+    assert main(["jobs"]) == 130
+
+
 def test_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["nonsense", "--port", "3"]) == 2
     said = capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,41 @@ def test_command_runs_as_a_module_and_its_help_has_examples():
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert "python -m starcore.certs issue worker node-7" in done.stdout
     assert "exit codes:" in done.stdout
+
+
+def test_clients_name_is_issued_once_and_renewed_by_the_one_who_means_it(config, tmp_path, capsys):
+    assert certs.main(["init", "--host", "h"]) == 0
+    issue = ["issue", "client", "laptop"]
+    assert certs.main(issue) == 0
+    before = certificates.read_join("laptop.join")
+    capsys.readouterr()
+    assert certs.main([*issue, "--out", "second.join"]) == 3
+    error = capsys.readouterr().err
+    assert "a client 'laptop' was issued before (until 2" in error and "--renew" in error
+    assert not Path("second.join").exists()
+    assert certs.main([*issue, "--renew"]) == 0
+    after = certificates.read_join("laptop.join")
+    assert (after.name, after.star) == (before.name, before.star) and after.certificate != before.certificate
+    assert certs.main([*issue, "--renew", "--out", "second.join"]) == 0
+    assert certs.main(["issue", "client", "client"]) == 3, "the star's own"
+    assert certs.main(["issue", "client", "other", "--out", "second.join", "--renew"]) == 3, "another's file stays"
+    assert certificates.read_join("second.join").name == "laptop"
+    assert certs.main(["issue", "client", "../up"]) == 2
+    for number in range(2):
+        assert certs.main(["issue", "worker", "node", "--out", f"{number}.join"]) == 0
+
+
+def test_journal_is_written_down_and_stays_when_the_star_moves(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert certs.main(["init", "--host", "h", "--journal", "journal"]) == 0
+    kept = str(tmp_path / "journal")
+    assert f"keeps its journal in {kept} from its next start on" in capsys.readouterr().out
+    assert certs.main(["init", "--host", "elsewhere"]) == 0
+    star = certificates.load_star(config / "star")
+    assert (star.journal, star.host) == (kept, "elsewhere")
+    assert certs.main(["show"]) == 0
+    assert f"  journal  {kept}\n" in capsys.readouterr().out
+    assert certs.main(["init", "--journal", "none"]) == 0
+    assert certificates.load_star(config / "star") == replace(star, journal="")
+    assert certs.main(["init"]) == 3
+    assert "nothing was changed" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from starcore.errors import CredentialsError, ProtocolError
 from starcore.events import Peer
 from starcore.messages import Goodbye, Heartbeat, Hello, Message, Notice, Role, Welcome
 
-PEER = Peer(Role.CLIENT, "laptop", "192.0.2.7:5000", "ab" * 32)
+PEER = Peer(Role.CLIENT, "laptop", "192.0.2.7:5000", "ab" * 32, "star/client/laptop")
 HELLO = Hello(version=1, role=Role.CLIENT, session=bytes(16))
 WELCOME = Welcome(version=1, epoch=1, resumed=False)
 

@@ -12,9 +12,9 @@ import pytest
 from client.inline_manager import InlineStar, inline_star
 
 import starcore
-from starcore import default
+from starcore import LocalStar, default
 from starcore.client.api import Client
-from starcore.errors import ArgumentValueError
+from starcore.errors import ArgumentValueError, UnconfiguredError
 
 SECONDS = 10.0
 A = np.arange(12.0).reshape(4, 3)
@@ -79,3 +79,21 @@ def test_nothing_configured_means_a_local_star(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("starcore.local.start_default", start)
     assert default.default_client() is default.default_client() is started[0]
     assert len(started) == 1
+
+
+@pytest.mark.usefixtures("no_default")
+def test_detached_call_needs_a_manager_that_stays(monkeypatch: pytest.MonkeyPatch, star: InlineStar) -> None:
+    monkeypatch.setattr("starcore.local.start_default", lambda: Client(star.address, join=star.join))
+    assert starcore.submit(abs, -1).result(SECONDS) == 1
+    for call in (
+        lambda: starcore.submit_array(np.negative, A, detach=True),
+        lambda: starcore.map(abs, [1], name="scan-7"),
+    ):
+        with pytest.raises(UnconfiguredError, match="ends with this process: start one"):
+            call()
+    with LocalStar(workers=1) as real:
+        monkeypatch.setattr(default._Default, "client", real.client())
+        job = starcore.submit_array(np.negative, A, chunks=2, detach=True, name="scan-7", priority=1)
+        assert np.array_equal(job.result(SECONDS), -A)
+        assert starcore.map(abs, [-2, 3], detach=True).result(SECONDS) == [2, 3]
+        default._Default.client.shutdown()

@@ -1,17 +1,16 @@
-"""Detached jobs from the shell: the table, the file, what is refused; with stars: integration/test_detached.py."""
+"""Detached jobs from the shell: the table, what is refused. The file: client/test_npy.py; stars: integration/."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from starcore import jobs
-from starcore.errors import ArgumentValueError
 
 ROW = {
-    "name": "scan-7", "function": "fit", "tasks": 4, "accepted": True, "arrived": 4, "queued": 1, "running": 1,
+    "name": "scan-7", "number": 17, "function": "fit", "tasks": 4, "accepted": True, "arrived": 4,
+    "queued": 1, "running": 1,
     "done": 2, "failed": 0, "cancelled": 0, "fetched": 0, "bytes": 1000, "age_seconds": 5.0,
     "expires_in_seconds": 600_000.0,
 }  # fmt: skip
@@ -19,31 +18,11 @@ ROW = {
 
 def test_table_has_a_line_for_each_job() -> None:
     assert jobs.render([ROW, ROW | {"name": "b", "expires_in_seconds": 59.6}]).splitlines() == [
-        "NAME    FUNCTION  TASKS  QUEUED  RUNNING  DONE  FAILED  CANCELLED  BYTES  EXPIRES",
-        "scan-7  fit       4      1       1        2     0       0          1000   7 d",
-        "b       fit       4      1       1        2     0       0          1000   60 s",
+        "NAME    FUNCTION  TASKS  QUEUED  AT WORKERS  DONE  FAILED  CANCELLED  BYTES  EXPIRES  STORY",
+        "scan-7  fit       4      1       1           2     0       0          1000   7 d      m17/0",
+        "b       fit       4      1       1           2     0       0          1000   60 s     m17/0",
     ]
     assert jobs.render([]) == "no detached jobs"
-
-
-@pytest.mark.parametrize(
-    ("value", "shape"), [(np.ones((2, 3)), (2, 3)), (5, ()), ([1, 2, 3], (3,)), ([np.ones(2), np.zeros(2)], (2, 2))]
-)
-def test_answer_is_written_whole(tmp_path: Path, value: object, shape: tuple[int, ...]) -> None:
-    path = tmp_path / "answer.npy"
-    path.write_text("an older one")
-    jobs.save(value, path)
-    loaded = np.load(path, allow_pickle=False)
-    assert loaded.shape == shape
-    assert np.array_equal(loaded, np.asarray(value))
-    assert [entry.name for entry in tmp_path.iterdir()] == ["answer.npy"]
-
-
-@pytest.mark.parametrize("value", [{"a": 1}, [object()], [[1, 2], [3]]])
-def test_answer_that_is_no_array_leaves_no_file(tmp_path: Path, value: object) -> None:
-    with pytest.raises(ArgumentValueError, match="in Python"):
-        jobs.save(value, tmp_path / "answer.npy")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,14 @@ def test_join_flag_wins_over_everything(finished, star, tmp_path, monkeypatch):
     assert settings.dialer(Role.WORKER).origin.startswith("$STARCORE_JOIN")
 
 
+def test_own_star_whose_manager_is_gone_is_told_from_none(tmp_path):
+    with pytest.raises(UnconfiguredError, match="none of this user's runs here; use --join FILE"):
+        settings.dialer(Role.CLIENT)
+    certificates.create_star(settings.star_dir(), host="h")
+    with pytest.raises(UnconfiguredError, match=r"does not run; start it again, .* python -m starcore.manager"):
+        settings.dialer(Role.CLIENT)
+
+
 def test_file_in_the_config_directory_wins_over_the_running_manager(star, tmp_path):
     run_manager(star)
     path = join_at(tmp_path / "config" / "client.join", star, Role.CLIENT, "far.example", 9)
@@ -485,10 +493,15 @@ def test_pinned_manager_asks_its_neighbours_for_the_six_files():
     assert not caught.value.may_come
 
 
-def test_journal_is_where_the_flag_says_or_else_the_variable(monkeypatch, tmp_path):
+def test_journal_is_where_the_flag_says_or_the_variable_or_the_stars_file(monkeypatch, tmp_path):
     monkeypatch.delenv("STARCORE_JOURNAL", raising=False)
-    assert settings.journal_dir(None) is None
+    star = Star(tmp_path / "star", "id", "", journal=str(tmp_path / "kept"))
+    assert settings.journal_dir(None) == settings.journal_dir(None, replace(star, journal="")) == (None, "the default")
+    assert settings.journal_dir(None, star) == (tmp_path / "kept", str(star.about))
     monkeypatch.setenv("STARCORE_JOURNAL", str(tmp_path))
-    assert settings.journal_dir(None) == tmp_path
-    assert settings.journal_dir(tmp_path / "own") == tmp_path / "own"
-    assert settings.journal_dir(None, ephemeral=True) is None
+    assert settings.journal_dir(None, star) == (tmp_path, "$STARCORE_JOURNAL")
+    assert settings.journal_dir(tmp_path / "own", star) == (tmp_path / "own", "--journal")
+    assert settings.journal_dir(Path("none"), star) == (None, "--journal")
+    monkeypatch.setenv("STARCORE_JOURNAL", "none")
+    assert settings.journal_dir(None, star) == (None, "$STARCORE_JOURNAL")
+    assert settings.journal_dir(None, star, ephemeral=True) == (None, "the default")

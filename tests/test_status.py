@@ -38,10 +38,11 @@ def test_journal_is_told_where_there_is_one_and_why_it_fails() -> None:
     assert text.splitlines()[-2:] == [last, "the manager's journal cannot be written: no space"]
 
 
-def test_empty_star_is_one_line() -> None:
-    assert status.render({"workers": [], "clients": [], "jobs": []}) == (
-        "0 workers, 0 slots, 0 tasks on workers, 0 clients"
-    )
+def test_empty_star_says_what_it_lacks() -> None:
+    assert status.render({"workers": [], "clients": [], "jobs": []}).splitlines() == [
+        "0 workers, 0 slots, 0 tasks on workers, 0 clients",
+        "no worker is connected: nothing runs until one is (python -m starcore.worker)",
+    ]
 
 
 def test_budget_of_the_manager_stands_below_the_summary() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -117,6 +118,29 @@ def test_both_ends_know_each_other_after_a_handshake(star, manager, role):
     assert (peer.role, peer.name, peer.address) == (role, "node-7", ADDRESS)
     assert peer.fingerprint == tls.fingerprint(dialer.certificate)
     assert tls.identify(dialer, Role.MANAGER, done.dialer, ADDRESS).role is Role.MANAGER
+
+
+def seen(manager: tls.ManagerIdentity, dialer: tls.DialerIdentity) -> str:
+    """Who the manager says that a client is."""
+    return tls.identify(manager, Role.CLIENT, meet(manager, Role.CLIENT, dialer).manager, ADDRESS).identity
+
+
+def test_identity_is_the_star_the_role_and_the_name_and_outlives_a_certificate(star, manager, other):
+    first, renewed = (certificates.issue(star, Role.CLIENT, "alice").identity for _ in range(2))
+    assert first.certificate != renewed.certificate and first.key != renewed.key
+    assert seen(manager, first) == seen(manager, renewed) == f"{star.id}/client/alice"
+    assert seen(manager, certificates.issue(star, Role.CLIENT, "alice2").identity) != seen(manager, first)
+    worker = certificates.issue(star, Role.WORKER, "alice").identity
+    peer = tls.identify(manager, Role.WORKER, meet(manager, Role.WORKER, worker).manager, ADDRESS)
+    assert peer.identity == f"{star.id}/worker/alice"
+    elsewhere = certificates.issue(other, Role.CLIENT, "alice").identity
+    assert seen(certificates.manager_identity(other), elsewhere) != seen(manager, first)
+
+
+def test_name_that_looks_like_another_is_nobodys_and_the_key_counts(star, manager, monkeypatch):
+    monkeypatch.setattr(certificates, "_NAME", re.compile(".*", re.DOTALL))  # a CA that signs anything
+    first, second = (certificates.issue(star, Role.CLIENT, "bell\a").identity for _ in range(2))
+    assert seen(manager, first).startswith("key:") and seen(manager, first) != seen(manager, second)
 
 
 def test_session_is_tls_1_3_with_our_protocol_and_no_tickets(manager, worker):
@@ -319,6 +343,19 @@ def pinned_manager(pems: Path, **changes: str) -> tls.ManagerIdentity:
         source="manager_cert.pem",
     )
     return replace(identity, **changes)
+
+
+@needs_openssl
+def test_pinned_identity_is_the_key_which_a_renewal_may_keep(pems, tmp_path):
+    client = pinned_dialer(pems, "client", Role.CLIENT)
+    key = ["-key", str(pems / "client_key.pem")]
+    openssl("req", "-x509", "-new", *key, "-out", "again.pem", "-days", "9", "-subj", "/CN=other", cwd=tmp_path)
+    again = replace(client, certificate=(tmp_path / "again.pem").read_text())
+    stranger = pinned_dialer(pems, "stranger", Role.CLIENT)
+    manager = pinned_manager(pems, clients=client.certificate + again.certificate + stranger.certificate)
+    assert tls.fingerprint(client.certificate) != tls.fingerprint(again.certificate)
+    assert seen(manager, client) == seen(manager, again) != seen(manager, stranger)
+    assert seen(manager, client).startswith("key:")
 
 
 def pinned_dialer(pems: Path, name: str, role: Role = Role.WORKER) -> tls.DialerIdentity:

@@ -156,12 +156,15 @@ class Joiner:
         self._axis = axis
         self._out = out
         self._trust = trust
-        self._length: int = pieces[-1].stop if length is None else length
+        self._length: int = length if length is not None else pieces[-1].stop if pieces else 0
         self._whole: Array | None = None
         self._parts: dict[int, Array] = {}
         self._placed: set[int] = set()
         if out is not None and out.ndim > axis and out.shape[axis] == self._length:
             self._whole = out
+
+    _alone = True
+    """The answer of a lone block is the whole as it is, and needs no other memory."""
 
     @property
     def complete(self) -> bool:
@@ -268,11 +271,14 @@ class Joiner:
         if shape[axis] != piece.stop - piece.start:
             return None
         if self._whole is None:
-            if self._out is not None or shape[axis] == self._length:
+            if self._out is not None or (shape[axis] == self._length and self._alone):
                 return None
-            self._whole = np.empty((*shape[:axis], self._length, *shape[axis + 1 :]), dtype, order)
+            self._whole = self._allocate((*shape[:axis], self._length, *shape[axis + 1 :]), dtype, order)
         view = self._view(index)
         return view if view.shape == shape and view.dtype == dtype else None
+
+    def _allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any], order: Any) -> Array:
+        return np.empty(shape, dtype, order)
 
     def _view(self, index: int) -> Array:
         assert self._whole is not None

@@ -320,7 +320,7 @@ class ClientCore:
         elif loss.stage is not LinkState.CLOSING:  # what we closed ourselves has its line already
             why = loss.reason
             level = "warning" if loss.was_up else "info"  # before the first WELCOME an error says it
-            self._outbox.ask(Log(level, f"the connection to the manager is lost: {why}"))
+            self._outbox.ask(Log(level, f"lost the manager: {why}; trying to reach it again"))
         self._outbox.ask(self._uplink.again(self._outbox.now, why))
 
     def _shaken(self, event: Shaken) -> None:

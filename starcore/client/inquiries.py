@@ -33,7 +33,7 @@ class Inquiries(Executor):
     _client: Live
 
     def cancel(self, future: Future[Any]) -> bool:
-        """Cancel a call, also one that runs: its slot is told, and replaced where it does not listen.
+        """Cancel a call, also one that runs: it is raised a KeyboardInterrupt, and may clean up for 0.3 s.
 
         Returns
         -------

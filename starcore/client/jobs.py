@@ -1,4 +1,4 @@
-"""Jobs that outlive this process: made here, and come back for by whoever has the same certificate.
+"""Jobs that outlive this process: made here, and come back for by the same client.
 
 A detached job's arguments and answers are the manager's. How its answers become one again is written in the *note*
 that travels with it, a JSON object (never a pickle)::
@@ -18,7 +18,7 @@ import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, as_completed
+from concurrent.futures import CancelledError, Future, as_completed, wait
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar, cast
@@ -28,6 +28,7 @@ import numpy as np
 from starcore.client import arrays
 from starcore.client.arguments import check_iterable, further_arguments, number, positive, seconds_above_zero
 from starcore.client.futures import BlockFuture, TaskFuture
+from starcore.client.npy import BatchJoiner, FileJoiner, LoneJoiner, NpyFile
 from starcore.client.progress import load_tqdm
 from starcore.client.session import JobRecord, Session
 from starcore.errors import ArgumentTypeError, ArgumentValueError, StoredJobError
@@ -43,6 +44,8 @@ AUTO_TASKS_MIN = 64
 AUTO_TASKS_PER_SLOT = 8
 AUTO_BLOCK_BYTES = 64 << 20
 POLL_SECONDS = 0.5
+TRIM_SECONDS = 0.05
+"""What has come meanwhile is the most that is in memory of an answer that goes into a file."""
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -58,7 +61,7 @@ class Keeping:
         Parameters
         ----------
         name : str, optional
-            To find the job again: 1 to 100 printable characters, unique among the stored jobs of this certificate.
+            To find the job again: 1 to 100 printable characters, unique among the stored jobs of this client.
             Without it one is made of the function's name and the time.
         keep_seconds : float, optional
             How long the manager keeps the job after its last change, unless it is forgotten before. At most, and by
@@ -79,7 +82,7 @@ class Keeping:
         kept = 0.0 if keep_seconds is None else seconds_above_zero("keep_seconds", keep_seconds)
         return Detached(self._client._live, self._job_of, name, kept)
 
-    def _detach(self, name: str | None, **elsewhere: Any) -> Any:
+    def _detach(self, name: str | None, **elsewhere: Any) -> Detached:
         """Return the view for a call with `detach`; refuse what only an attached call can have."""
         wrong = ", ".join(f"`{option}`" for option, given in elsewhere.items() if given)
         if wrong:
@@ -87,7 +90,7 @@ class Keeping:
         return self.detached(name)
 
     def jobs(self) -> list[DetachedJob]:
-        """Return the jobs that the manager keeps for this certificate, also those that other processes made."""
+        """Return the jobs that the manager keeps for this client, also those that other processes made."""
         rows = self._client._live().stored.inquire()
         return [DetachedJob(self._client._live, row["name"]) for row in rows]
 
@@ -97,7 +100,7 @@ class Keeping:
         Raises
         ------
         StoredJobError
-            The manager keeps none of this name for this certificate.
+            The manager keeps none of this name for this client.
         """
         job = DetachedJob(self._client._live, _check_name(name))
         job.status()
@@ -224,7 +227,7 @@ class DetachedJob:
     Attributes
     ----------
     name : str
-        Unique among the stored jobs of this certificate.
+        Unique among the stored jobs of this client.
     """
 
     def __init__(self, session: Callable[[], Session], name: str) -> None:
@@ -240,7 +243,8 @@ class DetachedJob:
         Returns
         -------
         dict
-            `function`, `tasks`, `accepted`; how many tasks are `queued`, `running`, `done`, `failed`, `cancelled`;
+            `function`, `tasks`, `accepted`; how many tasks are `queued`, `running` (or waiting at a worker to be
+            begun), `done`, `failed`, `cancelled`; `number`, the manager's, as in ``starcore story mNUMBER/INDEX``;
             `bytes` that it takes at the manager, `age_seconds`, and `expires_in_seconds`.
 
         Raises
@@ -250,7 +254,10 @@ class DetachedJob:
         """
         rows = self._session().stored.inquire(Deed.LIST, self.name)
         if not rows:
-            raise StoredJobError(f"there is no stored job {self.name!r}")
+            raise StoredJobError(
+                f"there is no stored job {self.name!r} of this client (any more): it may have been fetched, forgotten "
+                f"or kept for too long; client.jobs(), or 'starcore jobs', tells which there are"
+            )
         return rows[0]
 
     def done(self) -> bool:
@@ -298,6 +305,44 @@ class DetachedJob:
         if not keep:
             self.forget()
         return value
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        timeout: float | None = None,
+        *,
+        keep: bool = False,
+        progress: bool = False,
+    ) -> None:
+        """Wait for the whole, and write it to a .npy file as it comes: the answer may be larger than memory.
+
+        The file appears whole or not at all; meanwhile there is one beside it under another name, as large, and a
+        nameless one as large again where blocks' answers are not as long as their blocks. Answers that are no arrays
+        (lists, numbers) are here whole before they are written.
+
+        Parameters
+        ----------
+        path : path-like
+            The file; one that is there is replaced.
+        timeout, keep, progress
+            As for `result`. Nothing goes at the manager before the file is whole.
+
+        Raises
+        ------
+        ArgumentValueError
+            The answers are not numbers that make one array.
+        SetupError
+            The file cannot be written; the disk has no room for it, say. Or there is no tqdm.
+        StoredJobError, Exception, TimeoutError
+            As for `result`.
+        """
+        tqdm = load_tqdm() if progress else None
+        deadline = _deadline(timeout)
+        with NpyFile(path) as file, self._reading(_Saved(file)) as reading:
+            reading.wait(deadline, tqdm, self.name)
+            file.keep()
+        if not keep:
+            self.forget()
 
     def results(self, timeout: float | None = None, *, wait: bool = True) -> Iterator[tuple[int, Any]]:
         """Yield what has been computed, as it comes; the job stays at the manager, whole.
@@ -397,9 +442,7 @@ class _Whole(_Reading):
         """Make the futures, and the array that those of blocks are received into."""
         futures = super().build(record, tasks, note)
         if self.note["kind"] == "blocks":
-            rows, length = self.note["rows"], self.note["length"]
-            pieces = [slice(at, min(at + rows, length)) for at in range(0, length, rows)] or [slice(0, 0)]
-            joiner = arrays.Joiner(pieces, self.note["axis"], out=self._out, trust=self.session.trust)
+            joiner = arrays.Joiner(_pieces(self.note), self.note["axis"], out=self._out, trust=self.session.trust)
             self._joined = BlockFuture(futures, joiner)
             self._joined.watch()
         elif self._out is not None:
@@ -422,7 +465,50 @@ class _Whole(_Reading):
         return values
 
 
+class _Saved(_Reading):
+    """The same, going into a file."""
+
+    def __init__(self, file: NpyFile) -> None:
+        self._file = file
+        self._joiner = FileJoiner(file, [])
+        self._whole: BlockFuture | None = None
+
+    def build(self, record: JobRecord, tasks: int, note: bytes) -> Sequence[TaskFuture]:
+        """Make the futures, and what they are received into."""
+        futures, said, trust = super().build(record, tasks, note), self.note, self.session.trust
+        if said["kind"] == "blocks":
+            self._joiner = FileJoiner(self._file, _pieces(said), said["axis"], trust=trust)
+        elif said["kind"] == "map":
+            self._joiner = BatchJoiner(self._file, said["size"], said["total"], trust=trust)
+        else:
+            self._joiner = LoneJoiner(self._file, trust=trust)
+        self._whole = BlockFuture(futures, self._joiner)
+        self._whole.watch()
+        return futures
+
+    def wait(self, deadline: float | None, tqdm: Any, name: str) -> None:
+        """Wait until all is in the file; let go of what has been written, again and again."""
+        assert self._whole is not None
+        with contextlib.nullcontext() if tqdm is None else tqdm(total=len(self.futures), desc=name, unit="task") as bar:
+            drawn, over = 0, False
+            while not over:
+                left = _left(deadline)
+                over = bool(wait([self._whole], TRIM_SECONDS if left is None else min(TRIM_SECONDS, left)).done)
+                self._file.trim()
+                if bar is not None:
+                    bar.update(-drawn + (drawn := self._joiner.arrived))
+                if left == 0 and not over:
+                    raise TimeoutError
+        self._whole.result()
+        self._joiner.gather()
+
+
 _R = TypeVar("_R", bound=_Reading)
+
+
+def _pieces(note: Mapping[str, Any]) -> list[slice]:
+    rows, length = note["rows"], note["length"]
+    return [slice(at, min(at + rows, length)) for at in range(0, length, rows)] or [slice(0, 0)]
 
 
 def _pack_batch(calls: Sequence[tuple[Any, ...]]) -> Packed:

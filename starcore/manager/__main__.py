@@ -110,8 +110,8 @@ def _parser() -> Parser:
         "--journal",
         type=directory,
         metavar="DIR",
-        help="keep on disk, in this directory, what was accepted: after a crash it goes on (default: "
-        "$STARCORE_JOURNAL, or no journal)",
+        help="keep on disk, in this directory, what was accepted: after a crash it goes on; 'none': do not (default: "
+        "$STARCORE_JOURNAL, else what `certs init --journal` wrote down, else no journal)",
     )
     store = StoreLimits()
     add(
@@ -222,7 +222,9 @@ def _serve(options: argparse.Namespace) -> None:
         session_grace_seconds=options.session_grace_seconds,
         drain_seconds=options.drain_seconds,
     )
-    journal = settings.journal_dir(options.journal, ephemeral=options.ephemeral)
+    journal, origin = settings.journal_dir(options.journal, star, ephemeral=options.ephemeral)
+    if journal is not None:
+        logging.getLogger("starcore.manager").info("the journal is in %s (says %s)", journal, origin)
     spool = Spool(options.spool) if options.spool is not None and journal is None else None
     room = _spool_room(options.spool, options.spool_size)
     server_options = ServerOptions(

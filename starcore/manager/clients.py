@@ -243,6 +243,7 @@ class Clientele:
         told = job.message
         job.bytes = len(told.function) + len(told.python) + JOB_OVERHEAD_BYTES
         self._enlist(job)
+        self._stories.begin(job)
         if told.kind == FunctionKind.SHIPPED:
             job.blob = self._blobs.pin(told.digest, job)
 

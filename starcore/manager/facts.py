@@ -61,7 +61,7 @@ def of_client(client: Client) -> ClientKnown:
     """A client's session."""
     return ClientKnown(
         client.session,
-        client.fingerprint,
+        client.identity,
         client.certificate,
         client.name,
         client.address,
@@ -76,7 +76,7 @@ def of_worker(worker: Worker) -> WorkerKnown:
     shipped = any(kind == FunctionKind.SHIPPED for kind, _ in worker.capabilities)
     return WorkerKnown(
         worker.session,
-        worker.fingerprint,
+        worker.identity,
         worker.certificate,
         worker.name,
         worker.host,
@@ -162,7 +162,7 @@ def of_stored(stored: StoredJob, wall_seconds: float) -> StoredKnown:
     return StoredKnown(
         stored.number,
         stored.source_number,
-        keeper.fingerprint,
+        keeper.identity,
         keeper.name,
         keeper.address,
         stored.name,
@@ -214,7 +214,7 @@ def everything(
 
 
 def _of_sender(client: Client, wall_seconds: float) -> Iterator[Fact]:
-    """A client and its jobs, or the stored jobs of a certificate."""
+    """A client and its jobs, or the stored jobs of an identity."""
     if not isinstance(client, Keeper):
         yield of_client(client)
     for job in client.jobs.values():

@@ -47,6 +47,7 @@ from starcore.manager.records import (
     JobKnown,
     JobsHeld,
     Leased,
+    Renamed,
     Requeued,
     StoredKnown,
     StoredWhole,
@@ -57,9 +58,9 @@ from starcore.manager.records import (
 )
 from starcore.messages import FRAME_META_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX, Buffer
 
-VERSION = 2
-VERSIONS_READ = (1, 2)
-"""Version 1 had no kinds beyond 16."""
+VERSION = 3
+VERSIONS_READ = (1, 2, 3)
+"""Version 1 had no kinds beyond 16; up to 2 an identity was the fingerprint of a certificate."""
 HEADER_MAGIC = b"SCJOURNL"
 ENVELOPE_MAGIC = b"SCJR"
 RECORD_BYTES_MAX = FRAME_META_BYTES_MAX + FRAME_PAYLOAD_BYTES_MAX + 64
@@ -82,7 +83,7 @@ TABLE: tuple[tuple[int, type[Any], Fields, str | None], ...] = (
         ClientKnown,
         (
             ("session", "session"),
-            ("fingerprint", "text"),
+            ("identity", "text"),
             ("certificate", "text"),
             ("name", "text"),
             ("address", "text"),
@@ -97,7 +98,7 @@ TABLE: tuple[tuple[int, type[Any], Fields, str | None], ...] = (
         WorkerKnown,
         (
             ("session", "session"),
-            ("fingerprint", "text"),
+            ("identity", "text"),
             ("certificate", "text"),
             ("name", "text"),
             ("host", "text"),
@@ -187,7 +188,7 @@ TABLE: tuple[tuple[int, type[Any], Fields, str | None], ...] = (
         (
             ("job", "job"),
             ("source", "job"),
-            ("fingerprint", "text"),
+            ("identity", "text"),
             ("owner", "text"),
             ("address", "text"),
             ("name", "text"),
@@ -226,6 +227,7 @@ TABLE: tuple[tuple[int, type[Any], Fields, str | None], ...] = (
     ),
     (23, Fetched, (("job", "job"), ("sequences", "u64[]")), None),
     (24, Gone, (("job", "job"), ("sequence", "u64"), ("indices", "u32[]"), ("statuses", "status[]")), None),
+    (25, Renamed, (("former", "text"), ("identity", "text")), None),
 )
 """(kind, record, ((field, type), ...), the field that is the frame's payload): as in `codec.py`."""
 

@@ -18,10 +18,10 @@ from starcore.events import Spooled
 from starcore.manager import facts
 from starcore.manager.flows import Flow
 from starcore.manager.outbox import Outbox
-from starcore.manager.records import Fetched, Gone, JobForgotten, StoredWhole, Touched
+from starcore.manager.records import Fetched, Gone, JobForgotten, Renamed, StoredWhole, Touched
 from starcore.manager.relay import Relay
-from starcore.manager.state import Blob, Delivery, Run
-from starcore.manager.stored import Argument, StoredJob, StoreLimits
+from starcore.manager.state import Blob, Client, Delivery, Run
+from starcore.manager.stored import Argument, Keeper, StoredJob, StoreLimits
 
 TOUCH_SECONDS_MAX = 1.0
 TOUCHES = 100
@@ -93,6 +93,16 @@ class Keeping:
         return False
 
     # -- facts -----------------------------------------------------------------------------------------------
+
+    def keeper(self, keepers: dict[str, Keeper], client: Client) -> Keeper | None:
+        """Return who has a client's stored jobs; what an earlier version knew by its certificate becomes its own."""
+        former, identity = client.fingerprint, client.identity
+        if identity not in keepers and former in keepers:
+            keeper = keepers[identity] = keepers.pop(former)
+            keeper.identity = identity
+            if self._outbox.journaled:
+                self._outbox.record(Renamed(former, identity))
+        return keepers.get(identity)
 
     def begun(self, stored: StoredJob) -> None:
         """A job was announced."""

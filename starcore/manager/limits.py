@@ -30,7 +30,7 @@ class Limits:
     job_bytes: int = 256 << 20
     """Of a session's jobs: their texts, and JOB_OVERHEAD_BYTES each."""
     certificate_sessions_max: int = 4096
-    """Sessions of one certificate, connected or waited for."""
+    """Sessions of one identity, connected or waited for."""
     worker_slots_max: int = 1 << 16
     worker_functions_max: int = 1024
     status_seconds: float = 0.1

@@ -46,7 +46,7 @@ class ClientKnown:
     """A client's session; its outcomes are numbered from `sequence` on."""
 
     session: bytes
-    fingerprint: str
+    identity: str
     certificate: str
     name: str
     address: str
@@ -66,7 +66,7 @@ class WorkerKnown:
     """A worker's session, and what it can run."""
 
     session: bytes
-    fingerprint: str
+    identity: str
     certificate: str
     name: str
     host: str
@@ -208,7 +208,7 @@ class StoredKnown:
     job: int
     source: int
     """The client's job that brings it."""
-    fingerprint: str
+    identity: str
     owner: str
     address: str
     name: str
@@ -225,6 +225,14 @@ class StoredKnown:
     timeout_seconds: float
     priority: int
     note: Buffer = b""
+
+
+@dataclass(slots=True)
+class Renamed:
+    """The stored jobs of one identity, as an earlier version knew it, are another's."""
+
+    former: str
+    identity: str
 
 
 @dataclass(slots=True)

@@ -36,6 +36,7 @@ from starcore.manager.records import (
     JobKnown,
     JobsHeld,
     Leased,
+    Renamed,
     Requeued,
     StoredKnown,
     StoredWhole,
@@ -165,7 +166,7 @@ class Recovery:
         self.clients: dict[bytes, KeptClient] = {}
         self.workers: dict[bytes, KeptWorker] = {}
         self.keepers: dict[str, KeptOwner] = {}
-        """Stored jobs, by the fingerprint of their certificate."""
+        """Stored jobs, by whose they are."""
         self.jobs: dict[int, KeptJob] = {}
         self.blobs: dict[bytes, BlobKnown] = {}
         self.functions: dict[bytes, File] = {}
@@ -357,13 +358,20 @@ class Recovery:
 
     def _stored(self, fact: StoredKnown) -> None:
         self.last_job = max(self.last_job, fact.job)
-        keeper = self.keepers.setdefault(fact.fingerprint, KeptOwner())
+        keeper = self.keepers.setdefault(fact.identity, KeptOwner())
         known = JobKnown(
             *(fact.job, b"", fact.job, fact.kind, fact.digest, fact.function, fact.python),
             *(fact.retries, fact.timeout_seconds, fact.priority),
         )
         job = KeptStored(known, keeper, stored=fact, changed_at=fact.changed_at)
         self.jobs[fact.job] = keeper.jobs[fact.job] = job
+
+    def _renamed(self, fact: Renamed) -> None:
+        if fact.former in self.keepers and fact.identity not in self.keepers:
+            keeper = self.keepers[fact.identity] = self.keepers.pop(fact.former)
+            for job in keeper.jobs.values():
+                assert isinstance(job, KeptStored)
+                job.stored.identity = fact.identity
 
     def _stored_whole(self, fact: StoredWhole) -> None:
         job = self.jobs.get(fact.job)
@@ -416,7 +424,7 @@ class Recovery:
         for sequence in [sequence for sequence, ended in keeper.unread.items() if ended.job == number]:
             del keeper.unread[sequence]
         if not keeper.jobs:
-            del self.keepers[job.stored.fingerprint]
+            del self.keepers[job.stored.identity]
 
     # -- private ---------------------------------------------------------------------------------------------
 
@@ -488,6 +496,7 @@ _APPLY: dict[type, Callable[[Recovery, Any], None]] = {
     Acknowledged: Recovery._acknowledged,
     Delivered: Recovery._delivered,
     StoredKnown: Recovery._stored,
+    Renamed: Recovery._renamed,
     StoredWhole: Recovery._stored_whole,
     Touched: Recovery._touched,
     ArgumentKept: Recovery._argument,

@@ -129,7 +129,7 @@ class Restorer:
         capabilities += [(FunctionKind.REGISTERED, name) for name in known.functions]
         worker = self._workers[known.session] = Worker(
             known.session,
-            known.fingerprint,
+            known.identity,
             known.name,
             known.host,
             known.address,
@@ -170,7 +170,7 @@ class Restorer:
     def _stored(self, kept: KeptStored, recovery: Recovery, now: float, wall_seconds: float) -> None:
         """Make a stored job, without its tasks."""
         known, message = kept.stored, _message_of(kept.known)
-        keeper = self._store.keeper(known.fingerprint, known.owner, known.address)
+        keeper = self._store.keeper(known.identity, known.owner, known.address)
         keeper.sequence = kept.owner.sequence
         changed_at = min(now, kept.changed_at - wall_seconds)
         stored = StoredJob(
@@ -295,7 +295,7 @@ class Restorer:
 def _client_of(known: ClientKnown) -> Client:
     return Client(
         known.session,
-        known.fingerprint,
+        known.identity,
         known.name,
         known.address,
         known.result_bytes,

@@ -156,7 +156,9 @@ class Sessions:
             if session is None:
                 session = self.workers[hello.session] = _worker(link, hello)
         session.address = link.peer.address
-        session.fingerprint, session.certificate = link.peer.fingerprint, link.peer.name  # they may be renewed
+        session.identity, session.certificate = link.peer.identity, link.peer.name
+        if isinstance(session, Client):
+            session.fingerprint = link.peer.fingerprint
         if self._outbox.journaled and not resumed:
             self._outbox.record(facts.of_session(session))
         link.owner = session
@@ -234,7 +236,9 @@ class Sessions:
                 Code.ROLE, f"a {role.name.lower()}'s certificate and port, but the peer says {hello.role.name.lower()}"
             )
         known = self.clients.get(hello.session) if role == Role.CLIENT else self.workers.get(hello.session)
-        if known is not None and known.certificate != link.peer.name and known.fingerprint != link.peer.fingerprint:
+        # An earlier manager's journal may have the fingerprint.
+        same = (link.peer.identity, link.peer.fingerprint)
+        if known is not None and known.certificate != link.peer.name and known.identity not in same:
             raise RefusedError(Code.ROLE, "this session belongs to another certificate")
         if known is not None and known.link > link.number:  # its dialer gave this link up before it made that one
             raise RefusedError(Code.SUPERSEDED, "this session has a newer connection")
@@ -254,14 +258,14 @@ class Sessions:
         """One certificate cannot fill the tables with sessions that nobody continues."""
         sessions = self.clients.values() if role == Role.CLIENT else self.workers.values()
         most = self._limits.certificate_sessions_max
-        if len(sessions) >= most and sum(each.fingerprint == link.peer.fingerprint for each in sessions) >= most:
-            text = f"this certificate has {most} sessions; those that ended badly are waited for"
+        if len(sessions) >= most and sum(each.identity == link.peer.identity for each in sessions) >= most:
+            text = f"this {role.name.lower()} has {most} sessions; those that ended badly are waited for"
             raise RefusedError(Code.OVERRUN, text)
 
 
 def _client(link: Link, hello: Hello) -> Client:
     name = plain(hello.name or link.peer.name, NAME_CHARS_MAX)
-    client = Client(hello.session, link.peer.fingerprint, name, link.peer.address, hello.result_bytes)
+    client = Client(hello.session, link.peer.identity, name, link.peer.address, hello.result_bytes)
     # No outcome of an earlier session under this name is taken for one of this: a body goes on where it was cut off.
     client.sequence = link.number << 32
     return client
@@ -275,7 +279,7 @@ def _worker(link: Link, hello: Hello) -> Worker:
         capabilities.append((FunctionKind.REGISTERED, ""))
     return Worker(
         hello.session,
-        link.peer.fingerprint,
+        link.peer.identity,
         plain(hello.name or link.peer.name, NAME_CHARS_MAX),
         plain(hello.host, NAME_CHARS_MAX),
         link.peer.address,

@@ -440,7 +440,7 @@ class Client:
     """A client's session, connected or not."""
 
     session: bytes
-    fingerprint: str
+    identity: str
     name: str
     address: str
     result_bytes: int
@@ -450,6 +450,8 @@ class Client:
     """A timer for its grace is set."""
     certificate: str = ""
     """The name that its certificate was issued for, also to the one that renews it."""
+    fingerprint: str = ""
+    """Of the certificate it showed last; a journal of before identities knows it by that."""
     jobs: dict[int, Job] = field(default_factory=dict)
     newest: int = 0
     """The order of the run that came last."""
@@ -476,7 +478,7 @@ class Worker:
     """A worker's session, connected or within its grace."""
 
     session: bytes
-    fingerprint: str
+    identity: str
     name: str
     host: str
     address: str

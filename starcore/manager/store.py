@@ -1,4 +1,4 @@
-"""Stored jobs: what a client leaves behind, and another of the same certificate comes back for. Pure.
+"""Stored jobs: what a client leaves behind, and another of the same identity comes back for. Pure.
 
 ::
 
@@ -83,7 +83,7 @@ class Store:
         self._clientele = clientele
         self._limits = limits
         self.keepers: dict[str, Keeper] = {}
-        """By the fingerprint of the certificate."""
+        """By the identity of whose jobs they are (`tls.identify`)."""
         self.claimed: dict[Job, None] = {}
         """Clients' jobs that have no tasks of their own: they bring a stored one, or read one."""
         self._sources: dict[Job, StoredJob] = {}
@@ -158,7 +158,7 @@ class Store:
         job = client.jobs.get(message.job)
         if job is None:
             job = self._clientele.register(client, message.job)
-            keeper = self.keepers.get(client.fingerprint)
+            keeper = self._keeping.keeper(self.keepers, client)
             stored = keeper.names.get(message.name) if keeper is not None else None
             if stored is None:
                 self._say(job, Code.GONE, f"there is no stored job {plain(message.name)!r}")
@@ -174,7 +174,7 @@ class Store:
 
     def inquire(self, client: Client, message: Inquire) -> None:
         """A client asks how its stored jobs stand, and may want one cancelled or forgotten."""
-        keeper = self.keepers.get(client.fingerprint)
+        keeper = self._keeping.keeper(self.keepers, client)
         names = keeper.names if keeper is not None else {}
         stored = names.get(message.name)
         if message.deed == Deed.CANCEL and stored is not None:
@@ -316,7 +316,7 @@ class Store:
 
     def _refusal(self, client: Client, source: Job, message: Detach) -> str:
         """Say why a job cannot be stored; nothing where it can."""
-        keeper, name, most = self.keepers.get(client.fingerprint), message.name, self._limits
+        keeper, name, most = self._keeping.keeper(self.keepers, client), message.name, self._limits
         if not name or plain(name, most.name_chars_max) != name:
             return f"a stored job's name is 1 to {most.name_chars_max} printable characters, not {plain(name)!r}"
         if source.values:
@@ -326,14 +326,14 @@ class Store:
         if keeper is None:
             return ""
         if name in keeper.names:
-            return f"there is a stored job {name!r} already: forget it, or take another name"
+            return f"there is a stored job {name!r} already: starcore jobs forget NAME, or take another one"
         if len(keeper.names) >= most.identity_jobs_max:
-            return f"this certificate has {most.identity_jobs_max} stored jobs: forget some"
+            return f"this client has {most.identity_jobs_max} stored jobs: forget some"
         return ""
 
     def _begin(self, client: Client, source: Job, message: Detach) -> StoredJob:
         now = self._outbox.now
-        keeper = self.keeper(client.fingerprint, client.name, client.address)
+        keeper = self.keeper(client.identity, client.name, client.address)
         kept = min(message.keep_seconds or self._limits.keep_seconds, self._limits.keep_seconds)
         number = self._clientele.number()  # its own: both may be in the journal, and end each for itself
         told = replace(source.message, job=number)
@@ -359,11 +359,11 @@ class Store:
         self._sweep_later()
         return stored
 
-    def keeper(self, fingerprint: str, name: str, address: str) -> Keeper:
-        """Return who has the stored jobs of a certificate."""
-        keeper = self.keepers.get(fingerprint)
+    def keeper(self, identity: str, name: str, address: str) -> Keeper:
+        """Return who has the stored jobs of an identity."""
+        keeper = self.keepers.get(identity)
         if keeper is None:
-            keeper = self.keepers[fingerprint] = Keeper(b"", fingerprint, name, address, UNBOUNDED_BYTES)
+            keeper = self.keepers[identity] = Keeper(b"", identity, name, address, UNBOUNDED_BYTES)
         return keeper
 
     def restore(self, stored: StoredJob, keeper: Keeper) -> None:
@@ -384,7 +384,7 @@ class Store:
 
     def _accepted_before(self, client: Client, source: Job, name: str) -> StoredJob | None:
         """Return the job that an earlier manager took in from this one, if it accepted it."""
-        keeper = self.keepers.get(client.fingerprint)
+        keeper = self._keeping.keeper(self.keepers, client)
         stored = keeper.names.get(name) if keeper is not None else None
         if stored is None or stored.source_number != source.number:
             return None
@@ -406,7 +406,7 @@ class Store:
             self._timers.set(self._outbox.now + self._limits.sweep_seconds, Timer.STORED)
 
     def _admit(self) -> None:
-        """Let jobs in, those of the certificate that has least here first; a large one is not overtaken for ever."""
+        """Let jobs in, those of the client that has least here first; a large one is not overtaken for ever."""
         while self._waiting and self._roomier:
             stored = min(self._waiting, key=share)
             if self.bytes + stored.size > self._limits.bytes:
@@ -575,7 +575,7 @@ class Store:
             self._relay.end(body)
         self._keeping.released(blob)
         if not keeper.names:
-            del self.keepers[keeper.fingerprint]
+            del self.keepers[keeper.identity]
             self._scheduler.remove_client(keeper)
             self._deliveries.full.discard(keeper)
             self._stopped.discard(keeper)

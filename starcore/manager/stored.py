@@ -1,10 +1,10 @@
 """The records of stored jobs, which outlive the client that made them. No decisions, and no messages sent.
 
-A stored job is a `Job` like any other, but its client is a `Keeper`: one a certificate, without a link, never
+A stored job is a `Job` like any other, but its client is a `Keeper`: one an identity, without a link, never
 absent. So the scheduler, leases and results need not know of it. What else there is to know of one stands here::
 
     a client's job ── DETACH ─▶ StoredJob, its tasks and their arguments ── run ──▶ told, bodies ──▶ Reading (ATTACH)
-     (the source)                └── names ── Keeper(fingerprint)                                     a client's job
+     (the source)                └── names ── Keeper(identity)                                        a client's job
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class StoreLimits:
     keep_seconds: float = 7 * 86400.0
     """How long a job is kept at most after its last change: a task that ended, somebody who asked for its answers."""
     identity_jobs_max: int = 256
-    """Stored jobs of one certificate."""
+    """Stored jobs of one identity."""
     name_chars_max: int = 100
 
     @property
@@ -51,7 +51,7 @@ class StoreLimits:
 
 @dataclass(slots=True, eq=False)
 class Keeper(Client):
-    """The stored jobs of one certificate, as a client that has no link and never leaves."""
+    """The stored jobs of one identity, as a client that has no link and never leaves."""
 
     names: dict[str, StoredJob] = field(default_factory=dict)
 
@@ -164,6 +164,7 @@ def row(stored: StoredJob, now: float) -> dict[str, Any]:
     """Describe a stored job for those who ask."""
     return {
         "name": stored.name,
+        "number": stored.number,
         "function": plain(stored.message.function, NAME_CHARS_MAX),
         "tasks": stored.tasks,
         "accepted": stored.whole,
@@ -186,7 +187,7 @@ def lenders(run: Run) -> Iterator[Flow]:
 
 
 def share(stored: StoredJob) -> int:
-    """Return what the jobs of its certificate take of the store."""
+    """Return what the jobs of its owner take of the store."""
     keeper = stored.client
     assert isinstance(keeper, Keeper)
     return keeper.stored_bytes

@@ -37,6 +37,10 @@ STORY_JOBS_MAX = 4096
 """Jobs whose names are known; those that began first are forgotten first."""
 
 _NAME = re.compile(r"(?:(?P<session>[0-9a-f]{8,32})/|m)(?P<job>[0-9]{1,10})/(?P<index>[0-9]{1,10})")
+REMEMBERED = (
+    "a manager remembers what happened last, since it started; its log, a worker's, "
+    "a failed future and 'starcore jobs' name tasks"
+)
 _Record: TypeAlias = "tuple[float, str, int, int, int, int, str, bytes | str]"
 """When, what, of which job, its tasks from .. to, attempt, worker, and how they ended or why."""
 
@@ -46,7 +50,7 @@ class _Label:
     """Whose a job is, and what it is called there."""
 
     session: bytes
-    fingerprint: str
+    identity: str
     number: int
     function: str
 
@@ -64,7 +68,7 @@ class Stories:
     def begin(self, job: Job) -> None:
         """A job is new."""
         client, function = job.client, plain(job.message.function, NAME_CHARS_MAX)
-        self._labels[job.number] = _Label(client.session, client.fingerprint, job.client_number, function)
+        self._labels[job.number] = _Label(client.session, client.identity, job.client_number, function)
         if len(self._labels) > STORY_JOBS_MAX:
             del self._labels[next(iter(self._labels))]
 
@@ -123,7 +127,7 @@ class Stories:
     # -- what is told ----------------------------------------------------------------------------------------
 
     def answer(self, client: Client, question: int, task: str) -> None:
-        """Tell a client the story of a task of its own, or of another session of the same certificate."""
+        """Tell a client the story of a task of its own, or of another session of the same identity."""
         records = STORY_RECORDS_MAX
         while len(text := json.dumps(self.tell(client, task, records))) > STATUS_BYTES_MAX:
             records //= 2
@@ -137,7 +141,7 @@ class Stories:
             return {"error": f"{shown!r} is no task's name: SESSION/JOB/INDEX is one, as in 3fa9c1d2/1/0, or m17/0"}
         found = self._find(client, named["session"], int(named["job"]))
         if found is None:
-            return {"error": f"no task {task} is known, of this certificate's or any more"}
+            return {"error": f"no task {task} of this client is known, or it was forgotten: {REMEMBERED}"}
         number, label = found
         index = int(named["index"])
         records = [each for each in self._records if each[2] == number and each[3] <= index < each[4]]
@@ -181,7 +185,7 @@ class Stories:
 
 
 def _owns(client: Client, label: _Label) -> bool:
-    return client.session == label.session or client.fingerprint == label.fingerprint
+    return client.session == label.session or client.identity == label.identity
 
 
 def _told(record: _Record, index: int, now: float) -> dict[str, Any]:

@@ -373,7 +373,7 @@ class Switch:
         if line is not None:
             told = json.loads(bytes(payload))
             line.open, line.address = True, told["address"]
-            self._driver.opened(line, Peer(Role(told["role"]), told["name"], told["address"], told["fingerprint"]))
+            self._driver.opened(line, Peer(**told | {"role": Role(told["role"])}))
 
     def _lost(self, shard: Shard, meta: memoryview, payload: memoryview) -> None:
         line = shard.lines.pop(NUMBER.unpack(meta)[0], None)

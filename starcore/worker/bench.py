@@ -109,7 +109,7 @@ class Bench:
             return []
         slot.turn(Turn.KILL)
         slot.end = End(why, lease, text)
-        return [KillSlot(slot.number, text, stack=why in FATAL)]
+        return [KillSlot(slot.number, text, stack=why in FATAL, kindly=why is Why.CANCELLED)]
 
     def died(self, event: SlotDied, now: float) -> tuple[Remains, list[Action]]:
         """Sort out what a dead slot leaves, and plan its successor."""

@@ -25,6 +25,8 @@ from starcore.worker.arena import memory_file
 from starcore.worker.reports import last_stack, size_text
 
 STACK_SIGNAL = getattr(signal, "SIGRTMAX", signal.SIGUSR2)
+CANCEL_SIGNAL = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR1
+"""From the supervisor alone: what a batch system or a terminal sends to everybody is not meant for a task."""
 """One that no batch system sends; macOS has none to spare."""
 STACK_BYTES_MAX = 64 << 10
 """As much of a dump is looked at: some hundred frames of every thread, that of the task among the first."""

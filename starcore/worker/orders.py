@@ -245,8 +245,12 @@ class StartSlot:
 
 @dataclass(slots=True)
 class KillSlot:
-    """End a slot's process, with `stack` as soon as it has written where it is; SlotDied follows."""
+    """End a slot's process; SlotDied follows.
+
+    With `stack` it ends as soon as it has written where it is; with `kindly` its task may clean up for a moment.
+    """
 
     slot: int
     reason: str
     stack: bool = False
+    kindly: bool = False

@@ -25,7 +25,7 @@ from typing import Protocol
 
 from starcore._framing import Segment
 from starcore.worker.arena import Piece
-from starcore.worker.blackbox import STACK_SIGNAL, BlackBox
+from starcore.worker.blackbox import CANCEL_SIGNAL, STACK_SIGNAL, BlackBox
 from starcore.worker.board import Board
 from starcore.worker.channel import Attach, Broken, Inlet, Outlet, Record
 from starcore.worker.runs import Run
@@ -34,6 +34,8 @@ CHANNEL_BYTES = 1 << 20
 """What the kernel may hold of a channel: a batch and its answers."""
 POLL_SECONDS = 0.02
 """How often to look for the end of a process where the kernel has no pidfd."""
+KIND_SECONDS = 0.3
+"""How long a cancelled task may clean up: a Ctrl-C ends what runs within a second, the way there included."""
 STACK_SECONDS_MAX = 0.1
 """How long a process that is to be killed may take to write its stack: one that is stopped never does."""
 THREAD_VARIABLES = (
@@ -149,12 +151,20 @@ class SlotProcess:
             self.attached.add(piece)
             self.send(Attach(piece.number, piece.size), piece.descriptor, hurry=False)
 
-    def kill(self, *, stack: bool = False) -> None:
-        """End the process, and those it started, now; with `stack` it ends by itself once it has written that."""
-        if not self.alive:
+    def kill(self, *, stack: bool = False, kindly: bool = False) -> None:
+        """End the process, and those it started, now.
+
+        With `stack` it ends by itself once it has written that; with `kindly` its task is raised a KeyboardInterrupt
+        first, and has a moment to clean up.
+        """
+        if not self.alive or (kindly and self._killed):
             return
         self._killed = True
-        if stack:
+        if kindly:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, CANCEL_SIGNAL)
+            self._loop.call_later(KIND_SECONDS, self.kill)
+        elif stack:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, STACK_SIGNAL)
             self._loop.call_later(STACK_SECONDS_MAX, self.kill)

@@ -49,7 +49,7 @@ from starcore.pickling import (
     small_arguments,
 )
 from starcore.worker.arena import Piece, Pool
-from starcore.worker.blackbox import STACK_SIGNAL, be_the_first_to_go, keep_stacks
+from starcore.worker.blackbox import CANCEL_SIGNAL, STACK_SIGNAL, be_the_first_to_go, keep_stacks
 from starcore.worker.board import Board
 from starcore.worker.channel import (
     IN_ARGUMENT,
@@ -127,6 +127,7 @@ class Slot:
         self._functions: dict[bytes, Known] = {}
         self._registered: dict[str, Function] = {}
         self._pending = Pending()
+        self._cancelled = False
         self._records: dict[type, Callable[[Any], None]] = {
             Setup: self._on_setup,
             Attach: self._on_attach,
@@ -138,6 +139,17 @@ class Slot:
             TakeBack: lambda record: references.take_back(record.name),
             Work: self._waiting.append,
         }
+
+    def cancel(self, *_: Any) -> None:
+        """Its supervisor wants it to end: let the task that runs clean up, as after a Ctrl-C."""
+        self._cancelled = True
+        raise KeyboardInterrupt
+
+    def _leave_if_cancelled(self) -> None:
+        """Whatever came of the task: nobody waits for it, and this process is killed in a moment."""
+        if self._cancelled:
+            self._stream.end_task()
+            os._exit(1)
 
     def serve(self) -> None:
         """Take records and run batches until the channel ends."""
@@ -253,6 +265,7 @@ class Slot:
                 self._run_with_body(work, known, head, begun)
                 continue
             status, answer = self._run_small(known, head)
+            self._leave_if_cancelled()
             self._stream.end_task()
             if isinstance(answer, bytes):
                 self._keep_answer(batch, index, status, answer, begun)
@@ -303,6 +316,7 @@ class Slot:
         segment = self._segments[work.segment]
         references = sys.getrefcount(segment)
         status, packed = self._run_one(known, head, memoryview(segment)[: work.body_bytes])
+        self._leave_if_cancelled()
         self._stream.end_task()
         size = packed.body_bytes
         head_out: Buffer = packed.head
@@ -533,7 +547,7 @@ def main(arguments: list[str]) -> int:
     be_the_first_to_go()
     # Ctrl-C, SIGTERM and what else a batch system sends are the supervisor's business. Handlers that do nothing,
     # since SIG_IGN would be inherited by the programs that a task starts.
-    for number in {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2} - {STACK_SIGNAL}:
+    for number in {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2} - {STACK_SIGNAL, CANCEL_SIGNAL}:
         signal.signal(number, lambda *_: None)
     keep_stacks(box)
     stream = TaskStream(os.dup(2), as_json=bool(os.environ.pop(JSON_VARIABLE, "")))
@@ -542,8 +556,14 @@ def main(arguments: list[str]) -> int:
     os.close(board)
     sock = socket.socket(fileno=channel)
     sock.setblocking(True)
-    with contextlib.suppress(ConnectionError):
-        Slot(sock, page, stream).serve()
+    slot = Slot(sock, page, stream)
+    signal.signal(CANCEL_SIGNAL, slot.cancel)
+    try:
+        slot.serve()
+    except ConnectionError:
+        pass
+    except KeyboardInterrupt:  # it came between two tasks
+        os._exit(1)
     return 0
 
 

@@ -162,7 +162,7 @@ class Supervisor:
             Inspect: lambda action: self._inspect(self._processes[action.slot], 0),
             Recall: self._recall,
             StartSlot: self._start_slot,
-            KillSlot: lambda action: self._processes[action.slot].kill(stack=action.stack),
+            KillSlot: lambda action: self._processes[action.slot].kill(stack=action.stack, kindly=action.kindly),
             Log: lambda action: _log.log(logging.getLevelName(action.level.upper()), "%s", action.text),
             Finished: self._finish,
         }

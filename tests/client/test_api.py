@@ -15,7 +15,7 @@ import pytest
 
 from starcore.client.api import Client
 from starcore.errors import ArgumentTypeError, ArgumentValueError, UnconfiguredError, UntrustedError
-from starcore.messages import Job, Submit
+from starcore.messages import Submit
 
 from .inline_manager import InlineStar, inline_star
 
@@ -137,67 +137,11 @@ def test_exception_is_its_own_class_with_the_remote_traceback(client: Client) ->
     assert "Traceback" in str(error.__cause__)
 
 
-@pytest.mark.parametrize("size", [3, 200_000])
-@pytest.mark.parametrize("chunks", [None, 1, "auto"])
-@pytest.mark.parametrize("use_out", [False, True])
-def test_array_comes_back_as_the_function_made_it(client: Client, size: int, chunks: Any, use_out: bool) -> None:
-    array = np.arange(3.0 * size).reshape(3, size)
-    out = np.empty_like(array) if use_out else None
-    answer = client.submit_array(np.negative, array, chunks=chunks, out=out).result(SECONDS)
-    assert np.array_equal(answer, -array)
-    assert answer.flags.writeable
-    assert out is None or answer is out
-
-
-def test_blocks_are_cut_and_joined_along_the_axis(client: Client) -> None:
-    array = np.asfortranarray(np.arange(60.0).reshape(5, 12))
-    answer = client.submit_array(np.cumsum, array, args=(0,), chunks=5, axis=-1).result(SECONDS)
-    assert np.array_equal(answer, np.cumsum(array, 0))
-
-
-def test_small_array_is_copied_at_the_call_and_a_large_one_where_it_is_asked_for(
-    star: InlineStar, client: Client
-) -> None:
-    star.hold()
-    small, large = np.ones(4), np.ones(100_000)
-    futures = [client.submit_array(np.sum, small), client.submit_array(np.sum, large, copy=True)]
-    small[:] = large[:] = 0
-    star.let_go()
-    assert [future.result(SECONDS) for future in futures] == [4.0, 100_000.0]
-
-
-def test_function_may_write_to_its_argument(client: Client) -> None:
-    def wipe(array: Any) -> Any:
-        array[:] = 0
-        return array
-
-    for size in (5, 100_000):
-        array = np.ones(size)
-        assert client.submit_array(wipe, array).result(SECONDS).sum() == 0
-        assert array.sum() == size
-
-
-def test_registered_functions_are_called_by_name(client: Client) -> None:
-    assert client.submit_array("science:double", A).result(SECONDS)[3, 2] == 22.0
-    assert [answer[-1] for answer in client.run([np.ones(3), np.ones(4)])] == [3.0, 4.0]
-    assert client.run([np.ones(3)], np.sum) == [3.0]
-    assert client.run([]) == []
-
-
 def test_run_checks_all_its_inputs_first(star: InlineStar, client: Client) -> None:
     before = submits(star)
     with pytest.raises(ArgumentTypeError):
         client.run([np.ones(3), "no array"])
     assert submits(star) == before
-
-
-def test_options_make_a_job_of_their_own_and_add_up(star: InlineStar, client: Client) -> None:
-    view = client.options(retries=2, timeout=1.5).options(priority=-1)
-    assert view.submit(abs, -3).result(SECONDS) == 3
-    jobs = star.call(lambda: [message for message in star.core.seen if type(message) is Job])
-    assert (jobs[-1].retries, jobs[-1].timeout_seconds, jobs[-1].priority) == (2, 1.5, -1)
-    assert view.slots == client.slots
-    assert view.address == client.address == star.address
 
 
 def test_status_is_the_managers_own_words(client: Client) -> None:
@@ -209,29 +153,6 @@ def test_untrusting_client_takes_arrays_and_plain_answers_only(star: InlineStar)
         assert client.submit(dict, a=[1, 2.5, "x"]).result(SECONDS) == {"a": [1, 2.5, "x"]}
         with pytest.raises(UntrustedError):
             client.submit(Path, "x").result(SECONDS)
-
-
-# -- map ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("chunksize", ["auto", 1, 7])
-def test_map_is_the_builtin_elsewhere(client: Client, chunksize: Any) -> None:
-    numbers = range(1000)
-    assert list(client.map(pow, numbers, [2] * 900, chunksize=chunksize)) == [number**2 for number in range(900)]
-
-
-def test_map_packs_small_calls(star: InlineStar, client: Client) -> None:
-    before = star.core.sequence
-    list(client.map(abs, range(20_000)))
-    assert star.core.sequence - before < 2000
-
-
-@pytest.mark.parametrize("options", [{"retries": 1}, {"timeout": 5.0}])
-def test_map_gives_every_call_the_options_for_itself(star: InlineStar, client: Client, options: Any) -> None:
-    before = star.call(lambda: len(star.core.seen))
-    assert list(client.options(**options).map(abs, range(-60, 0), chunksize=30)) == list(range(60, 0, -1))
-    messages = star.call(lambda: star.core.seen[before:])
-    assert sum(len(message.head_sizes) for message in messages if type(message) is Submit) == 60
 
 
 def test_map_of_an_endless_iterable_yields_as_it_goes(client: Client) -> None:

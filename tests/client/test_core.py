@@ -86,7 +86,7 @@ class Client:
 
     def open(self) -> None:
         self.link += 1
-        self.feed(Opened(self.link, Peer(Role.MANAGER, "manager", "host:444", "f")))
+        self.feed(Opened(self.link, Peer(Role.MANAGER, "manager", "host:444", "f", "star/manager/manager")))
         assert type(self.take(Hello)) is Hello
 
     def join(self, *, resumed: bool = False, submit_bytes: int = MIB, first_window_bytes: int = 0) -> Client:
@@ -912,7 +912,7 @@ def test_late_dial_after_the_end_is_closed() -> None:
     client = Client()
     client.feed(orders.Shutdown(abandon=True))
     client.expect(Finished())
-    client.feed(Opened(5, Peer(Role.MANAGER, "manager", "", "")))
+    client.feed(Opened(5, Peer(Role.MANAGER, "manager", "", "", "")))
     assert client.take(Close).link == 5
     client.quiet()
 

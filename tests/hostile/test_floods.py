@@ -21,7 +21,7 @@ def test_ten_thousand_sessions_of_one_certificate_are_bounded_and_forgotten() ->
     core = ManagerCore(7, limits)
     refused = 0
     for number in range(1, FLOOD + 1):
-        core.handle(Opened(number, Peer(Role.CLIENT, "liar", "192.0.2.1:1", "one")), 0.0)
+        core.handle(Opened(number, Peer(Role.CLIENT, "liar", "192.0.2.1:1", "one", "one")), 0.0)
         actions = core.handle(Received(number, hello(number)), 0.0)
         refused += any(type(action) is Close for action in actions)
         core.handle(Lost(number, "cut"), 0.0)

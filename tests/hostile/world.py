@@ -34,7 +34,7 @@ from starcore.worker.core import WorkerCore
 HEADER_BYTES = 16
 LOG_CHARS_MAX = 2000
 STEPS_MAX = 200_000
-MANAGER = Peer(Role.MANAGER, "manager", "192.0.2.1:443", "f" * 64)
+MANAGER = Peer(Role.MANAGER, "manager", "192.0.2.1:443", "f" * 64, "star/manager/manager")
 
 
 def through_the_wire(message: Message) -> Message:
@@ -81,7 +81,7 @@ class World:
         """Let a guest's connection stand."""
         link = next(self._numbers)
         self.guests[link] = guest
-        self.feed(Opened(link, Peer(guest.role, guest.name, f"192.0.2.1:{link}", f"print of {guest.name}")))
+        self.feed(Opened(link, Peer(guest.role, guest.name, f"192.0.2.1:{link}", f"print of {guest.name}", guest.name)))
         guest.connected(link)
         return link
 

@@ -189,15 +189,25 @@ def test_disk_that_is_full_costs_nothing_that_was_accepted(place: Place) -> None
 def test_commands_list_fetch_and_forget(place: Place) -> None:
     manager = place.manager()
     make(place, manager)
-    assert re.search(r"scan-7 +double +10 ", place.starcore("jobs").stdout)
+    told = place.starcore("jobs").stdout
+    assert re.search(r"scan-7 +double +10 ", told)
     missing = place.starcore("jobs", "fetch", "scan-8", "--out", "x.npy")
-    assert (missing.returncode, missing.stderr) == (6, "starcore jobs: there is no stored job 'scan-8'\n")
+    assert (missing.returncode, missing.stderr.count("\n")) == (6, 1)
+    assert "no stored job 'scan-8' of this client" in missing.stderr
+    assert "'starcore jobs', tells which" in missing.stderr
+    wrong = place.starcore("jobs", "scan-7")
+    assert (wrong.returncode, "starcore jobs list NAME" in wrong.stderr) == (2, True)
     early = place.starcore("jobs", "fetch", "scan-7", "--out", "x.npy", "--timeout", "0.1")
-    assert (early.returncode, "it goes on" in early.stderr) == (7, True)
+    assert early.returncode == 7
+    assert "0 of 10 tasks have ended, 0 are at workers, 10 wait, and no worker is connected; it goes on" in early.stderr
+    assert "no worker is connected" in place.starcore("status").stdout
     place.worker("--slots", "2")
     for keep in (["--keep"], []):
         fetched = place.starcore("jobs", "fetch", "scan-7", "--out", "scan.npy", "--timeout", "60", *keep)
         assert fetched.returncode == 0, fetched.stderr
+        assert fetched.stdout == f"scan-7: written to scan.npy; the job is {'still there' if keep else 'forgotten'}\n"
+        story = place.starcore("story", told.split()[-1]) if keep else None
+        assert story is None or "returned on" in story.stdout, story
         assert np.array_equal(np.load(place.directory / "scan.npy"), expected())
     assert json.loads(place.starcore("jobs", "--json").stdout) == []
 
@@ -208,18 +218,96 @@ def test_commands_tell_failures_from_trouble(place: Place) -> None:
     with place.client(manager) as client:
         client.detached("bad").submit(divmod, 1, 0)
         client.detached("words").submit(str.split, "a b")
+        client.detached("deadly").submit(os._exit, 3)
+        client.detached("dict").submit(dict, a=1)
         slow = client.detached("slow").submit("never:registered")
     bad = place.starcore("jobs", "fetch", "bad", "--out", "x.npy")
     assert (bad.returncode, "ZeroDivisionError" in bad.stderr, bad.stderr.count("\n")) == (1, True, 1)
+    deadly = place.starcore("jobs", "fetch", "deadly", "--out", "x.npy")
+    assert (deadly.returncode, "a task of deadly failed" in deadly.stderr) == (1, True), deadly
+    assert deadly.stderr.endswith("The job is still there.\n")
+    strange = place.starcore("jobs", "fetch", "dict", "--out", "x.npy")
+    assert (strange.returncode, "starcore.Client().job('dict').result()" in strange.stderr) == (2, True), strange
     nowhere = place.starcore("jobs", "fetch", "words", "--out", str(Path("no", "such", "directory.npy")))
     assert (nowhere.returncode, "still there" in nowhere.stderr) == (2, True)
-    assert place.starcore("jobs", "cancel", slow.name).returncode == 0
+    said = place.starcore("jobs", "cancel", slow.name)
+    assert (said.returncode, "slow: cancelled; 0 of 1 tasks have a result" in said.stdout) == (0, True), said
     cancelled = place.starcore("jobs", "fetch", slow.name, "--out", "x.npy")
     assert (cancelled.returncode, "was cancelled" in cancelled.stderr) == (1, True)
-    for name in ("bad", "words", "slow"):
+    for name in ("bad", "words", "slow", "deadly", "dict"):
         assert place.starcore("jobs", "forget", name).returncode == 0
     assert place.starcore("jobs").stdout == "no detached jobs\n"
     assert not list(place.directory.glob("*x.npy*"))
+
+
+BIG = """
+import sys
+import numpy, starcore
+
+def grow(block, rows):
+    return numpy.repeat(block, rows, axis=0)
+
+with starcore.Client(sys.argv[1], join=sys.argv[2]) as client:
+    rows = int(sys.argv[3])
+    client.detached("one").submit_array(grow, numpy.arange(16384.0).reshape(1, 16384), args=(16 * rows,))
+    array = numpy.arange(rows * 16384.0).reshape(rows, 16384)
+    client.detached("blocks").submit_array(numpy.negative, numpy.repeat(array, 16, axis=0), chunks=64)
+    client.detached("irregular").submit_array(grow, array, args=(16,), chunks=4)
+"""
+
+
+PEAK = """
+import sys
+from starcore import jobs
+code = jobs.main(sys.argv[1:])
+status = open("/proc/self/status").read()
+print(code, status.partition("VmHWM:")[2].split()[0])
+"""
+
+
+def peak_bytes(place: Place, *arguments: str) -> int:
+    """Run `starcore jobs` to its end; returns the most memory that it had."""
+    ran = place.run(sys.executable, "-c", PEAK, *arguments, seconds=120)
+    code, peak = ran.stdout.split()[-2:]
+    assert code == "0", ran.stderr
+    return int(peak) << 10
+
+
+def test_fetch_needs_memory_for_a_part_of_the_answer_alone(place: Place) -> None:
+    manager = place.manager("--memory", "2G", "--stored-memory", "1G")
+    for _ in range(2):
+        place.worker("--arena", "512M")
+    rows = 128  # 256 MiB each
+    join = str(place.star / "client.join")
+    ran = place.run(sys.executable, "-c", BIG, manager.address, join, str(rows))
+    assert ran.returncode == 0, ran.stderr
+    least = peak_bytes(place)
+    source = np.arange(rows * 16384.0).reshape(rows, 16384)
+    for name, wanted in (
+        ("one", np.repeat(source[:1], 16 * rows, axis=0)),
+        ("blocks", np.repeat(-source, 16, axis=0)),
+        ("irregular", np.repeat(source, 16, axis=0)),
+    ):
+        peak = peak_bytes(place, "fetch", name, "--out", f"{name}.npy")
+        found = np.load(place.directory / f"{name}.npy", mmap_mode="r")
+        assert found.shape == wanted.shape and np.array_equal(found, wanted), name
+        assert peak < least + (128 << 20), (name, peak >> 20, least >> 20)
+    assert not list(place.directory.glob(".*.part"))
+
+
+def test_interrupted_fetch_leaves_no_half_file_and_the_job(place: Place) -> None:
+    manager = place.manager()
+    make(place, manager)
+    fetch = place.start(sys.executable, "-m", "starcore", "jobs", "fetch", "scan-7", "--out", "scan.npy")
+    eventually(lambda: list(place.directory.glob(".scan.npy.*.part")), "it waits")
+    with place.client(manager) as client:
+        eventually(lambda: client.status()["jobs"], "it reads")
+        for _ in range(2):
+            fetch.signal(signal.SIGINT)
+        assert fetch.wait(10) == 130
+        assert fetch.log == ""
+        assert not list(place.directory.glob("*scan.npy*"))
+        assert [job.name for job in client.jobs()] == ["scan-7"]
 
 
 def test_reader_survives_a_connection_that_breaks(place: Place, sever: Callable[[int], None]) -> None:

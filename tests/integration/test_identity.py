@@ -232,6 +232,50 @@ def test_pinned_certificates_are_told_apart_and_their_variables_checked(places: 
 # -- renewal -------------------------------------------------------------------------------------------------
 
 
+LEAVE = """
+import starcore
+
+def square(number):
+    return number * number
+
+with starcore.Client() as client:
+    client.detached("scan-7").submit(square, 12)
+"""
+FETCH = "import starcore; print(starcore.Client().job('scan-7').result(60))"
+
+
+@pytest.mark.parametrize("journal", [False, True], ids=["", "after kill -9 of the manager"])
+def test_renewed_client_finds_the_detached_jobs_that_it_left(places: Places, journal: bool) -> None:
+    cloud, laptop, thief = places("cloud"), places("laptop"), places("thief")
+    ports = [str(port) for port in free_ports()]
+    options = ["--port", ports[0], "--client-port", ports[1]]
+    options += ["--journal", str(cloud.directory / "journal")] if journal else []
+    manager = cloud.manager(*options)
+    join = hand_over(cloud.issue("client", "laptop"), laptop)
+    other = hand_over(cloud.issue("client", "thief"), thief)
+    variables = {"STARCORE_MANAGER": manager.address, "STARCORE_JOIN": join}
+    left = laptop.python(LEAVE, **variables)
+    assert left.returncode == 0, left.stderr
+    before = Path(join).read_text()
+    again = cloud.starcore("certs", "issue", "client", "laptop", "--out", "laptop.join")
+    assert again.returncode == 3 and "--renew" in again.stderr
+    os.unlink(join)
+    hand_over(cloud.issue("client", "laptop", "--renew"), laptop)
+    assert Path(join).read_text() != before
+    if journal:
+        manager.kill()
+        manager = cloud.manager(*options)
+    cloud.worker()
+    for command in (["jobs"], ["jobs", "cancel", "scan-7"], ["jobs", "fetch", "scan-7"]):
+        ran = thief.starcore(*command, **{**variables, "STARCORE_JOIN": other})
+        assert "scan-7 " not in ran.stdout + ran.stderr, ran
+    listed = laptop.starcore("jobs", **variables)
+    assert "scan-7 " in listed.stdout, listed
+    fetched = laptop.python(FETCH, **variables)
+    assert (fetched.returncode, fetched.stdout) == (0, "144\n"), fetched.stderr
+    assert "Traceback" not in manager.log
+
+
 def test_two_stars_of_one_user_are_two_directories(places: Places) -> None:
     here = places("here")
     first = here.manager("--star", str(here.directory / "first"))

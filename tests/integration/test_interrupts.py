@@ -240,3 +240,29 @@ except KeyboardInterrupt:
         process.kill()
     assert (process.returncode, out) == (0, "True 27\n"), said
     assert "slot" not in said.partition("\n")[2], said
+
+
+def test_cancelled_task_cleans_up_and_one_that_does_not_listen_is_killed(tmp_path: Path) -> None:
+    def works(directory: str, listens: bool) -> None:
+        import pathlib  # noqa: PLC0415 - pickled by value
+
+        here = pathlib.Path(directory)
+        (here / str(os.getpid())).touch()
+        try:
+            time.sleep(60) if listens else sum(range(1 << 50))
+        finally:
+            (here / "cleaned").touch()
+
+    with tried_star(tmp_path, workers=1) as star, star.client() as client:
+        for listens in (True, False):
+            directory = tmp_path / str(listens)
+            directory.mkdir()
+            future = client.submit(works, str(directory), listens)
+            until(lambda: list(directory.iterdir()) and future.running(), "it runs")  # noqa: B023
+            pid = int(next(directory.iterdir()).name)
+            begun = time.monotonic()
+            assert client.cancel(future)
+            until(lambda: not is_alive(pid), "its process has ended")  # noqa: B023
+            assert time.monotonic() - begun < GONE_SECONDS_MAX
+            assert (directory / "cleaned").exists() == listens
+        assert client.submit(abs, -1).result(20) == 1

@@ -128,3 +128,20 @@ def test_second_manager_of_one_journal_is_turned_away(place: Place, tmp_path: Pa
     second = place.manager(ready=False, variables={"STARCORE_JOURNAL": journal})
     assert second.wait() == 2
     assert "another manager writes its journal" in second.log
+
+
+def test_journal_that_the_star_names_needs_no_option(place: Place, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    assert place.starcore("certs", "init", "--journal", str(journal)).returncode == 0
+    manager = place.manager()
+    manager.wait_for(f"the journal is in {journal} .says {place.star / 'star.json'}")
+    with place.client(manager) as client:
+        client.detached("scan-7").submit(abs, -1)
+    manager.kill()
+    manager = place.manager()
+    with place.client(manager) as client:
+        assert [job.name for job in client.jobs()] == ["scan-7"]
+    manager.terminate()
+    without = place.manager("--journal", "none")
+    with place.client(without) as client:
+        assert client.jobs() == []

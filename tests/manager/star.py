@@ -117,11 +117,11 @@ class Star:
             self.feed(Tick())
         self.now = end
 
-    def open(self, role: Role, name: str = "", fingerprint: str = "") -> int:
+    def open(self, role: Role, name: str = "", identity: str = "", fingerprint: str = "") -> int:
         """Let a peer connect; it has not greeted yet."""
         link = next(self._links)
         name = name or f"{role.name.lower()}{next(self._names)}"
-        self.feed(Opened(link, Peer(role, name, f"192.0.2.1:{link}", fingerprint or name)))
+        self.feed(Opened(link, Peer(role, name, f"192.0.2.1:{link}", fingerprint or name, identity or name)))
         return link
 
     def worker(self, **options: Any) -> WorkerSide:
@@ -188,10 +188,19 @@ class Side:
 
     role: Role
 
-    def __init__(self, star: Star, name: str = "", fingerprint: str = "", session: bytes = b"", **hello: Any) -> None:
+    def __init__(
+        self,
+        star: Star,
+        name: str = "",
+        identity: str = "",
+        session: bytes = b"",
+        fingerprint: str = "",
+        **hello: Any,
+    ) -> None:
         self.star = star
         self.name = name or f"{self.role.name.lower()}{next(star._names)}"
-        self.fingerprint = fingerprint or self.name
+        self.identity = identity or self.name
+        self.fingerprint = fingerprint or f"print of {self.name}"
         self.session = session or hashlib.md5(self.name.encode()).digest()
         self.hello = hello
         self.link = 0
@@ -199,7 +208,7 @@ class Side:
 
     def connect(self, **changes: Any) -> Welcome:
         """Connect, again or for the first time, and greet."""
-        self.link = self.star.open(self.role, self.name, self.fingerprint)
+        self.link = self.star.open(self.role, self.name, self.identity, self.fingerprint)
         hello = {"version": PROTOCOL_VERSION, "role": self.role, "session": self.session, "name": self.name}
         self.say(Hello(**(hello | self.hello | changes)))
         return self.star.take(Welcome, self)

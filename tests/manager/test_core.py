@@ -139,7 +139,7 @@ def test_garbage_of_one_peer_is_nobody_elses_trouble():
     worker, client, rogue = star.worker(), star.client(), star.client()
     rogue.say(Goodbye(Code.FRAME, "?"))
     star.closed(rogue, Code.NORMAL)
-    star.feed(Opened(99, Peer(Role.CLIENT, "x", "y", "z")))
+    star.feed(Opened(99, Peer(Role.CLIENT, "x", "y", "z", "x")))
     star.feed(Received(99, Submit(0, 0)))
     star.closed(99, Code.UNEXPECTED)
     job = client.job()

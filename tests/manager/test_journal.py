@@ -26,6 +26,7 @@ from starcore.manager.records import (
     Gone,
     JobForgotten,
     Leased,
+    Renamed,
     StoredKnown,
     StoredWhole,
     Touched,
@@ -56,6 +57,7 @@ FACTS = [
     Answered(7, 4, 2, 3, 0, 10, 1 << 20, b"head"),
     Fetched(7, array("Q", [4, 5])),
     Gone(7, 4, array("I", [3]), b"\0"),
+    Renamed("ff" * 32, "star/client/alice"),
 ]
 
 
@@ -145,16 +147,17 @@ def test_segment_without_a_header_is_damage_from_end_to_end() -> None:
 def test_segment_of_another_version_is_refused() -> None:
     octets = bytearray(segment())
     for at in (0, journal.BLOCK_BYTES):
-        octets[at + 8 : at + 12] = struct.pack("<I", 3)
+        octets[at + 8 : at + 12] = struct.pack("<I", 4)
         octets[at + 16 : at + 20] = struct.pack("<I", journal.zlib.crc32(octets[at : at + 16]))
-    with pytest.raises(VersionError, match="version 3, and this manager reads versions up to 2"):
+    with pytest.raises(VersionError, match="version 4, and this manager reads versions up to 3"):
         list(journal.read(bytes(octets)))
 
 
-def test_segment_of_the_version_before_is_read() -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_segment_of_a_version_before_is_read(version: int) -> None:
     octets = bytearray(segment())
     for at in (0, journal.BLOCK_BYTES):
-        octets[at + 8 : at + 12] = struct.pack("<I", 1)
+        octets[at + 8 : at + 12] = struct.pack("<I", version)
         octets[at + 16 : at + 20] = struct.pack("<I", journal.zlib.crc32(octets[at : at + 16]))
     assert found(bytes(octets)) == (FACTS, [])
 

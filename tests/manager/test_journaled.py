@@ -416,7 +416,7 @@ def test_manager_may_die_after_any_record(bodies: tuple[int, ...]) -> None:
 def finish(star: JournaledStar, client: Any, job: JobSide, bodies: tuple[int, ...]) -> None:
     """Come back as this client, and have everything run."""
     worker = star.worker(slots=8, session=b"another worker!!", name="another")
-    again = star.client(session=client.session, name=client.name, fingerprint=client.fingerprint)
+    again = star.client(session=client.session, name=client.name, identity=client.identity)
     again.say(job.message)
     star.wait(11.0)
     for _ in range(4):

@@ -617,3 +617,48 @@ def test_jobs_come_and_go_over_many_managers_and_each_keeps_its_file() -> None:
         star = star.killed()
     assert (star.ended, len(star.files)) == (0, 2)
     assert [row["name"] for row in rows(owner(star))] == ["job 0", "job 2"]
+
+
+# -- whose they are ----------------------------------------------------------------------------------------------
+
+ALICE = "star/client/alice"
+
+
+def test_renewed_certificate_finds_a_job_after_a_death() -> None:
+    star = JournaledStar()
+    detached(star.client(identity=ALICE, fingerprint="a" * 64))
+    later = star.killed()
+    assert rows(later.client(identity="star/client/bob", fingerprint="b" * 64)) == []
+    assert len(rows(later.client(identity=ALICE, fingerprint="c" * 64))) == 1
+    later.core.check()
+
+
+def test_job_of_a_journal_that_knows_certificates_alone_becomes_its_clients() -> None:
+    star = JournaledStar()
+    detached(star.client(identity="a" * 64))  # as in a segment of version 2
+    later = star.killed()
+    assert rows(later.client(identity="star/client/bob", fingerprint="b" * 64)) == []
+    assert rows(later.client(identity=ALICE, fingerprint="c" * 64)) == [], "it has not shown the old one yet"
+    assert len(rows(later.client(identity=ALICE, fingerprint="a" * 64))) == 1
+    last = later.killed()
+    renewed = last.client(identity=ALICE, fingerprint="c" * 64)
+    worker = last.worker()
+    worker.finish(worker.leased(count=1))
+    told(renewed, attach(renewed), [0])
+    assert len(rows(renewed, Deed.FORGET, "scan-7")) == 0
+    assert not last.killed().recovered().keepers
+    last.core.check()
+
+
+def test_job_known_by_a_certificate_waits_while_its_client_has_others() -> None:
+    star = JournaledStar()
+    detached(star.client(identity="a" * 64))
+    later = star.killed()
+    detached(later.client(identity=ALICE, fingerprint="c" * 64), name="newer")
+    old = later.client(identity=ALICE, fingerprint="a" * 64)
+    assert [row["name"] for row in rows(old)] == ["newer"]
+    rows(old, Deed.FORGET, "newer")
+    assert [row["name"] for row in rows(old)] == ["scan-7"]
+    last = later.killed()
+    assert [row["name"] for row in rows(last.client(identity=ALICE, fingerprint="d" * 64))] == ["scan-7"]
+    last.core.check()

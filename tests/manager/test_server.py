@@ -145,7 +145,7 @@ def test_memory_goes_back_after_peers_came_or_went_and_not_otherwise(
         server = Server(certificates.manager_identity(star), ServerOptions(ports), asyncio.get_running_loop())
         server._trim()
         assert not given
-        server._connection(lambda ssl_object, address: Peer(Role.CLIENT, "c", address, "f"))
+        server._connection(lambda ssl_object, address: Peer(Role.CLIENT, "c", address, "f", "star/client/c"))
         server._trim()
         server._trim()
         assert len(given) == 1

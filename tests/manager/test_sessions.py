@@ -84,7 +84,7 @@ def test_link_that_never_greets_is_closed():
 def test_session_of_another_certificate_is_refused():
     star = Star()
     owner = star.client()
-    thief = star.open(Role.CLIENT, fingerprint="another")
+    thief = star.open(Role.CLIENT, identity="another")
     star.feed(Received(thief, Hello(1, Role.CLIENT, owner.session)))
     star.closed(thief, Code.ROLE)
     star.quiet()
@@ -97,12 +97,12 @@ def test_session_goes_on_under_a_renewed_certificate_of_the_same_name():
     job.submit(1)
     assign = worker.leased(job, 0, 1)
     client.lose()
-    client.fingerprint = "renewed"
+    client.identity = client.fingerprint = "renewed"
     assert client.connect().resumed
     worker.finish(assign)
     client.outcome(job, [0])
     client.lose()
-    client.name, client.fingerprint = "another", "renewed"
+    client.name, client.identity, client.fingerprint = "another", "new", "renewed"
     assert client.connect().resumed, "what was renewed counts from then on"
     settle(star)
     star.quiet()
@@ -112,7 +112,7 @@ def test_hello_that_was_long_on_its_way_does_not_supersede_a_newer_link():
     """The dialer gave up the older link before it made the newer one, and would take SUPERSEDED for its end."""
     star = Star()
     client = star.client()
-    late = star.open(Role.CLIENT, client.name, client.fingerprint)
+    late = star.open(Role.CLIENT, client.name, client.identity)
     client.connect()
     star.feed(Received(late, Hello(PROTOCOL_VERSION, Role.CLIENT, client.session, client.name)))
     star.closed(late, Code.SUPERSEDED)
@@ -227,13 +227,13 @@ def test_what_was_sent_fills_the_silence():
 def test_certificate_cannot_have_sessions_without_end():
     star = Star(certificate_sessions_max=3)
     for number in range(3):
-        star.client(name=f"client{number}", fingerprint="one").lose()
-    star.client(name="another", fingerprint="two")
+        star.client(name=f"client{number}", identity="one").lose()
+    star.client(name="another", identity="two")
     link = star.open(Role.CLIENT, "client3", "one")
     star.feed(Received(link, Hello(PROTOCOL_VERSION, Role.CLIENT, bytes(16))))
     star.closed(link, Code.OVERRUN)
     star.wait(star.limits.session_grace_seconds)
-    star.client(name="client4", fingerprint="one")
+    star.client(name="client4", identity="one")
 
 
 def test_one_timer_waits_for_a_session_however_often_it_comes_and_goes():

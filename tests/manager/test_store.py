@@ -87,7 +87,7 @@ def detached(client: ClientSide, tasks: int = 1, name: str = "scan-7", **options
 
 def owner(star: Star, **options: Any) -> ClientSide:
     """Connect another session of the one who owns the stored jobs."""
-    return star.client(fingerprint="mine", **options)
+    return star.client(identity="mine", **options)
 
 
 def attach(client: ClientSide, tasks: int = 1, name: str = "scan-7", *, take: bool = False) -> int:
@@ -430,7 +430,7 @@ def test_task_that_fits_no_worker_fails_and_is_told():
 def test_another_certificate_sees_nothing_of_it():
     star = Star()
     detached(owner(star))
-    stranger = star.client(fingerprint="another")
+    stranger = star.client(identity="another")
     assert rows(stranger) == []
     assert rows(stranger, Deed.FORGET, "scan-7") == []
     stranger.say(Attach(1, "scan-7", False))
@@ -439,6 +439,22 @@ def test_another_certificate_sees_nothing_of_it():
     assert len(rows(owner(star))) == 1
     detached(stranger)
     assert len(rows(stranger)) == 1
+    star.quiet()
+
+
+def test_renewed_certificate_of_the_same_identity_finds_it_and_another_one_does_not():
+    star = Star()
+    first = owner(star, fingerprint="of last year")
+    detached(first)
+    first.goodbye()
+    later = owner(star, fingerprint="of this year")
+    assert [row["name"] for row in rows(later)] == ["scan-7"]
+    assert "already" in Detaching(later).refused()
+    thief = star.client(name=first.name, identity="another", session=b"t" * 16)
+    assert rows(thief) == rows(thief, Deed.CANCEL, "scan-7") == []
+    worker = star.worker()
+    worker.finish(worker.leased(count=1))
+    told(later, attach(later), [0])
     star.quiet()
 
 
@@ -462,7 +478,7 @@ def test_jobs_of_a_certificate_are_bounded():
     client = owner(star)
     detached(client)
     assert "1 stored jobs" in Detaching(client, name="scan-8").refused()
-    detached(star.client(fingerprint="another"), name="scan-8")
+    detached(star.client(identity="another"), name="scan-8")
     star.quiet()
 
 
@@ -551,7 +567,7 @@ def test_job_larger_than_the_store_is_refused():
 
 def test_job_waits_for_room_and_the_one_with_least_here_comes_first():
     star = Star(store=StoreLimits(memory_bytes=2500))
-    client, stranger = owner(star), star.client(fingerprint="another")
+    client, stranger = owner(star), star.client(identity="another")
     Detaching(client, name="first", size=1000).begun()
     Detaching(client, name="second", size=1000).begun()
     mine = Detaching(client, name="third", size=1000)

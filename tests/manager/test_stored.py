@@ -13,7 +13,7 @@ from starcore.messages import Detach, Outcome
 
 def keeper_of(star: Star) -> Keeper:
     """Detach a job that was announced with 100 bytes."""
-    client = star.client(fingerprint="mine")
+    client = star.client(identity="mine")
     client.say(Detach(client.job().number, "scan", 2, 100, 0.0))
     return star.core._store.keepers["mine"]
 

@@ -12,6 +12,7 @@ from starcore.messages import Forget, Running, StoryReply, StoryRequest
 from starcore.texts import NAME_CHARS_MAX
 
 from .star import ClientSide, JobSide, Star, settle
+from .test_store import detached, rows
 
 
 def ask(client: ClientSide, task: str) -> dict[str, Any]:
@@ -152,12 +153,12 @@ def test_mixed_ends_of_one_run_are_told_each_as_its_own():
 
 def test_story_is_told_to_the_same_certificate_alone_also_when_the_session_is_over():
     star = Star()
-    worker, owner = star.worker(), star.client(fingerprint="mine")
+    worker, owner = star.worker(), star.client(identity="mine")
     job = owner.job()
     job.submit(1)
     worker.finish(worker.leased(job, 0, 1))
     owner.outcome(job, [0])
-    later, stranger = star.client(fingerprint="mine"), star.client(fingerprint="theirs")
+    later, stranger = star.client(identity="mine"), star.client(identity="theirs")
     task = name(job, 0)
     assert whats(ask(later, task))[0] == ("queued", 0)
     number = ask(later, task)["manager_job"]
@@ -177,7 +178,7 @@ def test_story_is_told_to_the_same_certificate_alone_also_when_the_session_is_ov
 
 def test_dropped_session_is_told():
     star = Star()
-    client, later = star.client(fingerprint="mine"), star.client(fingerprint="mine")
+    client, later = star.client(identity="mine"), star.client(identity="mine")
     job = client.job()
     job.submit(1)
     client.goodbye(Code.NORMAL)
@@ -239,3 +240,19 @@ def test_long_causes_and_jobs_without_end_are_bounded():
         client.job(blob=False, kind=1, function="m:f", python="")
     assert "error" in ask(client, name(job, 0))
     star.actions.clear()
+
+
+def test_stored_job_has_a_story_for_whoever_has_its_owners_identity() -> None:
+    star = Star()
+    maker = star.client(identity="mine", fingerprint="of last year")
+    detached(maker)
+    number = rows(maker)[0]["number"]
+    maker.goodbye()
+    worker = star.worker(name="node7")
+    worker.finish(worker.leased(count=1))
+    later, stranger = star.client(identity="mine", fingerprint="of this year"), star.client(identity="theirs")
+    told = ask(later, f"m{number}/0")
+    assert (told["task"], told["whole"]) == (f"m{number}/0", True)
+    assert [what for what, _ in whats(told)][:2] == ["queued", "leased"]
+    assert list(ask(stranger, f"m{number}/0")) == ["error"]
+    star.core.check()

@@ -1,4 +1,4 @@
-"""People who detach their work and leave for good, and others of the same certificate who come back for it.
+"""People who detach their work and leave for good, and others of the same identity who come back for it.
 
 A star as in `star.py`, with its faults, but for those of the manager: without a journal a stored job dies with it. With
 one (`JournaledDetachedStar`) managers are killed as well.
@@ -48,11 +48,11 @@ class StoredWork:
 
 
 class Owner(ClientProcess):
-    """A client that detaches jobs and reads stored ones; every owner has the same certificate."""
+    """A client that detaches jobs and reads stored ones; every owner has a certificate of its own, and one identity."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._peer = Peer(Role.CLIENT, self.name, f"{self.name}:1", "print of the owner")
+        self._peer = Peer(Role.CLIENT, self.name, f"{self.name}:1", f"print of {self.name}", "the owner")
         self._brought: dict[int, StoredWork] = {}
         self._read: dict[int, tuple[StoredWork, Calls]] = {}
         self._serials = count(1)

@@ -40,7 +40,7 @@ INSTANT_SECONDS = 50e-6
 
 def peer(role: Role, name: str) -> Peer:
     """Say who somebody is, as TLS would."""
-    return Peer(role, name, f"{name}:1", f"print of {name}")
+    return Peer(role, name, f"{name}:1", f"print of {name}", name)
 
 
 MANAGER = peer(Role.MANAGER, "manager")

@@ -182,7 +182,9 @@ class WorkerProcess(Process):
             orders.Inspect: lambda action: self._inspect(self._slot(action), 0),
             orders.Recall: self._recall,
             orders.StartSlot: self._start_slot,
-            orders.KillSlot: lambda action: self._slot(action).die("signal SIGKILL", world.skewed(0.0005, 0.02)),
+            orders.KillSlot: lambda action: self._slot(action).die(
+                "signal SIGKILL", world.skewed(0.0005, 0.3 if action.kindly else 0.02)
+            ),
             orders.Log: lambda action: None,
             orders.Finished: self._finish,
         }

@@ -53,7 +53,7 @@ from starcore.worker.orders import Inspected, RunBatch, SlotDied, SlotDone, Slot
 T = TypeVar("T")
 SESSION = bytes([127, 128] * 8)
 """Of a worker that comes back in about the time that the backoff says, since it is neither hasty nor slow."""
-MANAGER = Peer(Role.MANAGER, "manager", "192.0.2.1:443", "f" * 64)
+MANAGER = Peer(Role.MANAGER, "manager", "192.0.2.1:443", "f" * 64, "star/manager/manager")
 
 
 class Desk:

@@ -215,6 +215,69 @@ def test_a_slot_that_holds_the_interpreters_lock_says_where_before_it_is_killed(
     run(test)
 
 
+def clean_up(directory: str, seconds: float, way: str) -> None:
+    import pathlib  # noqa: PLC0415 - pickled by value
+    import time  # noqa: PLC0415
+
+    begun = pathlib.Path(directory, "begun")
+    begun.touch()
+    try:
+        if way == "C":
+            sum(range(1 << 50))  # looks for no signal
+        time.sleep(60)
+    except KeyboardInterrupt:
+        if way == "swallows":
+            time.sleep(60)
+        raise
+    finally:
+        time.sleep(seconds)
+        pathlib.Path(directory, "cleaned").touch()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "way", "cleaned"),
+    [(0.0, "raises", True), (60.0, "raises", False), (0.0, "swallows", False), (0.0, "C", False)],
+)
+def test_a_cancelled_task_may_clean_up_for_a_moment(tmp_path: Path, seconds: float, way: str, cleaned: bool) -> None:
+    async def test() -> None:
+        async with started() as (process, heard):
+            order(process, clean_up, str(tmp_path), seconds, way)
+            while not (tmp_path / "begun").exists():
+                await asyncio.sleep(0.01)
+            begun = time.monotonic()
+            process.kill(kindly=True)
+            process.kill(kindly=True)  # said again meanwhile: nothing more
+            end = await asyncio.wait_for(heard.end, 20)
+            assert time.monotonic() - begun < 0.9
+            assert end == ("exit code 1" if cleaned else "SIGKILL")
+            assert (tmp_path / "cleaned").exists() == cleaned
+            assert heard.records.empty(), "nobody waits for its answer"
+
+    run(test)
+
+
+def test_a_slot_that_is_dropped_waits_for_no_clean_up(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with started() as (process, heard):
+            order(process, clean_up, str(tmp_path), 60.0, "raises")
+            while not (tmp_path / "begun").exists():
+                await asyncio.sleep(0.01)
+            process.kill(kindly=True)
+            process.kill()
+            assert await asyncio.wait_for(heard.end, 20) == "SIGKILL"
+
+    run(test)
+
+
+def test_a_slot_that_waits_for_work_leaves_without_a_word() -> None:
+    async def test() -> None:
+        async with started() as (process, heard):
+            process.kill(kindly=True)
+            assert await asyncio.wait_for(heard.end, 20) == "exit code 1"
+
+    run(test)
+
+
 def test_a_frozen_slot_is_killed_though_it_cannot_say_where_it_is() -> None:
     async def test() -> None:
         async with started() as (process, heard):
