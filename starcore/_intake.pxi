@@ -44,7 +44,7 @@ def take_in(
                     more = False
                     break
         except OSError as raised:
-            error = raised
+            error = raised.with_traceback(None)  # whose frames would keep the link, and it itself, in a circle
         room = None
         share -= got
         if got:

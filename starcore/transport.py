@@ -386,7 +386,7 @@ class TLSTransport(asyncio.Transport):
     def _break(self, error: BaseException) -> None:
         """Nothing can be written any more; but what the peer said before it went is worth hearing."""
         # Before Python 3.13, OpenSSL's word for every end of a socket is EOF.
-        self._broken = reset(error) if isinstance(error, ssl.SSLEOFError) else error
+        self._broken = reset(error) if isinstance(error, ssl.SSLEOFError) else error.with_traceback(None)
         self._queue.clear()
         self._buffered = 0
         if self._writing:

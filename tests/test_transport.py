@@ -405,14 +405,23 @@ def test_fault_of_the_protocol_costs_one_link_and_is_told(star: certificates.Sta
     loop.close()
 
 
-def test_connection_that_is_over_is_no_circle(run: Any) -> None:
+@pytest.mark.parametrize("how", ["the peer ends", "the peer is gone", "writing fails"])
+def test_connection_that_is_over_is_no_circle(run: Any, how: str) -> None:
     async def test(world: World) -> None:
         heard, transport, far = await world.meet()
         transport.write(b"x")
         await aside(far.recv, 1)
+        if how != "the peer ends":
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if how == "writing fails":
+            transport.pause_reading()
         far.close()
-        await until(lambda: heard.lost)
+        while not heard.lost:
+            if how == "writing fails":
+                transport.write(b"y")
+            await asyncio.sleep(0.001)
         await asyncio.sleep(0.01)
+        heard.told.clear()  # the error among it
         left = weakref.ref(transport._sock)
         heard.transport = None
         gc.disable()
