@@ -8,7 +8,7 @@ type code, so a run of a thousand tasks is one record, never a thousand:
 
 A task's payload is a *head* (at most `HEAD_BYTES_MAX`, carried inside the message) and a *body* (streamed in
 CHUNKs against GRANTs; 0 for most). `heads` is all the heads of a run, one after the other. An empty
-`body_sizes` means that no task of the run has a body.
+`body_sizes` means that no task of the run has a body. A CHUNK has no record: its bytes go straight to where they live.
 """
 
 from __future__ import annotations
@@ -148,15 +148,6 @@ class Goodbye:
 @dataclass(slots=True)
 class Heartbeat:
     """Fills a silence."""
-
-
-@dataclass(slots=True)
-class Chunk:
-    """A piece of a stream; its bytes are the frame's payload and never a field of a record."""
-
-    stream: int
-    attempt: int
-    offset: int
 
 
 @dataclass(slots=True)

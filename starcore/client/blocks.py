@@ -114,7 +114,7 @@ class AutoFuture(BlockFuture):
         self._row_bytes: int = max(1, array.nbytes // max(1, self.rows))
         self._scratch = not _lies_together(array if out is None else out, axis)
         probe = probe_bytes(array.nbytes, self._slots)
-        self._pace = Pace(array.nbytes, probe, SCRATCH_BLOCK_BYTES_MAX if self._scratch else BLOCK_BYTES_MAX)
+        self._pace = Pace(probe, SCRATCH_BLOCK_BYTES_MAX if self._scratch else BLOCK_BYTES_MAX)
         self._told = False
         self._sent_rows = 0
         self._under_way = 0

@@ -370,7 +370,10 @@ class DetachedJob:
                 )
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until every task has ended, and say whether that is so. Raises StoredJobError as `status` does."""
+        """Wait until every task has ended, for so many seconds at most, and say whether that is so.
+
+        Raises StoredJobError as `status` does.
+        """
         deadline = _deadline(timeout)
         while not self.done():
             left = _left(deadline)

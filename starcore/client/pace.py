@@ -78,19 +78,16 @@ class Pace:
 
     Parameters
     ----------
-    total_bytes : int
-        Of the whole argument.
     probe_bytes : int
         Of the first blocks.
     block_bytes_max : int
         No block is larger.
     """
 
-    def __init__(self, total_bytes: int, probe_bytes: int, block_bytes_max: int = BLOCK_BYTES_MAX) -> None:
+    def __init__(self, probe_bytes: int, block_bytes_max: int = BLOCK_BYTES_MAX) -> None:
         self.upload = Stage()
         self.download = Stage()
         self.probe_bytes = probe_bytes
-        self._total_bytes = total_bytes
         self._block_bytes_max = block_bytes_max
         self._probe = _Least()
         self._large = _Least()

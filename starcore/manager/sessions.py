@@ -83,7 +83,6 @@ class Link:
 
     number: int
     peer: Peer
-    opened_at: float
     heard_at: float
     watch_at: float
     """The one time that is set for it; earlier ones were overtaken."""
@@ -106,7 +105,7 @@ class Sessions:
 
     def open(self, number: int, peer: Peer, now: float) -> None:
         """A connection stands; its peer has to greet."""
-        link = self.links[number] = Link(number, peer, now, now, now)
+        link = self.links[number] = Link(number, peer, now, now)
         self._outbox.spoken_at[number] = now
         self._watch_at(link, now + self._limits.greeting_seconds)
 

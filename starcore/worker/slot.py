@@ -78,7 +78,6 @@ FLUSH_SECONDS = 0.0005
 """Results wait for each other no longer than this."""
 SHORT_TASK_SECONDS = 30e-6
 """A task that took longer is worth a message of its own."""
-COPY_BYTES = 4 << 20
 MAPPED_BYTES_MIN = 4 << 20
 """From this size on, malloc gives memory back as soon as it is free; numpy asks for huge pages there."""
 KEPT_BYTES_MAX = 32 << 20
