@@ -7,12 +7,19 @@ start of a new manager's process to the last WELCOME, after the old one was kill
 every worker waits as long as it ever does. The *cost of a task* is the manager's CPU for no-ops that are submitted
 one after the other's answer, heartbeats not counted, with all the workers to that with ten; *in bulk*, for no-ops
 submitted all at once.
+
+A *silent connection* is somebody who dials and says nothing, not even the first byte of TLS: what as many of them as
+there are workers take of the manager's memory, each, after a first generation of them was turned away.
 """
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+import psutil
 
 from benchmarks.crowd import Crowd, FragileStar
 from benchmarks.harness import Row, Sample, cpu_seconds, digest, rows
@@ -27,10 +34,14 @@ MEASURES = (
     "workers back after a restart",
     "cost of a task, 1,000 workers to 10",
     "cost of a task in bulk, 1,000 workers to 10",
+    "manager memory of a silent connection",
 )
+UNITS = ("KiB", "% of a core", "s", "x", "x", "KiB")
 FEW = 10
 SETTLE_SECONDS = 6.0
 """Longer than the manager waits before it gives a handshake's memory back."""
+ACCEPTED_SECONDS_MAX = 8.0
+"""Less than the silent are given for their handshake: until the last of them has to be taken in."""
 
 
 class Watch:
@@ -110,6 +121,37 @@ def presence(workers: int, away: float, settle: float) -> tuple[Sample, Sample, 
             return Sample(memory), Sample(100 * idle), Sample(crowd.wait() - start)
 
 
+@contextlib.contextmanager
+def silent(star: FragileStar, count: int) -> Iterator[None]:
+    """Dial so many times, and say nothing; in here the manager has accepted all, and afterwards let go of them."""
+    manager = psutil.Process(star.pids["manager"])
+    before = manager.num_fds()
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            stack.enter_context(socket.create_connection(("127.0.0.1", star.port)))
+        _until(lambda: manager.num_fds() >= before + count)
+        yield
+    _until(lambda: manager.num_fds() <= before)
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + ACCEPTED_SECONDS_MAX
+    while not true():
+        assert time.monotonic() < deadline, "more than the manager takes in, or lets go of, in time"
+        time.sleep(0.05)
+
+
+def silence_kib(connections: int, settle: float) -> Sample:
+    """Memory of a silent connection (KiB)."""
+    with FragileStar(workers=0, log_level="error") as star:
+        with silent(star, connections):
+            pass
+        time.sleep(settle)
+        before = memory_kib(star)
+        with silent(star, connections):
+            return Sample((memory_kib(star) - before) / connections)
+
+
 def run(
     *,
     quick: bool = False,
@@ -125,15 +167,16 @@ def run(
     settle, away = (0.3, 0.0) if quick else (SETTLE_SECONDS, 15.0)
     one, all_at_once, repeats = lone or (200 if quick else 1500), bulk or (5000 if quick else 50_000), 1 if quick else 3
     memory, idle, back = presence(many, away, settle)
+    unheard = silence_kib(many, settle)
     few, crowded = (costs(number, one, all_at_once, repeats, min(settle, 2.0)) for number in (FEW, many))
     ratios = {
         kind: [Sample(a.value / b.value, {}, a.answers) for a, b in zip(crowded[kind], few[kind], strict=True)]
         for kind in (False, True)
     }
-    taken = ([memory], [idle], [back], ratios[False], ratios[True])
+    taken = ([memory], [idle], [back], ratios[False], ratios[True], [unheard])
     parameters = {"workers": many, "few": FEW, "lone": one, "bulk": all_at_once, "away_seconds": away}
     return [
         row
-        for measure, unit, samples in zip(MEASURES, ("KiB", "% of a core", "s", "x", "x"), taken, strict=True)
+        for measure, unit, samples in zip(MEASURES, UNITS, taken, strict=True)
         for row in rows({"star": samples}, benchmark=BENCHMARK, measure=measure, unit=unit, parameters=parameters)
     ]
