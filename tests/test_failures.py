@@ -148,7 +148,7 @@ def local_class() -> type[Exception]:
         (UnspeakableError("x"), "UnspeakableError"),
         (type("Gone", (Exception,), {"__module__": "no.such.module"})("x"), "Gone"),
     ],
-    ids=repr,
+    ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 def test_what_cannot_be_rebuilt_is_a_task_error(error: BaseException, name: str) -> None:
     found = raised(error)

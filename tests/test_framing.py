@@ -534,7 +534,8 @@ def test_memory_of_an_array_is_its_own_memory(array_):
 
 
 @pytest.mark.parametrize(
-    "source", [b"abc", bytearray(b"abc"), memoryview(b"abc"), array("I", [1]), b"", bytearray()], ids=repr
+    "source", [b"abc", bytearray(b"abc"), memoryview(b"abc"), array("I", [1]), b"", bytearray()],
+    ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 def test_memory_of_a_buffer_is_its_bytes(source):
     assert bytes(memory(source)) == bytes(source)

@@ -134,13 +134,19 @@ def namespace_function(source: str, **names: Any) -> tuple[Callable[..., Any], d
 
 
 @pytest.mark.parametrize(
-    "fn", [lambda x: x + 1, lambda x: np.sin(x) + math.pi, calls_helper, even, scaled, np.mean, math.sqrt], ids=repr
+    "fn",
+    [lambda x: x + 1, lambda x: np.sin(x) + math.pi, calls_helper, even, scaled, np.mean, math.sqrt],
+    ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 def test_an_unchanged_function_is_pickled_once(fn: Callable[..., Any]) -> None:
     assert is_cached(fn)
 
 
-@pytest.mark.parametrize("value", [[1], {}, {1}, np.arange(2), bytearray(), Scaler(1), Scaler, (1, [2])], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [[1], {}, {1}, np.arange(2), bytearray(), Scaler(1), Scaler, (1, [2])],
+    ids=lambda value: repr(value).partition(" at 0x")[0],
+)
 def test_a_function_of_something_mutable_is_never_cached(value: Any) -> None:
     fn, _ = namespace_function("def fn():\n    return value", value=value)
     assert not is_cached(fn)

@@ -515,6 +515,7 @@ def test_arrays_of_objects_are_refused_at_the_call(client: Client) -> None:
 HUGE_BYTES = (4 << 30) + 12_345
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(240)
 def test_array_beyond_4_gib() -> None:
     available = psutil.virtual_memory().available

@@ -18,7 +18,7 @@ import pytest
 
 from starcore import Client
 
-from .proxy import Proxy
+from .proxy import Proxy, To
 from .stars import TriedStar, children, is_alive, tried_star, until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="run on Linux: for its /proc")
@@ -167,18 +167,21 @@ def test_stopped_worker_loses_its_task_and_its_late_result_is_dropped(
     assert "1 tasks are dropped" in star.log()
 
 
-def test_late_result_of_a_cancelled_task_is_counted_as_stale(start: Callable[..., TriedStar]) -> None:
+def test_late_result_of_a_cancelled_task_is_counted_as_stale(start: Callable[..., TriedStar], tmp_path: Path) -> None:
     star = start(workers=0, slots=1)
     with Proxy(star.port) as proxy:
         star.start_worker("--manager", proxy.address)
         client = star.client()
         assert client.submit(pow, 2, 2).result(SECONDS) == 4
-        proxy.delay = 0.3  # the result is on its way when the client cancels
-        future = client.submit(pow, 2, 2)
-        client.status()
+        proxy.pause(To.MANAGER)
+        future = client.submit(os.mkdir, str(tmp_path / "ran"))
+        until((tmp_path / "ran").exists, "the task's end")
+        time.sleep(0.5)  # its result is on the way now, and the client cancels it
         assert client.cancel(future)
-        until(lambda: client.status()["stale"] == 1, "the late result")
-        proxy.delay = 0.0
+        client.status()
+        assert not client.status()["stale"]
+        proxy.resume()
+        until(lambda: client.status()["stale"], "the late result")  # and what the worker says to the cancel, mostly
         assert client.submit(pow, 2, 2).result(SECONDS) == 4
         star.check_quiet()
 

@@ -20,13 +20,20 @@ def sleep_and_tell(seconds: float, directory: str) -> int:
     return os.getppid()
 
 
+def until_told(directory: str, go: str) -> int:
+    Path(directory, f"{os.getpid()}-{time.monotonic_ns()}").touch()
+    while not os.path.exists(go):
+        time.sleep(0.01)
+    return os.getppid()
+
+
 def test_drain_command_lets_the_named_worker_finish_and_leave(place: Place, tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
+    runs, go = tmp_path / "runs", tmp_path / "go"
     runs.mkdir()
     manager = place.manager()
     leaving = place.worker("--name", "node7-1")
     with place.client(manager) as client:
-        running = client.submit(sleep_and_tell, 2.0, str(runs))
+        running = client.submit(until_told, str(runs), str(go))
         eventually(lambda: os.listdir(runs), "its start")
         waiting = client.submit(sleep_and_tell, 0.0, str(runs))
         said = place.starcore("drain", "node7*", "--manager", manager.address)
@@ -34,6 +41,7 @@ def test_drain_command_lets_the_named_worker_finish_and_leave(place: Place, tmp_
         leaving.wait_for("draining .asked by client drain-")
         staying = place.worker("--name", "other")
         assert waiting.result(SECONDS) == staying.pid
+        go.touch()
         assert running.result(SECONDS) == leaving.pid
         assert leaving.wait() == 0
         nobody = place.starcore("drain", "node7*", "--manager", manager.address)
@@ -57,6 +65,10 @@ def test_signal_of_a_batch_system_to_all_processes_drains_and_what_runs_is_finis
         assert worker.wait() == 0
 
 
+def sleep_the_first_time(seconds: float, directory: str) -> int:
+    return sleep_and_tell(0.0 if os.listdir(directory) else seconds, directory)
+
+
 def test_end_of_a_slurm_job_hands_back_what_cannot_finish(place: Place, tmp_path: Path) -> None:
     manager = place.manager()
     end = int(time.time()) + 20
@@ -65,7 +77,7 @@ def test_end_of_a_slurm_job_hands_back_what_cannot_finish(place: Place, tmp_path
     with place.client(manager) as client:
         runs = tmp_path / "runs"
         runs.mkdir()
-        endless = client.submit(sleep_and_tell, 16.0, str(runs))
+        endless = client.submit(sleep_the_first_time, 60.0, str(runs))
         eventually(lambda: os.listdir(runs), "its start")
         leaving.wait_for("draining .its time is almost up", 30)
         staying = place.worker()

@@ -14,7 +14,10 @@ from starcore import Client
 
 from .stars import TriedStar, tried_star
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="run on Linux: for its /proc")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="run on Linux: for its /proc"),
+]
 SECONDS = 30.0
 
 

@@ -28,7 +28,10 @@ from starcore.pickling import small_call
 from .stars import TriedStar, children, tried_star, until
 from .test_garbage import Stranger, hello
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="run on Linux: looks into /proc")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="run on Linux: looks into /proc"),
+]
 GIGABYTES = float(os.environ.get("STARCORE_MEMORY_GB", "2"))
 SIZES = ((128, 1), (256, 1), (206, 3), (512, 3))
 """`--memory` in MiB, and `--shards`."""

@@ -274,6 +274,7 @@ def test_raising_task_is_tried_again_as_often_as_its_retries_say(client: Client,
 def test_higher_priority_goes_first(star: TriedStar, client: Client, tmp_path: Path) -> None:
     def note(name: str, directory: str) -> None:
         Path(directory, f"{time.monotonic_ns()} {name}").touch()
+        time.sleep(0.02)  # so long that a slot is given few at a time: one that stands still holds no batch back
 
     blockers = [client.submit(time.sleep, 0.5) for _ in range(4)]
     low = [client.options(priority=-1).submit(note, "low", str(tmp_path)) for _ in range(20)]

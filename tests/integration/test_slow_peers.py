@@ -26,7 +26,10 @@ from starcore import Client
 from .proxy import PIECE_BYTES, Proxy
 from .stars import TriedStar, tried_star, until
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="run on Linux: for its /proc")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="run on Linux: for its /proc"),
+]
 SECONDS = 100.0
 MIB = 1 << 20
 SLOW_BYTES_PER_SECOND = 1 << 20

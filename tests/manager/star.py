@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar
@@ -89,6 +90,7 @@ class Star:
         self.actions: list[Action] = []
         self.dropped: list[Any] = []
         self.logs: list[str] = []
+        self._in_bulk = False
         self._links = count(1)
         self._names = count(1)
 
@@ -107,6 +109,15 @@ class Star:
                     written[action.link] = written.get(action.link, 0) + action.length
                     assert written[action.link] <= CHUNK_BYTES_MAX, "more than a link takes at a time"
                 self.actions.append(action)
+        if not self._in_bulk:
+            self.core.check()
+
+    @contextmanager
+    def in_bulk(self) -> Iterator[None]:
+        """Look at the accounts once afterwards, not after each turn: for crowds, since a look takes in everybody."""
+        self._in_bulk = True
+        yield
+        self._in_bulk = False
         self.core.check()
 
     def wait(self, seconds: float) -> None:

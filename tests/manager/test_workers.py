@@ -184,8 +184,9 @@ def test_drain_that_was_lost_with_its_link_is_said_again_to_the_worker_that_come
 
 def test_names_of_very_many_drained_workers_fit_a_message():
     star = Star()
-    for number in range(DRAINED_MAX + 5):
-        star.worker(name=f"{number:06}" + "\N{SNOWMAN}" * 94, identity="one for all")
+    with star.in_bulk():
+        for number in range(DRAINED_MAX + 5):
+            star.worker(name=f"{number:06}" + "\N{SNOWMAN}" * 94, identity="one for all")
     client = star.client()
     star.actions.clear()
     client.say(DrainRequest("*"))

@@ -12,6 +12,8 @@ import pytest
 from .campaign import Tally
 from .reached import CLIENT_EVENTS, CLIENT_STATES, MANAGER_EVENTS, MANAGER_STATES, UNKNOWN, Pair
 
+pytestmark = pytest.mark.alone  # it takes every core
+
 Rows = dict[tuple[str, ...], dict[str, str]]
 """Events -> the states, parted by blanks, and why."""
 

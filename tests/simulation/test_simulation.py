@@ -12,7 +12,7 @@ from .world import Violation
 STEPS_MIN = 2_000_000
 CAMPAIGN_SECONDS_MAX = 1200
 """A thousand seeds take less than a minute where the machine has two cores to itself."""
-pytestmark = pytest.mark.timeout(CAMPAIGN_SECONDS_MAX)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(CAMPAIGN_SECONDS_MAX)]
 EVERY_FAULT = frozenset(
     {
         *("cut", "cut before CONFIRM", "cut in mid-flow", "cut at a message", "half-open", "storm", "partition"),

@@ -9,6 +9,8 @@ import pytest
 from . import soak
 from .campaign import Tally
 
+pytestmark = pytest.mark.alone  # it takes every core
+
 
 def test_soak_goes_on_where_it_stopped_and_another_commit_begins_anew(tmp_path: Path) -> None:
     path = tmp_path / "place.json"

@@ -12,6 +12,8 @@ import pytest
 
 from .plants import PLANTS, SEEDS
 
+pytestmark = pytest.mark.alone  # it takes every core
+
 ROOT = Path(__file__).resolve().parents[2]
 PLANTS_MIN = 40
 CAUGHT_SHARE_MIN = 0.95
