@@ -24,6 +24,7 @@ ANSWERS_MIN = 10_000
 def test_every_answer_is_right_and_nothing_is_left_after_three_minutes_of_faults(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    print(f"chaos: STARCORE_CHAOS_SEED={SEED}")  # a failure shows it, wherever this runs
     with capsys.disabled():
         print(f"\nchaos: STARCORE_CHAOS_SEED={SEED}")
     report = run(tmp_path, SEED, SECONDS, answers_min=ANSWERS_MIN, faults_min=int(FAULTS_MIN * min(1.0, SECONDS / 180)))
