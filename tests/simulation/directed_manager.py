@@ -90,10 +90,10 @@ def bring_home(star: WatchedStar, client: ClientSide, *workers: WorkerSide) -> d
             return told
 
 
-def lone(star: WatchedStar, **options: int) -> tuple[WorkerSide, ClientSide, JobSide, int]:
+def lone(star: WatchedStar) -> tuple[WorkerSide, ClientSide, JobSide, int]:
     """A task that runs, by itself: its worker, its client, its job and its lease."""
     worker, client = star.worker(), star.client()
-    job = client.job(**options)
+    job = client.job()
     job.submit(1)
     return worker, client, job, worker.leased(job, 0, 1).lease
 
