@@ -194,6 +194,7 @@ class WorkerCore:
 
     def _on_opened(self, event: Opened) -> None:
         hello = replace(self._hello, leases=array("Q", self._leases()))
+        self._inbox.untold.clear()  # that HELLO does without them
         self._out += self._uplink.opened(event.link, hello, self._now)
         self._say("debug", f"the connection to the manager at {event.peer.address} stands")
 
@@ -214,9 +215,8 @@ class WorkerCore:
 
     def _welcome(self, welcome: Any) -> None:
         resumed = self._uplink.welcomed(welcome)
-        again = "again " if resumed else ""
         slots, workers = counted(welcome.slots, "slot"), counted(welcome.workers, "worker")
-        self._say("info", f"connected {again}to a star of now {slots} at {workers}")
+        self._say("info", f"connected {'again ' * resumed}to a star of now {slots} at {workers}")
         if not resumed:
             self._forget_everything()
         self._library.doubted = set(self._library.jobs)
@@ -224,6 +224,8 @@ class WorkerCore:
         self._blocked = False
         if self._departure.leaving:
             self._send(DrainingMessage())
+        if resumed:
+            self._send_retracted(self._inbox.untold, ())
         for answers in self._shelf:
             self._announce(answers, again=True)
         receiving, self._receiving = self._receiving, Receiving()
@@ -382,17 +384,17 @@ class WorkerCore:
             self._receiving.close(key)
         return self._inbox.take_all()
 
-    def _give_back(self, runs: Iterable[Run]) -> None:
-        leases: list[int] = []
+    def _give_back(self, runs: list[Run]) -> None:
         for run in runs:
-            leases += run.leases
             self._free(run)
-        self._send_retracted(leases, ())
+        self._send_retracted((lease for run in runs for lease in run.leases), ())
 
     def _send_retracted(self, leases: Iterable[int], declined: Iterable[int]) -> None:
         given, kept = array("Q", leases), array("Q", declined)
         if (given or kept) and self._uplink.up:
             self._send(Retracted(given, kept))
+        elif given:
+            self._inbox.untold += given
 
     def _return(self, runs: list[Run], wanted: set[int], declined: Iterable[int]) -> None:
         """Put what a slot did not run back in front, or give it back where that was asked, or where we leave."""
@@ -595,5 +597,4 @@ class WorkerCore:
         self._bench.check()
         self._receiving.check()
         self._sending.check()
-        keys = {*leases, *self._bench.dropped(), *self._custody.keys}
-        assert self._memory.keys() <= keys, "memory that nobody owns"
+        assert self._memory.keys() <= {*leases, *self._bench.dropped(), *self._custody.keys}, "memory that nobody owns"

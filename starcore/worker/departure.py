@@ -61,7 +61,7 @@ class Departure:
         *,
         act: Callable[[Action], None],
         unstarted: Callable[[], list[Run]],
-        give_back: Callable[[Iterable[Run]], None],
+        give_back: Callable[[list[Run]], None],
     ) -> None:
         self.leaving = False
         self.over = False

@@ -18,11 +18,14 @@ class Inbox:
         What a slot may run now.
     arriving : dict
         Runs of one task by their lease, whose body is not here whole.
+    untold : list of int
+        Leases that were given back after the HELLO that named them, to be told when the link stands.
     """
 
     def __init__(self, library: Library) -> None:
         self.ready: deque[Run] = deque()
         self.arriving: dict[int, Run] = {}
+        self.untold: list[int] = []
         self._library = library
 
     def add(self, run: Run) -> None:

@@ -12,6 +12,7 @@ from starcore.events import Send
 from starcore.manager.scheduling import AWAITED_PER_SLOT_MAX, WORKER_TASKS_MAX
 from starcore.manager.workers import Workforce
 from starcore.messages import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Assign, Grant, Outcome, Submit
+from starcore.messages import Job as JobMessage
 from starcore.pace import CHUNK_BYTES_MIN
 
 from .star import Star, settle
@@ -386,6 +387,28 @@ def test_unstarted_work_moves_to_a_worker_that_has_none():
     worker.give_back([waiting.lease + 1], declined=[waiting.lease])
     idle.finish(idle.leased(job, 3, 1, attempt=2))
     client.outcome(job, [3])
+    settle(star)
+    star.quiet()
+
+
+def test_work_that_comes_back_with_its_worker_moves_though_it_is_asked_for_once_more():
+    star = Star()
+    worker, client = star.worker(slots=2), star.client()
+    job = client.job()
+    job.submit(4)
+    running, waiting = worker.leased(job, 0, 2), worker.leased(job, 2, 2)
+    star.wait(1.0)
+    idle = star.worker(slots=2)
+    asked = worker.retracted()
+    worker.lose()
+    worker.connect(leases=array("Q", [running.lease, running.lease + 1, waiting.lease, waiting.lease + 1]))
+    star.take(JobMessage, worker)
+    assert worker.retracted() == asked
+    worker.give_back(asked)  # it did so before its WELCOME came
+    idle.leased(job, 2, 1, attempt=2)
+    idle.leased(job, 3, 1, attempt=2)
+    worker.give_back([], declined=asked)
+    assert star.status()["stale"] == len(asked)
     settle(star)
     star.quiet()
 

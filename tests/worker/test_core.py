@@ -11,6 +11,7 @@ from starcore.errors import Code, OverrunError, Status, UnexpectedError
 from starcore.events import ChunkReceived, Close, Dial, Finished, Log, Lost, Opened, Received, Writable
 from starcore.messages import (
     BLOB_STREAM,
+    PROTOCOL_VERSION,
     Abort,
     Blob,
     Draining,
@@ -19,11 +20,13 @@ from starcore.messages import (
     Goodbye,
     Grant,
     Heartbeat,
+    Hello,
     Job,
     Result,
     Retracted,
     Started,
     Want,
+    Welcome,
 )
 from starcore.pace import CHUNK_BYTES_AMONG
 from starcore.postmortem import Facts, split_facts
@@ -535,6 +538,62 @@ def test_a_task_that_is_asked_back_and_withdrawn_at_once_is_given_back() -> None
     desk.feed(SlotStopped(0, batch.batch, 0))
     assert list(desk.said(Retracted).leases) == [10]
     desk.inspected(batch, 0, since=0.0, recalled=recall.batch)
+    desk.quiet()
+
+
+def test_a_task_that_is_given_back_while_the_link_is_made_is_told_of_when_it_stands() -> None:
+    """The HELLO has named it, so the manager waits for it: untold, it would wait for as long as the worker lives."""
+    desk = Desk()
+    job = desk.job()
+    desk.assign(job, lease=10)
+    desk.done(desk.batch(), seconds=0.001)
+    desk.result([10])
+    desk.confirm(10)
+    desk.assign(job, lease=20, count=3)
+    batch = desk.batch(taught=False)
+    desk.retract(22)
+    recall = desk.take(Recall)
+    desk.lose()
+    desk.take(Dial)
+    desk.link += 1
+    desk.feed(Opened(desk.link, MANAGER))
+    assert list(desk.said(Hello).leases) == [20, 21, 22]
+    desk.inspected(batch, 1, since=desk.now, recalled=recall.batch)
+    assert list(desk.take(RunBatch).run.leases) == [21]
+    desk.receive(Welcome(PROTOCOL_VERSION, 1, resumed=True))
+    assert list(desk.said(Retracted).leases) == [22]
+    desk.quiet()
+
+
+def test_a_task_that_was_given_back_before_the_hello_is_not_told_of() -> None:
+    desk = Desk()
+    job = desk.job()
+    desk.assign(job, lease=10)
+    batch = desk.batch()
+    desk.retract(10)
+    recall = desk.take(Recall)
+    desk.lose()
+    desk.take(Dial)
+    desk.inspected(batch, 0, since=0.0, recalled=recall.batch)
+    assert list(desk.connect(resumed=True).leases) == []
+    desk.quiet()
+
+
+def test_a_manager_that_does_not_know_the_session_is_not_told_of_what_was_given_back() -> None:
+    desk = Desk()
+    job = desk.job()
+    desk.assign(job, lease=10)
+    batch = desk.batch()
+    desk.retract(10)
+    recall = desk.take(Recall)
+    desk.lose()
+    desk.take(Dial)
+    desk.link += 1
+    desk.feed(Opened(desk.link, MANAGER))
+    assert list(desk.said(Hello).leases) == [10]
+    desk.inspected(batch, 0, since=0.0, recalled=recall.batch)
+    desk.receive(Welcome(PROTOCOL_VERSION, 2, resumed=False))
+    desk.take(Unteach)
     desk.quiet()
 
 
