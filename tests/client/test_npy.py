@@ -120,7 +120,9 @@ def test_lone_answer_is_written_whole(path: Path, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [{"a": 1}, [object()], [[1, 2], [3]], np.ma.masked_array([1.0, 2.0], [True, False])], ids=str
+    "value",
+    [{"a": 1}, [object()], [[1, 2], [3]], np.ma.masked_array([1.0, 2.0], [True, False])],
+    ids=["a dict", "an object", "ragged", "masked"],
 )
 def test_answer_that_is_no_array_leaves_no_file(path: Path, value: Any) -> None:
     with pytest.raises(ArgumentValueError, match="in Python"):
