@@ -180,7 +180,7 @@ def test_renewed_join_file_counts_from_the_next_dial_on(places: Callable[..., Pl
             client.do("future = client.submit(slow, notes, 1.0, 7)")
             until((client.notes / "7").exists, "the task")
             join.unlink()
-            renewed = place.issue("client", "laptop").read_text()
+            renewed = place.issue("client", "laptop", "--renew").read_text()
             assert renewed != first
             join.write_text("{")
             proxy.cut()
