@@ -139,9 +139,8 @@ class ManagerCore:
         self._scheduler = Scheduler()
         self._stories = Stories(self._outbox, limits)
         self._deliveries = Deliveries(self._outbox, self._relay, self._stories, limits)
-        self._leases = Leases(
-            epoch, self._outbox, self._relay, self._scheduler, self._deliveries, self._stories, limits
-        )
+        relay, scheduler, stories = self._relay, self._scheduler, self._stories
+        self._leases = Leases(epoch, self._outbox, relay, scheduler, self._deliveries, stories, limits)
         self._results = Results(self._outbox, self._relay, self._deliveries, self._leases, self._stories)
         self._workforce = Workforce(
             self._outbox,
@@ -153,6 +152,7 @@ class ManagerCore:
             self._leases,
             self._results,
             self._stories,
+            limits,
         )
         self._clientele = Clientele(
             self._outbox,
@@ -491,7 +491,7 @@ class ManagerCore:
     def _grant(self, session: Client | Worker, message: Grant) -> None:
         self._relay.grant(session.link, message)
         if isinstance(session, Worker):
-            self._workforce.granted(session, message.stream, self._outbox.now - self._limits.argument_grace_seconds)
+            self._workforce.granted(session, message.stream)
         self._stirred = isinstance(session, Client) and self._clientele.granted(session, message.stream)
 
     def _draining(self, worker: Worker, message: Draining) -> None:

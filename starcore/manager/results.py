@@ -108,9 +108,10 @@ class Results:
         self._leases.end_answer(leased, offset)
         delivery.leased = None
         flow = delivery.flow
-        if flow is not None and (flow.forwarded or flow.kept_whole):
-            # All of it is here, or on its way, or was when the client's link broke: its word is still to come. (Where
-            # that asks for the bytes once more, the task runs again.)
+        told = flow is not None and flow.sink_stream and not flow.sink
+        if flow is not None and (flow.forwarded or flow.kept_whole or told):
+            # All of it is here, or on its way, or was told of when the client's link broke: its word is still to come,
+            # which may be that it wanted no answer. (Where it asks for the bytes once more, the task runs again.)
             self._relay.close_source(flow)
             return
         self._leases.counters.requeued += 1

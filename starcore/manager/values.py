@@ -106,8 +106,8 @@ class Values:
             if value.name not in worker.values and value.size >= 0:
                 self._offer(worker, value)
 
-    def wanted(self, worker: Worker, name: bytes) -> None:
-        """A worker lacks a value that it had, or was offered: offer it once more.
+    def wanted(self, worker: Worker, name: bytes) -> Value | None:
+        """A worker lacks a value that it had, or was offered: offer it once more. Returns it if that was done.
 
         Not where FORGET crossed the question: the worker would keep what no job of its own ever lets go.
         """
@@ -116,6 +116,8 @@ class Values:
             if name in worker.values:
                 self._retire(worker, name)
             self._offer(worker, value)
+            return value
+        return None
 
     def refused(self, worker: Worker, flow: Flow, code: int) -> None:
         """A worker ends a value's stream: it is there, or not wanted."""

@@ -18,12 +18,13 @@ from starcore.manager.columns import contiguous
 from starcore.manager.delivery import Deliveries
 from starcore.manager.flows import FIRST_ATTEMPT, Flow
 from starcore.manager.leases import Leases
+from starcore.manager.limits import Limits
 from starcore.manager.outbox import Outbox
 from starcore.manager.records import WorkerOver
 from starcore.manager.relay import Relay
 from starcore.manager.results import Results
 from starcore.manager.scheduling import MOVE_SECONDS, Scheduler, head_bytes
-from starcore.manager.state import Job, Leased, Mark, Run, Span, State, Worker
+from starcore.manager.state import Client, Job, Leased, Mark, Run, Span, State, Worker
 from starcore.manager.story import Stories
 from starcore.manager.values import Values
 from starcore.messages import Assign, Column, Drain, Forget, Retract, Retracted, Running, Started
@@ -50,6 +51,7 @@ class Workforce:
         leases: Leases,
         results: Results,
         stories: Stories,
+        limits: Limits,
     ) -> None:
         self._outbox = outbox
         self._relay = relay
@@ -60,6 +62,7 @@ class Workforce:
         self._leases = leases
         self._results = results
         self._stories = stories
+        self._limits = limits
         self.leasing = True
         """False in a drain: nothing new is given out."""
         self.move_at: float | None = None
@@ -127,14 +130,13 @@ class Workforce:
             if asked and leased.worker.link:
                 self._outbox.send(leased.worker.link, Retract(False, asked))
 
-    def granted(self, worker: Worker, stream: int, since: float) -> None:
-        """A worker asks for an argument: once more, maybe, when its client has been away since that time or longer."""
+    def granted(self, worker: Worker, stream: int) -> None:
+        """A worker asks for an argument: once more, maybe, when its client has been away for long."""
         leased = worker.find(stream)
         if leased is None:
             return
-        client, flow = leased.run.job.client, leased.run.flows.get(leased.start)
-        away = not client.link and client.left_at <= since
-        if away and flow is not None and flow.end < flow.size and flow.lender is None:
+        flow = leased.run.flows.get(leased.start)
+        if flow is not None and flow.end < flow.size and flow.lender is None and self._missed(leased.run.job.client):
             self.ask_back(leased.run.job)
 
     def forget(self, job: Job) -> None:
@@ -253,9 +255,12 @@ class Workforce:
         return names[:DRAINED_MAX]
 
     def wanted(self, worker: Worker, digest: bytes) -> None:
-        """A worker lacks a function or a value."""
+        """A worker lacks a function or a value: a value once more, maybe, when its client has been away for long."""
         self._blobs.wanted(worker, digest)
-        self._values.wanted(worker, digest)
+        value = self._values.wanted(worker, digest)
+        if value is not None and self._missed(value.client):
+            for job in value.jobs:
+                self.ask_back(job)
 
     def aborted(self, worker: Worker, stream: int, attempt: int) -> None:
         """A worker ends a stream: it cannot send an answer that it announced, or takes no argument."""
@@ -276,6 +281,10 @@ class Workforce:
         return (flow for flow in worker.blobs.values() if flow is not None)
 
     # -- private ---------------------------------------------------------------------------------------------
+
+    def _missed(self, client: Client) -> bool:
+        """Whether nobody waits any longer for a client to send what its tasks need."""
+        return not client.link and client.left_at <= self._outbox.now - self._limits.argument_grace_seconds
 
     def _assign(self, worker: Worker, span: Span, now: float) -> None:
         run, job = span.run, span.run.job

@@ -306,6 +306,30 @@ def test_client_that_returns_without_an_answer_whose_worker_is_gone_has_its_task
     star.quiet()
 
 
+def test_answer_that_a_client_was_told_of_is_not_taken_back_before_its_word_on_it():
+    """It may want no answer of a task that it cancelled meanwhile, and its ACK was lost with its link."""
+    for wanted in (False, True):
+        star = Star(worker_grace_seconds=1.0)
+        worker, client, job, _, outcome = answered(star)
+        client.lose()
+        worker.lose()
+        star.wait(1.5)
+        second = star.worker()
+        assert not star.all(Assign, second)
+        client.connect()
+        assert client.outcome(job, [0], ack=False) == outcome
+        if wanted:
+            client.say(Grant(job.stream(0), 1, 0, BODY))
+            star.take(Abort, client)
+            second.finish(second.leased(job, 0, 1, attempt=2))
+            client.outcome(job, [0])
+        else:
+            client.ack(outcome)
+            assert not star.all(Assign, second)
+        settle(star)
+        star.quiet()
+
+
 def test_returning_worker_goes_on_with_its_answer():
     star = Star()
     worker, client, job, lease, outcome = answered(star)

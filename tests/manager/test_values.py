@@ -250,6 +250,24 @@ def test_worker_keeps_what_has_its_value_when_the_client_stays_away():
     assert not star.all(Retract, worker)
 
 
+def test_worker_gives_back_what_lost_its_value_again_while_the_client_stays_away():
+    """All of it had left for the worker, but its link broke on the way."""
+    star = Star(argument_grace_seconds=1.0)
+    client, _, (worker,) = begin(star)
+    stream = star.take(Share, worker).stream
+    lease = worker.leased(count=1).lease
+    worker.say(Grant(stream, 1, 0, SIZE))
+    star.take(Grant, client)
+    client.push(STREAM, 0, SIZE, token=bytearray(SIZE))
+    star.chunk(worker)
+    client.lose()
+    star.wait(1.5)
+    worker.lose()
+    worker.connect(leases=array("Q", [lease]))
+    worker.say(Want(NAME))
+    assert worker.retracted() == [lease]
+
+
 def test_suspect_that_needs_a_value_waits_for_its_client():
     star = Star(argument_grace_seconds=1.0)
     client, _, (worker,) = begin(star)

@@ -283,6 +283,8 @@ class SimStar:
         """All is done: let the last words pass, and look what is left."""
         world = self.world
         grace = self._limits.session_grace_seconds + self._limits.worker_grace_seconds
+        if world.faults.get("a late HELLO"):  # it began a session of somebody who is gone, which nobody has heard of since
+            grace += self._limits.silence_seconds
         world.run(world.now + SETTLE_SECONDS + grace)
         self._calm = True
         manager = self.manager
