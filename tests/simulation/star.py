@@ -283,7 +283,7 @@ class SimStar:
         """All is done: let the last words pass, and look what is left."""
         world = self.world
         grace = self._limits.session_grace_seconds + self._limits.worker_grace_seconds
-        if world.faults.get("a late HELLO"):  # it began a session of somebody who is gone, which nobody has heard of since
+        if world.faults.get("a late HELLO"):  # it may have begun a session that nobody is heard of in
             grace += self._limits.silence_seconds
         world.run(world.now + SETTLE_SECONDS + grace)
         self._calm = True
