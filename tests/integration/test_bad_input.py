@@ -133,7 +133,7 @@ def test_wrong_command_line_is_one_line_and_exit_code_2(call: Call, command: str
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [
-        ("worker", 2, ["no manager is configured", "--join FILE", "certs issue worker"]),
+        ("worker --no-reconnect", 2, ["no manager is configured", "--join FILE", "certs issue worker"]),
         ("status", 2, ["no manager is configured", "certs issue client"]),
         ("status --manager 127.0.0.1:1", 2, ["an address alone", "--join FILE"]),
         ("worker --manager 1:2:x:4", 4, ["is not an address", "HOST:PORT"]),
@@ -153,7 +153,7 @@ def test_what_is_not_set_up_is_one_line_that_says_what_to_do(
 
 def test_commands_as_programs_of_their_own_do_the_same(place: Place) -> None:
     assert_one_line(place.starcore("nonsense"), 2, "no command 'nonsense'")
-    assert_one_line(place.starcore("worker"), 2, "no manager is configured")
+    assert_one_line(place.starcore("worker", "--no-reconnect"), 2, "no manager is configured")
     for module in ("manager", "worker", "certs", "status"):
         assert_one_line(place.run(sys.executable, "-m", f"starcore.{module}", "--bogus"), 2, "--help")
 

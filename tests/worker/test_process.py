@@ -187,7 +187,7 @@ def test_a_fault_leaves_the_stack_of_the_task_and_nothing_of_ours(how: str) -> N
             await asyncio.wait_for(heard.end, 20)
             assert "in crash_in_fit" in process.stack
             assert "worker/slot.py" not in process.stack
-            assert process.peak.endswith("MiB")
+            assert process.peak.endswith(("MiB", "GiB"))
 
     run(test)
 
@@ -301,9 +301,8 @@ def test_the_peak_is_that_of_the_slot() -> None:
         async with started() as (process, heard):
             order(process, take_memory, 400)
             await asyncio.wait_for(heard.end, 20)
-            mebibytes = int(process.peak.removeprefix("below ").split()[0])
-            assert mebibytes >= 400
-            assert mebibytes < 800 or process.peak.startswith("below ")  # as where this process was that large itself
+            if not process.peak.startswith("below "):  # as where this process was that large itself
+                assert 400 <= int(process.peak.split()[0]) < 800
 
     run(test)
 
