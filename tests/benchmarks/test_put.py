@@ -6,7 +6,7 @@ from benchmarks import put
 
 
 def test_what_a_put_value_costs_is_measured() -> None:
-    made = put.run(names=("star",), size=8 << 20, tasks=12, repeats=1)
+    made = put.run(names=("star",), size=24 << 20, tasks=12, repeats=1)
     assert [row.measure for row in made] == list(put.MEASURES)
     by = {row.measure: row.value for row in made}
     assert 1.0 <= by[put.UP] < 1.2
