@@ -149,7 +149,7 @@ def test_file_of_a_manager_that_is_gone_is_removed(star):
     assert list(settings.runtime_dir().iterdir()) == []
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc: a pid that came back cannot be told")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="run on Linux: its /proc tells a pid that came back")
 def test_pid_that_came_back_is_not_the_manager(star):
     record = run_manager(star)
     assert record.started > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Executor, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from itertools import count
@@ -17,23 +16,9 @@ from starcore.client.api import Client
 from starcore.errors import ArgumentTypeError, ArgumentValueError, UnconfiguredError, UntrustedError
 from starcore.messages import Submit
 
-from .inline_manager import InlineStar, inline_star
+from .inline_manager import InlineStar
 
 SECONDS = 10.0
-
-
-@pytest.fixture(scope="module")
-def star(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InlineStar]:
-    registered = {"": np.cumsum, "science:double": lambda array: array * 2}
-    with inline_star(tmp_path_factory.mktemp("star"), registered) as star:
-        yield star
-
-
-@pytest.fixture
-def client(star: InlineStar) -> Iterator[Client]:
-    star.core.held = False
-    with Client(star.address, join=star.join) as client:
-        yield client
 
 
 def submits(star: InlineStar) -> int:

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,10 @@ import starcore
 from starcore.client.api import Client
 from starcore.messages import Submit
 
-from .inline_manager import InlineStar, inline_star
+from .inline_manager import InlineStar
 
 SECONDS = 10.0
 A = np.arange(12.0).reshape(4, 3)
-
-
-@pytest.fixture(scope="module")
-def star(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InlineStar]:
-    registered = {"": np.cumsum, "science:double": lambda array: array * 2}
-    with inline_star(tmp_path_factory.mktemp("star"), registered) as star:
-        yield star
-
-
-@pytest.fixture
-def client(star: InlineStar) -> Iterator[Client]:
-    star.core.held = False
-    with Client(star.address, join=star.join) as client:
-        yield client
 
 
 @pytest.mark.parametrize("size", [3, 200_000])
@@ -135,7 +120,7 @@ def plain(revealed: str) -> str:
 
 
 def test_mypy_tells_a_detached_call_from_one_that_is_waited_for(tmp_path: Path) -> None:
-    pytest.importorskip("mypy", reason="no mypy here: install the extra dev")
+    pytest.importorskip("mypy", reason="no mypy here: pip install '.[test]'")
     text, wanted = USER, ["concurrent.futures._base.Future[Any]", JOB]
     for call in CALLS:
         for who in ("client", "view", "starcore"):

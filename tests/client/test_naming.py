@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
-import pytest
 
 from starcore.client.api import Client
 from starcore.messages import Job
 
-from .inline_manager import InlineStar, inline_star
+from .inline_manager import InlineStar
 
 SECONDS = 10.0
 A = np.arange(12.0).reshape(4, 3)
-
-
-@pytest.fixture(scope="module")
-def star(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InlineStar]:
-    registered = {"": np.cumsum, "science:double": lambda array: array * 2}
-    with inline_star(tmp_path_factory.mktemp("star"), registered) as star:
-        yield star
-
-
-@pytest.fixture
-def client(star: InlineStar) -> Iterator[Client]:
-    star.core.held = False
-    with Client(star.address, join=star.join) as client:
-        yield client
 
 
 def test_registered_functions_are_called_by_name(client: Client) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from starcore.client.npy import BatchJoiner, FileJoiner, LoneJoiner, NpyFile
 from starcore.errors import ArgumentValueError, SetupError
 from starcore.pickling import pack_answer
+from tests.disks import mounted
 
 Array = Any
 BLOCKS = np.arange(70_000.0).reshape(700, 100)
@@ -163,13 +163,8 @@ def test_place_that_takes_no_file_is_told_before_anything_comes(tmp_path: Path, 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 4 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={4 << 20}", "tmpfs", str(path)]
-    if os.getuid() or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("run as root: only root can mount a disk of its own")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
+    with mounted(tmp_path / "disk", 4 << 20) as disk:
+        yield disk
 
 
 @pytest.mark.parametrize("fallocate", [True, False])

@@ -520,7 +520,7 @@ HUGE_BYTES = (4 << 30) + 12_345
 def test_array_beyond_4_gib() -> None:
     available = psutil.virtual_memory().available
     if available < 2.3 * HUGE_BYTES:
-        pytest.skip(f"only {available >> 30} GiB of memory are free, and two copies of 4 GiB are needed")
+        pytest.skip(f"{available >> 30} GiB of memory are free: free 10 GiB, two copies of 4 GiB lie there")
     array = np.zeros(HUGE_BYTES, np.uint8)
     marks = np.arange(7, HUGE_BYTES, 99_999_989)
     array[marks] = marks % 251 + 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from starcore.errors import UnrunnableError
+from tests.disks import mounted
 
 from .processes import Place
 from .stars import tried_star, until
@@ -84,13 +84,8 @@ def test_tasks_that_waited_are_there_after_a_kill_with_their_client_away(tmp_pat
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of a megabyte."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0700", "tmpfs", str(place)]
-    if os.getuid() or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("run as root: only root can mount a disk of its own")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with mounted(tmp_path / "disk", DISK_BYTES) as disk:
+        yield disk
 
 
 def test_full_disk_refuses_new_tasks_keeps_the_accepted_and_is_left_behind(tmp_path: Path, small_disk: Path) -> None:

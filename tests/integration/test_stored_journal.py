@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 
 from starcore.errors import StoredJobError, UnrunnableError
+from tests.disks import mounted
 
 from .processes import Manager, Place, eventually, free_ports
 
@@ -290,13 +290,8 @@ with starcore.Client(sys.argv[1], join=sys.argv[2]) as client:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 24 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={24 << 20},mode=0700", "tmpfs", str(path)]
-    if os.getuid() or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("run as root: only root can mount a disk of its own")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
+    with mounted(tmp_path / "disk", 24 << 20) as disk:
+        yield disk
 
 
 def test_full_disk_refuses_a_new_job_and_keeps_the_accepted_one(place: Place, small_disk: Path) -> None:
