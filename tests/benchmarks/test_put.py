@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks import put
 
 
+@pytest.mark.alone
 def test_what_a_put_value_costs_is_measured() -> None:
     made = put.run(names=("star",), size=24 << 20, tasks=12, repeats=1)
     assert [row.measure for row in made] == list(put.MEASURES)

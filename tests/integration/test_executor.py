@@ -355,6 +355,7 @@ def test_timeout_ends_a_call_and_nothing_else(client: Client) -> None:
     assert ok.result(SECONDS) == 16
 
 
+@pytest.mark.alone
 def test_priority_goes_first(client: Client, tmp_path: Path) -> None:
     held = occupy(client, tmp_path)
 
