@@ -123,7 +123,9 @@ def test_task_beyond_the_slots_memory_fails_once_with_limit_peak_and_advice(clie
     number, unit = peak.split()
     assert 400 <= float(number) * (1024 if unit == "GiB" else 1) <= 4096, peak
     assert " in take" in text
-    assert 400 << 20 <= (caught.value.peak_memory_bytes or 0) < 4 << 30
+    known = "peak memory of its slot below " not in text  # as where this process, whose child's child it is, was larger
+    peak_bytes = caught.value.peak_memory_bytes
+    assert 400 << 20 <= (peak_bytes or 0) < 4 << 30 if known else peak_bytes is None
     assert caught.value.attempts == 1
     assert len(os.listdir(tmp_path)) == 1, "it ran more than once"
     assert client.submit(abs, -3).result(SECONDS) == 3
