@@ -125,13 +125,17 @@ def presence(workers: int, away: float, settle: float) -> tuple[Sample, Sample, 
 def silent(star: FragileStar, count: int) -> Iterator[None]:
     """Dial so many times, and say nothing; in here the manager has accepted all, and afterwards let go of them."""
     manager = psutil.Process(star.pids["manager"])
-    before = manager.num_fds()
     with contextlib.ExitStack() as stack:
-        for _ in range(count):
-            stack.enter_context(socket.create_connection(("127.0.0.1", star.port)))
-        _until(lambda: manager.num_fds() >= before + count)
+        dialled = [stack.enter_context(socket.create_connection(("127.0.0.1", star.port))) for _ in range(count)]
+        addresses = {peer.getsockname() for peer in dialled}
+
+        def accepted() -> int:
+            """How many the manager holds, whatever else it has open."""
+            return sum(tuple(here.raddr) in addresses for here in manager.net_connections("tcp") if here.raddr)
+
+        _until(lambda: accepted() == count)
         yield
-    _until(lambda: manager.num_fds() <= before)
+    _until(lambda: accepted() == 0)
 
 
 def _until(true: Callable[[], bool]) -> None:
