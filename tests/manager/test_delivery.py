@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 
 from starcore.errors import Code, Status
-from starcore.messages import Abort, Assign, Confirm, Grant, Outcome, Submit, Want
+from starcore.messages import Abort, Assign, Cancel, Confirm, Grant, Outcome, Retract, Submit, Want
 from starcore.messages import Job as JobMessage
 
 from .star import Star, settle
@@ -472,4 +472,23 @@ def test_body_that_is_submitted_again_is_pulled_on_the_new_link():
     client.say(job.message)
     client.say(Submit(job.number, 0, True, *job.heads(0, 1)[:1], array("Q", [BODY]), job.heads(0, 1)[1]))
     star.expect(Grant(job.stream(0), 1, 50_000, BODY - 50_000), client)
+    star.quiet()
+
+
+def test_client_that_has_acknowledged_an_answer_as_its_worker_goes_calls_the_task_back():
+    """Its ACK crosses the ABORT; nothing else would end the task, which waits for an argument that is gone."""
+    star = Star()
+    worker, client, job, _, outcome = answered(star)
+    client.lose()
+    client.connect()
+    assert client.outcome(job, [0], ack=False) == outcome
+    worker.goodbye()
+    assert star.take(Abort, client).stream == job.stream(0)
+    second = star.worker()
+    again = second.leased(job, 0, 1, attempt=2)
+    client.ack(outcome)
+    client.say(Cancel(job.number, True, array("I", [0])))
+    client.outcome(job, [0], status=Status.CANCELLED, head=None)
+    assert star.take(Retract, second).leases == array("Q", [again.lease])
+    settle(star)
     star.quiet()
