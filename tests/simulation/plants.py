@@ -79,7 +79,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a lease that was asked back stays asked for": (
             "worker.asked -= leased.marks.count(Mark.ASKED, low, high)",
             "pass",
-            6,
+            14,
         ),
         "lease numbers advance by one, not by the batch": (
             "self._next += count",
@@ -113,17 +113,17 @@ TABLE: dict[str, dict[str, Row]] = {
         "an argument is not aimed at its returning worker": (
             "            if flow is not None and leased.left:\n",
             "            if flow is not None and not leased.left:\n",
-            11,
+            17,
         ),
         "a cancel that a worker did not hear is not said again": (
             "self._outbox.send(worker.link, Retract(kill, numbers))",
             "pass",
-            165,
+            89,
         ),
         "a lost worker's answers are not taken for lost": (
             "            for offset in list(leased.answering):\n                self._results.lose(leased, offset)\n",
             "",
-            15,
+            32,
         ),
         "a lost worker stays in the tables of its jobs": (
             "job.workers.pop(worker, None)",
@@ -157,7 +157,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a killing cancel does not kill": (
             'self._outbox.send(worker.link, Retract(kill, array("Q", sorted(numbers))))',
             'self._outbox.send(worker.link, Retract(False, array("Q", sorted(numbers))))',
-            15,
+            28,
         ),
         "values are believed to be at a worker that is gone": (
             "        self._values.lose(worker)\n",
@@ -212,7 +212,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "an answer is believed to lie at a worker that is gone": (
             "        delivery.leased = None\n",
             "",
-            200,
+            32,
         ),
     },
     "manager.delivery": {
@@ -228,7 +228,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "credit of a recalled answer is given back twice": (
             "        run.task(start).settled = True\n",
             "",
-            15,
+            31,
         ),
         "what a client took is not taken out of its run": (
             "            run.unread -= stop - start",
@@ -242,12 +242,12 @@ TABLE: dict[str, dict[str, Row]] = {
         "an answer that was taken back stays unread": (
             "        del client.unread[delivery.outcome.sequence]\n",
             "",
-            15,
+            31,
         ),
         "a client is not told that an answer is taken back": (
             "        if flow.sink:\n            reason",
             "        if not flow.sink:\n            reason",
-            325,
+            201,
         ),
     },
     "manager.clients": {
@@ -285,17 +285,17 @@ TABLE: dict[str, dict[str, Row]] = {
         "a client that is gone leaves its tasks at the workers": (
             "                self._workforce.retract(run, leased, kill=True)\n",
             "",
-            2,
+            274,
         ),
         "a forgotten job is kept": (
             "                self._outbox.record(JobForgotten(job.number))\n            self._close_if_done(job)\n",
             "                self._outbox.record(JobForgotten(job.number))\n",
-            81,
+            2,
         ),
         "a function is asked of nobody when its client left": (
             "        for blob in self._blobs.left(client):\n            self._ask_anyone(blob)",
             "        for blob in self._blobs.left(client):\n            pass",
-            444,
+            569,
         ),
         "misfits are not refused at once": (
             "            for position in self._scheduler.too_large(run):",
@@ -342,7 +342,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a session that lost its link twice is not waited for again": (
             "            self._timers.set(until, Timer.GRACE, session)",
             "            pass",
-            2,
+            37,
         ),
         "a silent link is looked at once": (
             "        self._watch_at(link, min(link.heard_at + limits.silence_seconds, beat_at))",
@@ -376,7 +376,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "workers wait for the arguments of an absent client": (
             "                    self._clientele.ask_back(subject)",
             "                    pass",
-            115,
+            239,
         ),
         "a draining worker is given work when it comes back": (
             "        if not session.draining:\n            self._scheduler.join(session)",
@@ -391,14 +391,14 @@ TABLE: dict[str, dict[str, Row]] = {
         "misfits found late are not refused": (
             "        while self._scheduler.misfit and self._clientele.outgrown():",
             "        while False:",
-            33,
+            91,
         ),
     },
     "manager.relay": {
         "a buffer that nobody waits for is not given back": (
             "            self._outbox.drop(event.token)\n            return None",
             "            return None",
-            25,
+            31,
         ),
         "a sink that comes back is sent what is here, not what it asks for": (
             "                self._rewind(flow, position)\n        self._account(flow)",
@@ -418,7 +418,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a slow reader lets go of bytes that it has not read": (
             "last = min((reader.begin for reader in joined), default=origin.end)",
             "last = max((reader.begin for reader in joined), default=origin.end)",
-            33,
+            227,
         ),
         "a relay does not go on when its link takes more": (
             "            port.open = True\n            self._pump(link, port)",
@@ -455,7 +455,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a worker that is reserved is never given free": (
             "                    worker.reserved = False\n",
             "                    continue\n",
-            49,
+            56,
         ),
         "leases are taken back from where nothing waits": (
             "                if movable and mark == Mark.HELD:",
@@ -473,7 +473,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "arguments go beyond a worker's arena": (
             "    return body <= worker.arena_bytes - worker.arena_used_bytes",
             "    return True",
-            15,
+            33,
         ),
         "what fits no arena waits": (
             "            if body + job.value_bytes > lane.arena_bytes_max:",
@@ -519,7 +519,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a body that was cut off is not asked for again": (
             "                self._grant(key, run.body_bytes)\n        self._custody",
             "                pass\n        self._custody",
-            136,
+            28,
         ),
         "a lease that is here is not given back when it is asked for": (
             "        self._send_retracted(given, wanted)\n\n    def _pick",
@@ -558,7 +558,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a link that was full leaves the worker silent on the next one": (
             "        self._sending = Sending(welcome.first_window_bytes)\n        self._blocked = False\n",
             "        self._sending = Sending(welcome.first_window_bytes)\n",
-            59,
+            134,
         ),
         "what was coming in over a lost link is waited for": (
             "        self._custody.leave_link()\n",
@@ -589,7 +589,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a recall gives back the task that runs": (
             "            begun = max(started, batch.done) if batch.number == number else 0\n            if begun < len",
             "            begun = batch.done if batch.number == number else 0\n            if begun < len",
-            2,
+            3,
         ),
         "a new slot is believed to know what the old one did": (
             "        self.jobs.clear()\n",
@@ -600,12 +600,12 @@ TABLE: dict[str, dict[str, Row]] = {
         "a timeout is looked for and not acted on": (
             "            found.actions += self.kill(slot, Why.TIMEOUT, lease, text)\n            return",
             "            return",
-            1,
+            10,
         ),
         "a running task that is to be killed is declined": (
             "if lease == running and kill:",
             "if False:",
-            15,
+            28,
         ),
         "a slot is taught only once what it was made to forget": (
             "                slot.jobs.discard(-1 if job is None else job)\n",
@@ -626,7 +626,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "memory that failed to be made stays counted": (
             "            return True\n        self._used -= self._held.pop(key)\n",
             "            return True\n        self._held.pop(key)\n",
-            101,
+            79,
         ),
         "arguments fill the arena beyond its capacity": (
             "        if self._used + segment_bytes(size) <= self.capacity:",
@@ -636,7 +636,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "bytes are granted into memory that is still being made": (
             "        return key in self._held and key not in self._pending",
             "        return key in self._held",
-            461,
+            367,
         ),
     },
     "worker.custody": {
@@ -685,7 +685,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a recalled answer's task is over": (
             "            self._ledger.move(landing.run, landing.at, SENT)",
             "            self._ledger.settle(landing.run, landing.at)",
-            15,
+            45,
         ),
         "acknowledgements of a lost link are said on the next one": (
             '        self._acks = array("Q")\n        self._receiving = Receiving()',
@@ -704,7 +704,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a landing that was given up keeps its stream": (
             "            return None\n        self._receiving.close(stream)\n        answer = landing.answer",
             "            return None\n        answer = landing.answer",
-            15,
+            45,
         ),
     },
     "client.core": {
@@ -735,7 +735,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a cancelled answer goes on landing": (
             "            self._answers.void(stream)\n",
             "",
-            79,
+            119,
         ),
         "nothing is said again on a new link": (
             "        self._ledger.rewind(resumed)\n",
@@ -785,7 +785,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a manager that began anew is taken for the one that knew us": (
             "resumed = welcome.resumed and self._epoch in (None, welcome.epoch)",
             "resumed = welcome.resumed",
-            296,
+            975,
         ),
     },
     "streams": {
