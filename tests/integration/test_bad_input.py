@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import shutil
 import signal
@@ -81,14 +80,12 @@ Call = Callable[[str], subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def call(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+def call(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Call `starcore COMMAND` in this process: a new one costs half a second, and there are many cases."""
     for name in [name for name in os.environ if name.startswith(("STARCORE_", "STARCOMPUTE_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("STARCORE_CONFIG_DIR", place.environment["STARCORE_CONFIG_DIR"])
     monkeypatch.setenv("STARCORE_RUNTIME_DIR", place.environment["STARCORE_RUNTIME_DIR"])
-    log = logging.getLogger("starcore")
-    before = log.handlers[:], log.level, log.propagate
 
     def call(command: str) -> subprocess.CompletedProcess[str]:
         try:
@@ -98,8 +95,7 @@ def call(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         said = capsys.readouterr()
         return subprocess.CompletedProcess(command, code, said.out, said.err)
 
-    yield call
-    log.handlers[:], log.level, log.propagate = before
+    return call
 
 
 # -- command lines -------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,13 +15,9 @@ from starcore.manager.core import Limits
 
 
 @pytest.fixture(autouse=True)
-def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CONFIG", "RUNTIME"):
         monkeypatch.setenv(f"STARCORE_{name}_DIR", str(tmp_path / name))
-    log = logging.getLogger("starcore")
-    before = log.handlers[:], log.level, log.propagate
-    yield
-    log.handlers[:], log.level, log.propagate = before
 
 
 def test_defaults_are_the_cards_ports_and_the_cores_limits() -> None:
