@@ -24,6 +24,16 @@ def answered(star, *, ack=False):
     return worker, client, job, lease, outcome
 
 
+def forwarded(star):
+    """A star whose worker's answer was written to its client whole."""
+    worker, client, job, lease, outcome = answered(star)
+    client.say(Grant(job.stream(0), 1, 0, BODY))
+    star.take(Grant, worker)
+    worker.push(lease, 0, BODY)
+    star.chunk(client)
+    return worker, client, job, outcome
+
+
 # -- credit --------------------------------------------------------------------------------------------------
 
 
@@ -241,11 +251,7 @@ def test_answer_of_a_worker_lost_in_mid_stream_is_aborted_and_runs_again():
 
 def test_answer_that_was_forwarded_whole_needs_its_worker_no_more():
     star = Star()
-    worker, client, job, lease, outcome = answered(star)
-    client.say(Grant(job.stream(0), 1, 0, BODY))
-    star.take(Grant, worker)
-    worker.push(lease, 0, BODY)
-    star.chunk(client)
+    worker, client, _, outcome = forwarded(star)
     worker.goodbye()
     client.ack(outcome)
     star.worker()
@@ -256,11 +262,7 @@ def test_answer_that_was_forwarded_whole_needs_its_worker_no_more():
 def test_client_that_returns_with_an_answer_whose_worker_is_gone_has_only_to_acknowledge_it():
     """It would not send the argument of a task that is done for it, so the task could never run again."""
     star = Star()
-    worker, client, job, lease, _ = answered(star)
-    client.say(Grant(job.stream(0), 1, 0, BODY))
-    star.take(Grant, worker)
-    worker.push(lease, 0, BODY)
-    star.chunk(client)
+    worker, client, *_ = forwarded(star)
     worker.goodbye()
     client.lose()
     client.connect()
@@ -272,11 +274,7 @@ def test_client_that_returns_with_an_answer_whose_worker_is_gone_has_only_to_ack
 
 def test_client_that_is_away_when_the_worker_goes_may_have_the_answer_whole():
     star = Star()
-    worker, client, job, lease, _ = answered(star)
-    client.say(Grant(job.stream(0), 1, 0, BODY))
-    star.take(Grant, worker)
-    worker.push(lease, 0, BODY)
-    star.chunk(client)
+    worker, client, *_ = forwarded(star)
     client.lose()
     worker.goodbye()
     star.worker()
@@ -288,11 +286,7 @@ def test_client_that_is_away_when_the_worker_goes_may_have_the_answer_whole():
 
 def test_client_that_returns_without_an_answer_whose_worker_is_gone_has_its_task_run_again():
     star = Star()
-    worker, client, job, lease, _ = answered(star)
-    client.say(Grant(job.stream(0), 1, 0, BODY))
-    star.take(Grant, worker)
-    worker.push(lease, 0, BODY)
-    star.chunk(client)
+    worker, client, job, _ = forwarded(star)
     worker.goodbye()
     client.lose()
     client.connect()
