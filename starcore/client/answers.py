@@ -18,7 +18,7 @@ from operator import sub
 from starcore.client.orders import Discard, Landed, Outbox, Receive, Released, Resolve
 from starcore.client.state import CANCELLING, DONE, LANDING, SENT, JobEntry, Ledger, Run
 from starcore.events import ChunkReceived
-from starcore.messages import BLOB_STREAM, Abort, Ack, Cancel, Column, Outcome
+from starcore.messages import Abort, Ack, Column, Outcome
 from starcore.streams import Receiving, Sending
 
 ACK_DELAY_SECONDS = 0.02
@@ -183,7 +183,6 @@ class Answers:
         """The worker was lost in the middle of an answer. False where no answer has this stream."""
         landing = self._landings.get(message.stream)
         if landing is None:
-            self._disown(message.stream)
             return False
         if message.attempt >= landing.attempt:
             self.void(message.stream)
@@ -222,20 +221,6 @@ class Answers:
             assert landing.run.states[landing.at] == LANDING, stream
             assert stream == _stream(landing.run, landing.at)
             assert landing.answer.pending > 0
-
-    def _disown(self, stream: int) -> None:
-        """Say of a task that is over here that nobody waits for it.
-
-        Its answer is acknowledged, but was taken back with its worker before the manager heard that: the task was
-        queued again, and would wait for an argument that nobody has any more.
-        """
-        number, index = stream >> 32, stream & 0xFFFFFFFF
-        entry = self._ledger.jobs.get(number)
-        if stream & BLOB_STREAM or (entry is not None and entry.attached):
-            return
-        run = None if entry is None else self._ledger.find(entry, index)
-        if run is None or run.states[index - run.first] == DONE:
-            self._outbox.send(Cancel(number, True, array("I", [index])))
 
     def _land(self, landing: _Landing, message: Outcome, position: int) -> None:
         run, at, size = landing.run, landing.at, landing.size

@@ -27,6 +27,8 @@ class Flow:
     sink_attempt: int = 0
     placed: bool = False
     """The sink has said from where it takes bytes."""
+    asked: bool = False
+    """The sink has asked for them; before that it has at most a window of them that leaves unasked."""
     begin: int = 0
     end: int = 0
     held: deque[Piece] = field(default_factory=deque)

@@ -170,7 +170,7 @@ class Relay:
         port = self._ports[link]
         flow.sink, flow.sink_stream, flow.sink_attempt = link, stream, attempt
         port.outbound[stream] = flow
-        flow.placed = window and flow.begin == 0
+        flow.asked, flow.placed = False, window and flow.begin == 0
         port.sending.open(stream, attempt, flow.size, window=flow.placed, offered=0)
         self._account(flow)
         if flow.placed:
@@ -290,8 +290,8 @@ class Relay:
         if flow.origin is not None:
             self._seat(flow, flow.origin, position)
             return
-        if not flow.placed or position > flow.begin:
-            flow.placed = True
+        placed, flow.placed, flow.asked = flow.placed, True, True
+        if not placed or position > flow.begin:
             if flow.begin <= position <= flow.end:
                 self._discard(flow, position)
             else:

@@ -108,10 +108,10 @@ class Results:
         self._leases.end_answer(leased, offset)
         delivery.leased = None
         flow = delivery.flow
-        told = flow is not None and flow.sink_stream and not flow.sink
+        told = flow is not None and flow.sink_stream and not (flow.sink and flow.asked)
         if flow is not None and (flow.forwarded or flow.kept_whole or told):
-            # All of it is here, or on its way, or was told of when the client's link broke: its word is still to come,
-            # which may be that it wanted no answer. (Where it asks for the bytes once more, the task runs again.)
+            # All of it is here, or on its way, or the client was told of it: its word is still to come, which may be
+            # that it wants no answer, or has this one. (Where it asks for the bytes, the task runs again.)
             self._relay.close_source(flow)
             return
         self._leases.counters.requeued += 1

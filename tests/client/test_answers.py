@@ -11,7 +11,7 @@ from starcore.client.orders import Discard, Landed, Outbox, Receive, Resolve
 from starcore.client.state import SENT, JobEntry, Ledger
 from starcore.errors import Code, Status
 from starcore.events import ChunkReceived, Send
-from starcore.messages import BLOB_STREAM, Abort, Ack, Cancel, FunctionKind, Grant, Job, Outcome
+from starcore.messages import Abort, Ack, FunctionKind, Grant, Job, Outcome
 from starcore.streams import Sending
 
 from .uplinks import uplink
@@ -91,31 +91,6 @@ def test_stale_abort_and_stale_chunks_change_nothing() -> None:
     inbox.chunk(0, 0, 3)
     assert inbox.entry.left == 1
     assert not inbox.answers.abort(Abort(1 << 32 | 9, 1, Code.GONE))
-
-
-def cancels(inbox: Inbox) -> list[Cancel]:
-    return [each.message for each in inbox.actions if isinstance(each, Send) and type(each.message) is Cancel]
-
-
-@pytest.mark.parametrize("forgotten", [False, True])
-def test_task_that_is_over_is_called_back_where_its_answer_was_taken_back(forgotten: bool) -> None:
-    """A worker dies while the ACK of its answer is on its way: the task is queued again, and asks for its argument."""
-    inbox = Inbox(2)
-    inbox.outcome(1, {0: 5})
-    inbox.chunk(0, 0, 5)
-    if forgotten:
-        inbox.outcome(2, {1: 0})
-        inbox.ledger.forget(1)
-    assert not inbox.answers.abort(Abort(1 << 32, 1, Code.GONE))
-    assert cancels(inbox) == [Cancel(1, True, array("I", [0]))]
-
-
-def test_end_of_a_stream_of_a_task_that_goes_on_calls_nothing_back() -> None:
-    inbox = Inbox(2)
-    inbox.ledger.cancel(inbox.entry.runs[0], 1, kill=True)
-    for stream in (1 << 32, 1 << 32 | 1, BLOB_STREAM | 1):
-        assert not inbox.answers.abort(Abort(stream, 1, Code.GONE))
-    assert not cancels(inbox)
 
 
 def test_same_answer_said_twice_lands_once() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from array import array
 
+import pytest
+
 from starcore.errors import Code, Status
-from starcore.messages import Abort, Assign, Cancel, Confirm, Grant, Outcome, Retract, Submit, Want
+from starcore.messages import Abort, Assign, Confirm, Grant, Outcome, Submit, Want
 from starcore.messages import Job as JobMessage
 
 from .star import Star, settle
@@ -300,28 +302,33 @@ def test_client_that_returns_without_an_answer_whose_worker_is_gone_has_its_task
     star.quiet()
 
 
-def test_answer_that_a_client_was_told_of_is_not_taken_back_before_its_word_on_it():
-    """It may want no answer of a task that it cancelled meanwhile, and its ACK was lost with its link."""
-    for wanted in (False, True):
-        star = Star(worker_grace_seconds=1.0)
-        worker, client, job, _, outcome = answered(star)
+@pytest.mark.parametrize("wanted", [False, True])
+@pytest.mark.parametrize("link", ["lost before", "lost after", "alive"])
+def test_answer_that_a_client_was_told_of_is_not_taken_back_before_its_word_on_it(link: str, wanted: bool) -> None:
+    """It may want none, of a task that it cancelled meanwhile, or have this one; its ACK was lost, or is on its way."""
+    star = Star(worker_grace_seconds=1.0)
+    worker, client, job, _, outcome = answered(star)
+    if link == "lost before":
         client.lose()
-        worker.lose()
-        star.wait(1.5)
-        second = star.worker()
-        assert not star.all(Assign, second)
+    worker.lose()
+    star.wait(1.5)
+    second = star.worker()
+    assert not star.all(Assign, second)
+    if link == "lost after":
+        client.lose()
+    if link != "alive":
         client.connect()
         assert client.outcome(job, [0], ack=False) == outcome
-        if wanted:
-            client.say(Grant(job.stream(0), 1, 0, BODY))
-            star.take(Abort, client)
-            second.finish(second.leased(job, 0, 1, attempt=2))
-            client.outcome(job, [0])
-        else:
-            client.ack(outcome)
-            assert not star.all(Assign, second)
-        settle(star)
-        star.quiet()
+    if wanted:
+        client.say(Grant(job.stream(0), 1, 0, BODY))
+        star.take(Abort, client)
+        second.finish(second.leased(job, 0, 1, attempt=2))
+        client.outcome(job, [0])
+    else:
+        client.ack(outcome)
+        assert not star.all(Assign, second)
+    settle(star)
+    star.quiet()
 
 
 def test_returning_worker_goes_on_with_its_answer():
@@ -378,6 +385,8 @@ def test_client_that_takes_no_answer_ends_it():
 def test_worker_that_cannot_send_its_answer_has_the_task_run_again():
     star = Star()
     worker, client, job, lease, _ = answered(star)
+    client.say(Grant(job.stream(0), 1, 0, BODY))
+    star.take(Grant, worker)
     worker.say(Abort(lease, 1, Code.INTERNAL, "?"))
     star.take(Abort, client)
     worker.finish(worker.leased(job, 0, 1, attempt=2))
@@ -466,23 +475,4 @@ def test_body_that_is_submitted_again_is_pulled_on_the_new_link():
     client.say(job.message)
     client.say(Submit(job.number, 0, True, *job.heads(0, 1)[:1], array("Q", [BODY]), job.heads(0, 1)[1]))
     star.expect(Grant(job.stream(0), 1, 50_000, BODY - 50_000), client)
-    star.quiet()
-
-
-def test_client_that_has_acknowledged_an_answer_as_its_worker_goes_calls_the_task_back():
-    """Its ACK crosses the ABORT; nothing else would end the task, which waits for an argument that is gone."""
-    star = Star()
-    worker, client, job, _, outcome = answered(star)
-    client.lose()
-    client.connect()
-    assert client.outcome(job, [0], ack=False) == outcome
-    worker.goodbye()
-    assert star.take(Abort, client).stream == job.stream(0)
-    second = star.worker()
-    again = second.leased(job, 0, 1, attempt=2)
-    client.ack(outcome)
-    client.say(Cancel(job.number, True, array("I", [0])))
-    client.outcome(job, [0], status=Status.CANCELLED, head=None)
-    assert star.take(Retract, second).leases == array("Q", [again.lease])
-    settle(star)
     star.quiet()

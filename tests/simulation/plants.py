@@ -175,6 +175,11 @@ TABLE: dict[str, dict[str, Row]] = {
             "if False:",
             134,
         ),
+        "an answer is taken back before the word of a client that was told": (
+            "and not (flow.sink and flow.asked)",
+            "and not flow.sink",
+            2000036841,
+        ),
         "a task is tried once less than its retries": (
             "if task.raised < run.job.message.retries:",
             "if task.raised + 1 < run.job.message.retries:",
