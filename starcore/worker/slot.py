@@ -29,7 +29,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ import numpy as np
 from starcore import references
 from starcore._framing import Segment, place_arrays
 from starcore.errors import LoadError, ResultError, Status
-from starcore.messages import BATCH_BYTES_MAX, HEAD_BYTES_MAX, Buffer, FunctionKind
+from starcore.messages import HEAD_BYTES_MAX, Buffer, FunctionKind
 from starcore.pickling import (
     Packed,
     load_call,
@@ -64,20 +64,15 @@ from starcore.worker.channel import (
     Learn,
     Lend,
     Ready,
-    Record,
     Setup,
     Stopped,
     TakeBack,
     Unlearn,
     Work,
-    send_all,
 )
+from starcore.worker.held import Held
 from starcore.worker.prints import JSON_VARIABLE, TaskStream
 
-FLUSH_SECONDS = 0.0005
-"""Results wait for each other no longer than this."""
-SHORT_TASK_SECONDS = 30e-6
-"""A task that took longer is worth a message of its own."""
 MAPPED_BYTES_MIN = 4 << 20
 """From this size on, malloc gives memory back as soon as it is free; numpy asks for huge pages there."""
 KEPT_BYTES_MAX = 32 << 20
@@ -97,24 +92,11 @@ class Known:
     fault: str = ""
 
 
-@dataclass(slots=True)
-class Pending:
-    """Results that were not sent yet: tasks `first`, `first + 1`, ... of a batch."""
-
-    batch: int = 0
-    first: int = 0
-    statuses: bytearray = field(default_factory=bytearray)
-    seconds: list[float] = field(default_factory=list)
-    heads: list[bytes] = field(default_factory=list)
-    bytes: int = 0
-    since: float = 0.0
-
-
 class Slot:
     """The child's end of the channel, and all it knows."""
 
     def __init__(self, sock: socket.socket, board: Board, stream: TaskStream) -> None:
-        self._socket = sock
+        self._held = Held(sock)
         self._board = board
         self._stream = stream
         self._inlet = Inlet(sock)
@@ -125,7 +107,6 @@ class Slot:
         self._jobs: dict[int, Known] = {}
         self._functions: dict[bytes, Known] = {}
         self._registered: dict[str, Function] = {}
-        self._pending = Pending()
         self._cancelled = False
         self._records: dict[type, Callable[[Any], None]] = {
             Setup: self._on_setup,
@@ -161,9 +142,6 @@ class Slot:
         for record in self._inlet:
             self._records[type(record)](record)
 
-    def _send(self, record: Record, descriptor: int | None = None) -> None:
-        send_all(self._socket, record, descriptor)
-
     # -- what it is told -------------------------------------------------------------------------------------
 
     def _on_setup(self, setup: Setup) -> None:
@@ -185,10 +163,10 @@ class Slot:
         except BaseException as error:
             text = str(error) if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
             what = f"the initializer {setup.initializer}: " if setup.initializer else ""
-            self._send(Broken(f"{what}{text}"[:1000]))
+            self._held.send(Broken(f"{what}{text}"[:1000]))
             sys.exit(1)
         self._stream.end_task()
-        self._send(Ready(os.getpid()))
+        self._held.send(Ready(os.getpid()))
 
     def _on_attach(self, record: Attach) -> None:
         descriptor = self._inlet.descriptor()
@@ -203,7 +181,7 @@ class Slot:
     def _on_free(self, record: Free) -> None:
         for number in self._pool.free(record.number, time.monotonic()):
             self._attached.discard(number)
-            self._send(Detach(number))
+            self._held.send(Detach(number))
 
     def _on_learn(self, record: Learn) -> None:
         if record.kind is FunctionKind.REGISTERED:
@@ -254,8 +232,8 @@ class Slot:
         for index, size in enumerate(work.head_sizes):
             begun = time.monotonic()
             if not self._board.begin(batch, index + 1, begun):
-                self._flush()
-                self._send(Stopped(batch, index))
+                self._held.flush()
+                self._held.send(Stopped(batch, index))
                 return
             head = heads[at : at + size]
             at += size
@@ -267,12 +245,12 @@ class Slot:
             self._leave_if_cancelled()
             self._stream.end_task()
             if isinstance(answer, bytes):
-                self._keep_answer(batch, index, status, answer, begun)
+                self._held.keep(batch, index, status, answer, begun)
             else:
                 self._answer(work, index, status, answer, begun)
             self._board.end(batch, index + 1)
             del answer
-        self._flush()
+        self._held.flush()
 
     def _run_small(self, known: Known, head: bytes) -> tuple[Status, Packed | bytes]:
         """Run a task; a call of scalars that returns one takes a short way, without an object in between."""
@@ -342,48 +320,15 @@ class Slot:
         self._board.end(work.batch, 1)
 
     def _answer(self, work: Work, index: int, status: Status, packed: Packed, begun: float) -> None:
-        """Keep a small answer for the next flush; send one with a body at once."""
+        """Let a small answer wait for others; send one with a body at once."""
         if not packed.body_bytes:
-            self._keep_answer(work.batch, index, status, packed.head, begun)
+            self._held.keep(work.batch, index, status, packed.head, begun)
             return
-        self._flush()
+        self._held.flush()
         size = packed.body_bytes
         status, head, piece, offset = self._lay_out(packed, status)
         where = (IN_OWN, piece.number, offset, size) if piece is not None else (NOWHERE, 0, 0, 0)
         self._done(work.batch, index, (status, head), begun, where=where)
-
-    def _keep_answer(self, batch: int, index: int, status: Status, head: bytes, begun: float) -> None:
-        pending = self._pending
-        now = time.monotonic()
-        if not pending.heads:
-            pending.batch, pending.first, pending.since = batch, index, begun
-        pending.statuses.append(status)
-        pending.seconds.append(now - begun)
-        pending.heads.append(head)
-        pending.bytes += len(head)
-        if now - begun > SHORT_TASK_SECONDS or now - pending.since > FLUSH_SECONDS or pending.bytes > BATCH_BYTES_MAX:
-            self._flush()
-
-    def _flush(self) -> None:
-        pending = self._pending
-        if not pending.heads:
-            return
-        self._send(
-            Done(
-                pending.batch,
-                pending.first,
-                NOWHERE,
-                0,
-                0,
-                0,
-                False,
-                pending.statuses,
-                array("d", pending.seconds),
-                array("I", map(len, pending.heads)),
-                b"".join(pending.heads),
-            )
-        )
-        self._pending = Pending()
 
     def _done(
         self,
@@ -398,7 +343,7 @@ class Slot:
         status, head = answer
         seconds = array("d", [time.monotonic() - begun])
         sizes = array("I", [len(head)])
-        self._send(Done(batch, index, *where, kept, bytes([status]), seconds, sizes, head))
+        self._held.send(Done(batch, index, *where, kept, bytes([status]), seconds, sizes, head))
 
     def _lay_out(self, packed: Packed, status: Status) -> tuple[Status, Buffer, Piece | None, int]:
         """Have an answer's body in a segment of our own: where numpy has made it, or else as a copy."""
@@ -433,7 +378,7 @@ class Slot:
             return Status.UNSENDABLE, _text(f"the result cannot be copied: {type(error).__name__}: {error}").head, None
         if piece.number not in self._attached:
             self._attached.add(piece.number)
-            self._send(Attach(piece.number, piece.size), piece.descriptor)
+            self._held.send(Attach(piece.number, piece.size), piece.descriptor)
         return status, packed.head, piece
 
 

@@ -117,6 +117,25 @@ def test_as_completed_yields_in_the_order_of_completion(client: Client) -> None:
     assert {future.result() for future in order[:-1]} == {0, 1, 4, 9, 16}
 
 
+def wait_for(path: str | None) -> bool:
+    while path is not None and not os.path.exists(path):
+        time.sleep(0.01)
+    return True
+
+
+def test_answers_do_not_wait_for_the_task_behind_them(tmp_path: Path) -> None:
+    """Short tasks travel in batches, and their answers in company; how long the next one runs nobody knows."""
+    go = str(tmp_path / "go")
+    with LocalStar(workers=1, slots=1) as star, star.client() as client:
+        list(client.map(wait_for, [None] * 2000, chunksize=1))  # they are known to be short
+        futures = [client.submit(wait_for, go if index == 500 else None) for index in range(1000)]
+        for future in futures[:500]:
+            assert future.result(SECONDS)
+        assert not futures[500].done()
+        Path(go).touch()
+        assert all(future.result(SECONDS) for future in futures)
+
+
 def test_wait_knows_first_completed_first_exception_and_time(client: Client) -> None:
     slow, quick = client.submit(time.sleep, 0.3), client.submit(square, 2)
     done, rest = wait([slow, quick], SECONDS, FIRST_COMPLETED)
