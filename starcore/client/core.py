@@ -402,10 +402,10 @@ class ClientCore:
         self._pump()
 
     def _forget_again(self, resumed: bool) -> None:
-        """Say which jobs are over: the manager that knows them may not have heard of it."""
+        """Say which jobs are over and not begun again: the manager that knows them may not have heard of it."""
         if not resumed:
             self._forgotten.clear()
-        for number in self._forgotten:
+        for number in [number for number in self._forgotten if number not in self._ledger.jobs]:
             self._outbox.send(Forget(number))
 
     def _goodbye(self, message: Goodbye) -> None:

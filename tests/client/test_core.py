@@ -506,6 +506,24 @@ def test_job_that_was_over_while_the_manager_was_away_is_forgotten_there_too() -
     assert [message for message in client.sent() if type(message) is Forget] == [Forget(1)]
 
 
+def test_forget_is_not_said_again_of_a_job_that_was_begun_again() -> None:
+    """A soak found it: the manager forgot what it was doing for that job, and did it once more."""
+    client = Client(jobs_idle_max=1).join()
+    for job in (1, 2):
+        client.begin(job, digest=bytes([job]) * 32)
+        client.call(job=job)
+        client.say(client.outcome(0, sequence=job, job=job))
+    assert Forget(1) in client.sent()
+    client.begin(1, digest=bytes([1]) * 32)
+    client.call(job=1, first=1)
+    client.out.clear()
+    client.lose()
+    client.join(resumed=True)
+    said = client.sent()
+    assert [message for message in said if type(message) is Forget and message.job == 1] == []
+    assert [message.first for message in said if type(message) is Submit and message.job == 1] == [1]
+
+
 def test_forget_that_was_lost_with_its_link_is_said_again_to_the_manager_that_knows_the_session() -> None:
     client = Client(jobs_idle_max=1).join()
     for job in (1, 2):

@@ -391,9 +391,11 @@ def argument_comes_though_it_fits_no_worker(star: WatchedStar) -> None:
 
 
 def taken_back(star: WatchedStar) -> tuple[ClientSide, JobSide]:
-    """An answer that was announced, and taken back since its worker is gone."""
+    """An answer that was announced and asked for, and taken back since its worker is gone."""
     worker, client, job, _ = answering(star)
     client.outcome(job, [0], ack=False)
+    client.say(Grant(job.stream(0), 1, 0, 1))
+    star.take(Grant, worker)
     worker.lose()
     star.wait(star.limits.worker_grace_seconds)
     star.take(Abort, client)

@@ -722,6 +722,11 @@ TABLE: dict[str, dict[str, Row]] = {
             "        self._answers.outcome(entry, message)\n        self._submit()",
             "        self._answers.outcome(entry, message)",
         ),
+        "a job that was begun again is forgotten once more": (
+            "for number in [number for number in self._forgotten if number not in self._ledger.jobs]:",
+            "for number in self._forgotten:",
+            2000070381,
+        ),
         "a job is struck and the manager not told": (
             "            self._answers.flush()\n            self._outbox.send(Forget(number))\n",
             "            self._answers.flush()\n",
