@@ -480,12 +480,18 @@ def test_idle_job_beyond_the_bound_is_forgotten() -> None:
     assert kinds.index(Forget) == kinds.index(Ack) + 1
 
 
-def test_forgotten_job_begins_anew_with_its_next_call() -> None:
+def forgetful() -> Client:
+    """A client that has called two jobs, of which it keeps one: the first is forgotten."""
     client = Client(jobs_idle_max=1).join()
     for job in (1, 2):
         client.begin(job, digest=bytes([job]) * 32)
         client.call(job=job)
         client.say(client.outcome(0, sequence=job, job=job))
+    return client
+
+
+def test_forgotten_job_begins_anew_with_its_next_call() -> None:
+    client = forgetful()
     client.out.clear()
     client.begin(1, digest=bytes([1]) * 32)
     client.call(1)
@@ -508,11 +514,7 @@ def test_job_that_was_over_while_the_manager_was_away_is_forgotten_there_too() -
 
 def test_forget_is_not_said_again_of_a_job_that_was_begun_again() -> None:
     """A soak found it: the manager forgot what it was doing for that job, and did it once more."""
-    client = Client(jobs_idle_max=1).join()
-    for job in (1, 2):
-        client.begin(job, digest=bytes([job]) * 32)
-        client.call(job=job)
-        client.say(client.outcome(0, sequence=job, job=job))
+    client = forgetful()
     assert Forget(1) in client.sent()
     client.begin(1, digest=bytes([1]) * 32)
     client.call(job=1, first=1)
@@ -525,11 +527,7 @@ def test_forget_is_not_said_again_of_a_job_that_was_begun_again() -> None:
 
 
 def test_forget_that_was_lost_with_its_link_is_said_again_to_the_manager_that_knows_the_session() -> None:
-    client = Client(jobs_idle_max=1).join()
-    for job in (1, 2):
-        client.begin(job, digest=bytes([job]) * 32)
-        client.call(job=job)
-        client.say(client.outcome(0, sequence=job, job=job))
+    client = forgetful()
     assert Forget(1) in client.sent()
     client.out.clear()
     client.lose()
