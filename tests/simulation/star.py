@@ -43,6 +43,8 @@ SETTLE_SECONDS = 10.0
 """After which no silence is unnoticed; beyond the grace, no session that is gone is remembered either."""
 START_SECONDS = 2.0
 """In which all workers and clients begin."""
+CALL_SECONDS = 0.01
+"""The last work is there so soon after its caller was woken."""
 BUDGET_SECONDS = 0.25
 LONG, LONG_SECONDS = 0.02, (40.0, 150.0)
 """How many of the worlds have faults for longer than most, and for how long."""
@@ -276,7 +278,7 @@ class SimStar:
             self.world.later(1.0, self._give_up)
 
     def _finished(self) -> bool:
-        begun = self.world.now >= max(START_SECONDS, self._work.until)
+        begun = self.world.now >= max(START_SECONDS, self._work.until + CALL_SECONDS)
         return begun and not self.truth.unfinished()
 
     def _drain(self) -> None:
