@@ -170,7 +170,7 @@ class Relay:
         port = self._ports[link]
         flow.sink, flow.sink_stream, flow.sink_attempt = link, stream, attempt
         port.outbound[stream] = flow
-        flow.asked, flow.placed = False, window and flow.begin == 0
+        flow.placed = window and flow.begin == 0
         port.sending.open(stream, attempt, flow.size, window=flow.placed, offered=0)
         self._account(flow)
         if flow.placed:
@@ -582,7 +582,7 @@ class Relay:
             self.promised_bytes -= flow.promised
             port.thirsty.pop(flow, None)
         flow.promised = 0
-        flow.sink, flow.placed = 0, False
+        flow.sink, flow.placed, flow.asked = 0, False, False
         if flow.begin and not flow.shared:
             self._discard(flow, flow.end)
 

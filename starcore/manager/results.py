@@ -108,7 +108,7 @@ class Results:
         self._leases.end_answer(leased, offset)
         delivery.leased = None
         flow = delivery.flow
-        told = flow is not None and flow.sink_stream and not (flow.sink and flow.asked)
+        told = flow is not None and flow.sink_stream and not flow.asked
         if flow is not None and (flow.forwarded or flow.kept_whole or told):
             # All of it is here, or on its way, or the client was told of it: its word is still to come, which may be
             # that it wants no answer, or has this one. (Where it asks for the bytes, the task runs again.)

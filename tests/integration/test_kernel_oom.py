@@ -41,13 +41,13 @@ def group() -> Iterator[Path]:
         group = (ROOT / "memory" / own["memory"] if first else ROOT / own[""]) / name
         group.mkdir()
     except (OSError, KeyError) as error:
-        pytest.skip(f"run where a process may make memory cgroups: {error}")
+        pytest.skip(f"no memory cgroup can be made here: run as root, with /sys/fs/cgroup writable: {error}")
     try:
         try:
             (group / ("memory.limit_in_bytes" if first else "memory.max")).write_text(str(LIMIT_BYTES))
             (group / ("memory.swappiness" if first else "memory.swap.max")).write_text("0")
         except OSError as error:
-            pytest.skip(f"run where a cgroup may bound memory: {error}")
+            pytest.skip(f"a cgroup cannot bound memory here: boot with cgroup_enable=memory: {error}")
         yield group
     finally:
         until(lambda: not (group / "cgroup.procs").read_text(), "the end of all that ran in the cgroup")

@@ -176,8 +176,8 @@ TABLE: dict[str, dict[str, Row]] = {
             134,
         ),
         "an answer is taken back before the word of a client that was told": (
-            "and not (flow.sink and flow.asked)",
-            "and not flow.sink",
+            "and flow.sink_stream and not flow.asked",
+            "and flow.sink_stream and not flow.sink",
             2000036841,
         ),
         "a task is tried once less than its retries": (
