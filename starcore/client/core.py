@@ -403,14 +403,14 @@ class ClientCore:
 
     def _forget_again(self, resumed: bool) -> None:
         """Say which jobs are over and not begun again: the manager that knows them may not have heard of it."""
-        if not resumed:
-            self._forgotten.clear()
+        self._forgotten = self._forgotten if resumed else []
         for number in [number for number in self._forgotten if number not in self._ledger.jobs]:
             self._outbox.send(Forget(number))
 
     def _goodbye(self, message: Goodbye) -> None:
         if self._uplink.goodbye(message) is None:
-            self._outbox.ask(Log("warning", plain(f"the manager said goodbye: {message.reason or message.code}")))
+            why = message.reason or message.code
+            self._outbox.ask(Log("warning", plain(f"the manager said goodbye: {why}; trying to reach it again")))
         self._ask_for(self._uplink.close(Code.NORMAL, "goodbye"))
         self._forsake()
 

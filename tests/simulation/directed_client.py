@@ -157,7 +157,7 @@ def manager_leaves_with_work_outstanding(client: WatchedClient) -> None:
     client.feed(orders.CancelCall(1, [1]))
     client.sent()
     client.say(Goodbye(Code.DRAINING, "stopped"))
-    assert "said goodbye" in client.take(Log).text
+    assert "said goodbye: " in (said := client.take(Log).text) and said.endswith("trying to reach it again")
     client.expect(Close(client.link, Code.NORMAL, "goodbye"))
     client.close()
     client.open()
