@@ -64,10 +64,13 @@ class _Pair:
         self.flips = 0
         self.tasks: list[asyncio.Task[None]] = []
 
-    def close(self) -> None:
+    def close(self, loop: asyncio.AbstractEventLoop) -> None:
         for task in self.tasks:
             task.cancel()
         for sock in self.sockets:
+            # Now, not when the tasks end: the number may be another socket's by then.
+            loop.remove_reader(sock)
+            loop.remove_writer(sock)
             sock.close()
 
 
@@ -224,4 +227,4 @@ class Proxy:
 
     def _end(self, pair: _Pair) -> None:
         self._pairs.discard(pair)
-        pair.close()
+        pair.close(self._loop)

@@ -17,7 +17,7 @@ from starcore import ArgumentTypeError, ArgumentValueError, Client, LoadError, R
 
 from .proxy import Proxy
 from .stars import TriedStar, children, tried_star, until
-from .test_delivery import through
+from .test_delivery import leave, through
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="run on Linux: for its /proc")
 SECONDS = 30.0
@@ -193,7 +193,7 @@ def test_value_on_its_way_survives_cuts_of_the_clients_connection(star: TriedSta
             time.sleep(0.03)
             proxy.cut()
         assert [future.result(SECONDS) for future in futures] == value[:8].tolist()
-        client.shutdown()
+        leave(client)
 
 
 def test_ref_says_what_it_is(client: Client) -> None:
