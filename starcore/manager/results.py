@@ -114,7 +114,6 @@ class Results:
             # that it wants no answer, or has this one. (Where it asks for the bytes, the task runs again.)
             self._relay.close_source(flow)
             return
-        self._leases.counters.requeued += 1
         self.recalled(delivery)
 
     def _pieces(self, worker: Worker, message: Result) -> Iterator[_Piece]:

@@ -248,6 +248,7 @@ def test_answer_of_a_worker_lost_in_mid_stream_is_aborted_and_runs_again():
     second.finish(again)
     assert client.outcome(job, [0]).attempt == 2
     settle(star)
+    assert star.status()["requeued"] == 1
     star.quiet()
 
 
@@ -299,6 +300,7 @@ def test_client_that_returns_without_an_answer_whose_worker_is_gone_has_its_task
     second.finish(second.leased(job, 0, 1, attempt=2))
     client.outcome(job, [0])
     settle(star)
+    assert star.status()["requeued"] == 1
     star.quiet()
 
 

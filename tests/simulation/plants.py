@@ -205,8 +205,8 @@ TABLE: dict[str, dict[str, Row]] = {
             'indices = array("I", range(run.first + piece.offset, run.first + piece.offset + count))',
         ),
         "an answer whose worker is gone is waited for": (
-            "        self._leases.counters.requeued += 1\n        self.recalled(delivery)",
-            "        self._leases.counters.requeued += 1",
+            "            self._relay.close_source(flow)\n            return\n        self.recalled(delivery)",
+            "            self._relay.close_source(flow)\n            return",
             45,
         ),
         "a result of an ended lease is taken again": (
