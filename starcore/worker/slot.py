@@ -481,6 +481,24 @@ def die_with(parent: int, lifeline: int | None) -> None:
     threading.Thread(target=watch, name="starcore-lifeline", daemon=True).start()
 
 
+def leave_signals_to_the_supervisor() -> None:
+    """Let Ctrl-C, SIGTERM and what else a batch system sends to all of a worker's processes pass.
+
+    With handlers that do nothing, since SIG_IGN would be inherited by the programs that a task starts. A process that
+    a task forks inherits handlers, too, and has its own again: `multiprocessing` ends its processes by SIGTERM.
+    """
+    ours = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2} - {STACK_SIGNAL, CANCEL_SIGNAL}
+
+    def hear() -> None:
+        signal.signal(CANCEL_SIGNAL, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    for number in ours:
+        signal.signal(number, lambda *_: None)
+    os.register_at_fork(after_in_child=hear)
+
+
 def main(arguments: list[str]) -> int:
     """Be a slot: channel, board, black box and lifeline are descriptors, the last argument the supervisor's pid."""
     channel, board, box, lifeline, parent = (int(argument) for argument in arguments)
@@ -489,10 +507,7 @@ def main(arguments: list[str]) -> int:
     die_with(parent, lifeline)
     keep_freed_memory()
     be_the_first_to_go()
-    # Ctrl-C, SIGTERM and what else a batch system sends are the supervisor's business. Handlers that do nothing,
-    # since SIG_IGN would be inherited by the programs that a task starts.
-    for number in {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2} - {STACK_SIGNAL, CANCEL_SIGNAL}:
-        signal.signal(number, lambda *_: None)
+    leave_signals_to_the_supervisor()
     keep_stacks(box)
     stream = TaskStream(os.dup(2), as_json=bool(os.environ.pop(JSON_VARIABLE, "")))
     sys.stdout = sys.stderr = stream

@@ -123,6 +123,28 @@ def test_task_that_always_kills_its_slot_fails_and_is_named_with_its_signal(
     until(lambda: len(slots(star)) == 2, "two slots")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_process_that_a_task_forks_hears_signals_as_any_other(client: Client, number: int) -> None:
+    """A `multiprocessing.Pool` that ends waits for processes that it has sent SIGTERM."""
+
+    def fork_and_end(number: int) -> int:
+        ready, said = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                os.write(said, b".")
+                time.sleep(20)
+            except KeyboardInterrupt:
+                os._exit(7)
+            os._exit(0)
+        os.read(ready, 1)
+        os.kill(child, number)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    ended = 7 if number == signal.SIGINT else -number
+    assert client.options(timeout=15).submit(fork_and_end, number).result(30) == ended
+
+
 def test_exit_code_of_a_task_that_leaves_stands_in_its_error(client: Client) -> None:
     with pytest.raises(CrashError, match="exit code 7"):
         client.submit(os._exit, 7).result(SECONDS)
