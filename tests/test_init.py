@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,12 @@ def test_errors_of_the_face_are_those_of_the_tree() -> None:
     for name in names:
         if issubclass(getattr(starcore, name), errors.StarCoreError):
             assert getattr(starcore, name) is getattr(errors, name)
+
+
+def test_directory_of_the_same_name_does_not_hide_the_package(tmp_path: Path) -> None:
+    """A clone of the project is one, for whoever works beside it."""
+    (tmp_path / "starcore").mkdir()
+    subprocess.run([sys.executable, "-c", "import starcore; starcore.submit"], cwd=tmp_path, check=True)
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
