@@ -30,7 +30,8 @@ from starcore.client.arguments import check_iterable, further_arguments, number,
 from starcore.client.futures import BlockFuture, TaskFuture
 from starcore.client.npy import BatchJoiner, FileJoiner, LoneJoiner, NpyFile
 from starcore.client.progress import load_tqdm
-from starcore.client.session import JobRecord, Session
+from starcore.client.records import JobRecord
+from starcore.client.session import Session
 from starcore.errors import ArgumentTypeError, ArgumentValueError, StoredJobError
 from starcore.messages import Deed, Job
 from starcore.pickling import Failed, Packed, pack_array_call, pack_call, pack_calls

@@ -15,7 +15,8 @@ from starcore.client.futures import TaskFuture
 from starcore.client.inquiries import Inquiries
 from starcore.client.jobs import Keeping
 from starcore.client.puts import advise
-from starcore.client.session import JobRecord, Session
+from starcore.client.records import JobRecord
+from starcore.client.session import Session
 from starcore.errors import ArgumentValueError
 from starcore.messages import FunctionKind, Job
 from starcore.pickling import Packed, Shipped, ship

@@ -37,6 +37,7 @@ from starcore.client.dialing import hello, new_loop
 from starcore.client.futures import NOT_SMALL, TaskFuture, succeed_all
 from starcore.client.puts import Puts
 from starcore.client.questions import Questions
+from starcore.client.records import Incoming, JobRecord
 from starcore.client.stored import StoredJobs
 from starcore.client.story import signed
 from starcore.dialing import Dialer, Resolve
@@ -45,7 +46,7 @@ from starcore.errors import Code, CredentialsError, RefusedError, SessionLostErr
 from starcore.errors import Status as TaskStatus
 from starcore.events import Dial, Finished, Log, Shaken
 from starcore.messages import BATCH_TASKS_MAX, Buffer, Job
-from starcore.pickling import Landing, Packed, small_answers, unpack_failure
+from starcore.pickling import Packed, small_answers, unpack_failure
 from starcore.texts import TASK_SESSION_DIGITS, task_name
 from starcore.vigil import Vigil
 
@@ -59,33 +60,6 @@ FLUSH_SECONDS = 0.01
 
 _log = logging.getLogger("starcore.client")
 _orphans: list[Session] = []
-
-
-class JobRecord:
-    """A function with its options, as the calling threads see it: the next index and the open futures."""
-
-    __slots__ = ("begun", "blob", "futures", "job", "key", "next", "number")
-
-    def __init__(self, number: int, key: Any, job: Job, blob: bytes) -> None:
-        self.number = number
-        self.key = key
-        self.job = job
-        self.blob = blob
-        self.next = 0
-        self.begun = False
-        self.futures: dict[int, TaskFuture] = {}
-
-
-class _Incoming:
-    """Where a body lands; `error` where there is no such place and the bytes are thrown away."""
-
-    __slots__ = ("attempt", "error", "landing", "view")
-
-    def __init__(self, attempt: int, place: Landing | None, error: BaseException | None = None) -> None:
-        self.attempt = attempt
-        self.landing = place
-        self.view = None if place is None else place.buffer
-        self.error = error
 
 
 class Session:
@@ -136,7 +110,7 @@ class Session:
         self._bodies: dict[int, Packed] = {}
         self.puts = Puts(self._tell, self._soon)
         self.stored: StoredJobs = StoredJobs(self, self._tell, self._soon)
-        self._incoming: dict[int, _Incoming] = {}
+        self._incoming: dict[int, Incoming] = {}
         self._questions: Questions = Questions(self._tell)
         self._trouble: StarCoreError | None = None
         self._over: StarCoreError | None = None
@@ -194,20 +168,22 @@ class Session:
                 self._refuse()
             if record.job.shares:
                 self.puts.require(record.job)
-            index = record.next
-            record.next = index + 1
-            future.index = index
-            record.futures[index] = future
-            call = self._open
-            if call is None or call.job != record.number or len(call.heads) == BATCH_TASKS_MAX:
-                call = self._open_call(record, index)
-            call.heads.append(head)
-            if body is not None or call.body_sizes:
-                self._add_body(call, index, body)
-            if self._awake:
-                return
-            self._awake = True
-        self._wake()
+            index, call = record.next, self._open
+            try:  # a signal's handler may raise between any two of these lines
+                record.next = index + 1
+                future.index = index
+                record.futures[index] = future
+                if call is None or call.job != record.number or len(call.heads) == BATCH_TASKS_MAX:
+                    call = None
+                    call = self._open_call(record, index)
+                call.heads.append(head)
+                if body is not None or call.body_sizes:
+                    self._add_body(call, index, body)
+                if not self._awake:
+                    self._wake()
+            except BaseException:
+                self._take_back(record, index, call)
+                raise
 
     def submit_many(self, record: JobRecord, packs: Sequence[Packed], futures: Sequence[TaskFuture]) -> None:
         """Send calls of one job on their way, one after the other."""
@@ -226,7 +202,7 @@ class Session:
             record.futures.pop(index, None)
             self._bodies.pop(record.number << 32 | index, None)
             last = self._calls[-1][1] if self._calls else None
-            if type(last) is orders.CancelCall and (last.job, last.kill) == (record.number, kill):
+            if self._awake and type(last) is orders.CancelCall and (last.job, last.kill) == (record.number, kill):
                 last.indices.append(index)  # many in a row are one
                 return
         self._tell(orders.CancelCall(record.number, [index], kill))
@@ -262,9 +238,8 @@ class Session:
     def end(self, *, abandon: bool) -> None:
         """Take no more calls; leave when what is outstanding is done, or at once."""
         with self._lock:
-            already, self.closed = self.closed, True
-        if not already or abandon:
-            self._tell(orders.Shutdown(abandon))
+            self.closed = True
+        self._tell(orders.Shutdown(abandon))
 
     def join(self, seconds: float | None = None) -> None:
         """Wait for the thread to end."""
@@ -354,6 +329,8 @@ class Session:
         self._driver.hold()
         try:
             for record, event in calls:
+                if type(event) is orders.Call and not event.heads:
+                    continue  # it was taken back
                 if record is not None and not record.begun:
                     record.begun = True
                     self._driver.feed(orders.Begin(record.job, record.blob))
@@ -369,6 +346,15 @@ class Session:
         self._calls.append((record, call))
         return call
 
+    def _take_back(self, record: JobRecord, index: int, call: orders.Call | None) -> None:
+        """Under the lock: make a call undone that was interrupted, or the next one would have its place."""
+        self._open = None
+        if call is not None:
+            del call.heads[index - call.first :], call.body_sizes[index - call.first :]
+        record.futures.pop(index, None)
+        self._bodies.pop(record.number << 32 | index, None)
+        record.next = index
+
     def _add_body(self, call: orders.Call, index: int, body: Packed | None) -> None:
         """Under the lock: the body of the call whose head was appended last."""
         sizes = call.body_sizes
@@ -383,10 +369,8 @@ class Session:
         with self._lock:
             self._open = None
             self._calls.append((None, event))
-            if self._awake:
-                return
-            self._awake = True
-        self._wake()
+            if not self._awake:
+                self._wake()
 
     def _soon(self, callback: Callable[[], None]) -> None:
         """Have this done in the session's thread, if that still lives."""
@@ -395,10 +379,12 @@ class Session:
                 self._loop.call_soon_threadsafe(callback)
 
     def _wake(self) -> None:
+        """Under the lock: have the calls looked at."""
         try:
             self._loop.call_soon_threadsafe(self._drain)
         except RuntimeError:
             return  # the loop is closed, and so is every future that it knew
+        self._awake = True  # last: to wake the thread twice does no harm, and not to wake it does for ever
 
     def _register(self, record: JobRecord) -> None:
         """Under the lock. Again where the job was forgotten between its look-up and its call."""
@@ -504,9 +490,9 @@ class Session:
             return  # cancelled a moment ago: the core is about to hear of it
         try:
             place = future.place(action.head, action.body_bytes, self.trust)
-            self._incoming[stream] = _Incoming(action.attempt, place)
+            self._incoming[stream] = Incoming(action.attempt, place)
         except Exception as error:
-            self._incoming[stream] = _Incoming(action.attempt, None, error)
+            self._incoming[stream] = Incoming(action.attempt, None, error)
 
     def _landed(self, action: orders.Landed) -> None:
         incoming = self._incoming.pop(action.job << 32 | action.index, None)
