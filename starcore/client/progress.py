@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import closing
 from typing import Any, TypeAlias
 
@@ -41,20 +42,31 @@ def watch_results(tqdm: Tqdm, results: Iterator[Any], total: int | None, what: s
 
 
 def watch_blocks(tqdm: Tqdm, whole: BlockFuture, what: str) -> None:
-    """Count the blocks as they are done; however the whole ends, so does the bar."""
+    """Count the blocks as their answers come; however the whole ends, so does the bar."""
     bar = tqdm(total=len(whole.parts), desc=what, unit="block")
+
+    def count(part: Future[Any]) -> None:
+        if _answered(part):
+            bar.update()
+
     for part in list(whole.parts):
-        part.add_done_callback(lambda _: bar.update())
+        part.add_done_callback(count)
     whole.add_done_callback(lambda _: bar.close())
 
 
 def watch_rows(tqdm: Tqdm, whole: AutoFuture, what: str) -> Callable[[TaskFuture, int], None]:
-    """Count the rows as their blocks are done, and show how many make a block now; the whole ends the bar."""
+    """Count the rows as their blocks' answers come, and show how many make a block now; the whole ends the bar."""
     bar = tqdm(total=whole.rows, desc=what, unit="row")
     whole.add_done_callback(lambda _: bar.close())
 
-    def count(rows: int) -> None:
-        bar.set_postfix(chunks=whole.chunks, refresh=False)
-        bar.update(rows)
+    def count(part: Future[Any], rows: int) -> None:
+        if _answered(part):
+            bar.set_postfix(chunks=whole.chunks, refresh=False)
+            bar.update(rows)
 
-    return lambda part, rows: part.add_done_callback(lambda _: count(rows))
+    return lambda part, rows: part.add_done_callback(lambda done: count(done, rows))
+
+
+def _answered(part: Future[Any]) -> bool:
+    """Whether it ended with an answer: what failed or was cancelled is over, but nothing is done."""
+    return not part.cancelled() and part.exception() is None

@@ -87,6 +87,27 @@ def test_rows_are_counted_and_the_bar_shows_how_many_make_a_block() -> None:
     assert bar.closed
 
 
+def test_blocks_that_fail_or_are_cancelled_are_not_counted() -> None:
+    class Whole(Future[Any]):
+        parts = [Future[Any](), Future[Any](), Future[Any]()]  # noqa: RUF012
+        rows, chunks = 12, 4
+
+    whole = Whole()
+    watch_blocks(Bar, cast("BlockFuture", whole), "thirds")
+    (blocks,) = Bar.made
+    watch = watch_rows(Bar, cast("AutoFuture", whole), "rows")
+    (rows,) = Bar.made
+    for part in whole.parts:
+        watch(cast("TaskFuture", part), 4)
+    answered, failed, cancelled = whole.parts
+    answered.set_result(None)
+    failed.set_exception(ValueError("no"))
+    assert cancelled.cancel()
+    whole.set_exception(ValueError("no"))
+    assert (blocks.count, blocks.closed) == (1, True)
+    assert (rows.count, rows.closed) == (4, True)
+
+
 def test_missing_tqdm_is_one_line_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     with pytest.raises(SetupError, match="pip install tqdm"):
