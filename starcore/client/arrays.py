@@ -80,7 +80,7 @@ def plan(array: Array, chunks: int, axis: int = 0) -> list[slice]:
     array : ndarray
         At least one-dimensional.
     chunks : int
-        Rows per block; the last block may be shorter.
+        Rows per block; the last block may be shorter. An empty axis is one empty block, whatever the number.
     axis : int
         Which axis; negative ones count from the last.
 
@@ -290,8 +290,9 @@ def _rows(chunks: Any, length: int) -> int:
         raise ArgumentValueError(f'chunks is {chunks}: give the rows of a block as an int, or "auto"')
     if not isinstance(chunks, (int, np.integer)):
         raise ArgumentTypeError(f'chunks must be an int or "auto", not {chunks!r:.80}')
-    if not 1 <= chunks <= length:
-        raise ArgumentValueError(f"chunks is {chunks}, and the axis has {length} rows: give 1 to {length}")
+    if chunks < 1 or chunks > length > 0:
+        needed = f"1 to {length}" if length else "1 or more"
+        raise ArgumentValueError(f"chunks is {chunks}, and the axis has {length} rows: give {needed}")
     return int(chunks)
 
 

@@ -328,8 +328,8 @@ class Calls(Naming):
         ArgumentTypeError
             `fn` is no function, `array` or `out` no array, or its dtype is object.
         ArgumentValueError
-            `chunks` is 0 or beyond the axis, there is no such axis, or `out` cannot be written, overlaps or does
-            not fit.
+            `chunks` is 0 or beyond an axis that is not empty, there is no such axis, or `out` cannot be written,
+            overlaps or does not fit.
         SetupError
             `progress` was asked for, and there is no tqdm.
 

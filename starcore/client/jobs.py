@@ -173,7 +173,8 @@ class Detached:
         rows = self._rows(array, axis) if chunks == "auto" else cast("Any", chunks)
         pieces = arrays.plan(array, rows, axis)
         packs = [pack_array_call(arrays.block(array, piece, axis), further, named) for piece in pieces]
-        note = {"kind": "blocks", "rows": int(rows), "length": array.shape[axis], "axis": axis}
+        length = array.shape[axis]
+        note = {"kind": "blocks", "rows": min(int(rows), max(1, length)), "length": length, "axis": axis}
         return self._send(fn, packs, note)
 
     def map(self, fn: Any, *iterables: Iterable[Any], chunksize: int | None = None) -> DetachedJob:

@@ -137,9 +137,10 @@ def test_numpy_integers_are_integers() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 5)])
-def test_an_empty_axis_takes_no_chunk_size(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ArgumentValueError):
-        plan(np.zeros(shape), 1)
+def test_an_empty_axis_is_one_empty_block_whatever_the_chunks(shape: tuple[int, ...]) -> None:
+    assert plan(np.zeros(shape), 1) == plan(np.zeros(shape), 64) == [slice(0, 0)]
+    with pytest.raises(ArgumentValueError, match="chunks is 0, and the axis has 0 rows: give 1 or more"):
+        plan(np.zeros(shape), 0)
 
 
 def test_pieces_may_grow_while_answers_come() -> None:

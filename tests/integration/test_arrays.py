@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import sys
 import time
 import weakref
 from collections import namedtuple
@@ -400,7 +401,12 @@ def test_every_dtype_in_chunks(client: Client) -> None:
 
 
 def test_empty_axis_in_chunks(client: Client) -> None:
-    assert client.submit_array(np.negative, np.empty((0, 3)), chunks="auto").result(SECONDS).shape == (0, 3)
+    empty = np.empty((0, 3))
+    for chunks in ("auto", 1, sys.maxsize):
+        assert client.submit_array(np.negative, empty, chunks=chunks).result(SECONDS).shape == (0, 3)
+        out = np.empty((0, 3))
+        assert client.submit_array(np.negative, empty, chunks=chunks, out=out).result(SECONDS) is out
+        assert client.detached().submit_array(np.negative, empty, chunks=chunks).result(SECONDS).shape == (0, 3)
 
 
 @pytest.mark.parametrize("rows", [8, 5003], ids=["small", "large"])
