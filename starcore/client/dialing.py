@@ -17,8 +17,11 @@ import numpy as np
 from starcore import __version__, settings, tls
 from starcore.client.core import FIRST_WINDOW_BYTES, RESULT_BYTES
 from starcore.dialing import Resolve
-from starcore.errors import UnconfiguredError
+from starcore.errors import SetupError, UnconfiguredError
 from starcore.messages import PROTOCOL_VERSION, Hello, Role
+from starcore.texts import NAME_CHARS_MAX, plain
+
+_LOOPS = ("auto", "asyncio", "uvloop")
 
 
 def find(address: str | None, join: str | os.PathLike[str] | None) -> tuple[tls.Target, Resolve]:
@@ -61,9 +64,18 @@ def hello(target: tls.Target) -> Hello:
 
 
 def new_loop(kind: str) -> asyncio.AbstractEventLoop:
-    """Return an event loop: "uvloop", "asyncio", or what ``STARCORE_LOOP`` says and else is there ("auto")."""
+    """Return an event loop: "uvloop", "asyncio", or what ``STARCORE_LOOP`` says and else is there ("auto").
+
+    Raises
+    ------
+    SetupError
+        ``STARCORE_LOOP`` says something else.
+    """
     if kind == "auto":
         kind = os.environ.get("STARCORE_LOOP", "") or "auto"
+        if kind not in _LOOPS:
+            said = plain(kind, NAME_CHARS_MAX)
+            raise SetupError(f"STARCORE_LOOP is {said}: set it to auto, asyncio or uvloop, or unset it")
     if kind != "asyncio":
         try:
             loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()

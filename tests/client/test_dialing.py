@@ -10,7 +10,7 @@ import pytest
 
 from starcore import certificates, tls
 from starcore.client.dialing import hello, new_loop
-from starcore.errors import RefusedError
+from starcore.errors import RefusedError, SetupError
 from starcore.messages import Role
 
 from .inline_manager import inline_star
@@ -33,6 +33,7 @@ def test_loop_is_the_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
         ("asyncio", "uvloop", "asyncio"),
         ("auto", "asyncio", "asyncio"),
         ("auto", "", "uvloop"),
+        ("auto", "auto", "uvloop"),
         ("uvloop", "asyncio", "uvloop"),
     ):
         monkeypatch.setenv("STARCORE_LOOP", variable)
@@ -40,6 +41,13 @@ def test_loop_is_the_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
         assert isinstance(loop, asyncio.AbstractEventLoop)
         assert type(loop).__module__.startswith(module)
         loop.close()
+
+
+def test_loop_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STARCORE_LOOP", "foo\n")
+    with pytest.raises(SetupError) as caught:
+        new_loop("auto")
+    assert str(caught.value) == r"STARCORE_LOOP is foo\n: set it to auto, asyncio or uvloop, or unset it"
 
 
 def test_workers_certificate_at_the_clients_port_is_said_to_be_wrong(tmp_path: Path) -> None:
