@@ -32,6 +32,15 @@ def test_directory_of_the_same_name_does_not_hide_the_package(tmp_path: Path) ->
     subprocess.run([sys.executable, "-c", "import starcore; starcore.submit"], cwd=tmp_path, check=True)
 
 
+def test_every_error_of_the_tree_is_on_the_face() -> None:
+    tree = [value for value in vars(errors).values() if isinstance(value, type)]
+    for error in tree:
+        # The kinds of ProtocolError are for whoever closes a connection: callers are told the family.
+        if issubclass(error, Exception) and not issubclass(error, errors.ProtocolError):
+            assert error.__name__ in starcore.__all__
+    assert "ProtocolError" in starcore.__all__
+
+
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'starcore' has no attribute 'nonsense'"):
         starcore.nonsense  # noqa: B018
