@@ -33,18 +33,18 @@ def _parser() -> Parser:
 def render(status: dict[str, Any]) -> str:
     """Return the status as lines for people."""
     workers, clients, jobs = status.get("workers", []), status.get("clients", []), status.get("jobs", [])
-    slots = sum(worker["slots"] for worker in workers)
+    slots = sum(worker["slots"] for worker in workers if _here(worker))
     running = sum(worker["running"] for worker in workers)
     lines = [
-        f"{counted(len(workers), 'worker')}, {counted(slots, 'slot')}, {counted(running, 'task')} on workers, "
-        f"{counted(len(clients), 'client')}"
+        f"{_present(workers, 'worker')}, {counted(slots, 'slot')}, {counted(running, 'task')} on workers, "
+        f"{_present(clients, 'client')}"
     ]
     if "memory_bytes" in status:
         lines += [f"manager: {status['memory_used_bytes'] >> 20} of {status['memory_bytes'] >> 20} MiB"]
-    lines += table("WORKER", workers, ("name", "address", "python", "slots", "running"))
-    if not workers:
+    lines += table("WORKER", _stated(workers), ("name", "address", "python", "slots", "running", "state"))
+    if not any(map(_here, workers)):
         lines += ["no worker is connected: nothing runs until one is (python -m starcore.worker)"]
-    lines += table("CLIENT", clients, ("name", "address", "queued", "leased"))
+    lines += table("CLIENT", _stated(clients), ("name", "address", "queued", "leased", "state"))
     lines += table("JOB", jobs, ("function", "client", "queued", "leased", "done", "failed", "mean_seconds"))
     return "\n".join(lines + _journal(status.get("journal")))
 
@@ -53,6 +53,24 @@ def without(status: dict[str, Any], session: str) -> dict[str, Any]:
     """Leave out the client of this session: whoever only asks is not what the star works for."""
     rows = status.get("clients", [])
     return {**status, "clients": [row for row in rows if row.get("session") != session]}
+
+
+def _here(peer: dict[str, Any]) -> bool:
+    """Whether it has a connection; whoever lost it is kept for a while, since it may come back."""
+    return bool(peer.get("connected", True))
+
+
+def _present(peers: list[dict[str, Any]], what: str) -> str:
+    here = sum(map(_here, peers))
+    away = len(peers) - here
+    return counted(here, what) + (f" and {away} away" if away else "")
+
+
+def _stated(peers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Say of each whether it is there, where one is not: else the column would say nothing."""
+    if all(map(_here, peers)):
+        return peers
+    return [{**peer, "state": "connected" if _here(peer) else "away"} for peer in peers]
 
 
 def _journal(journal: dict[str, Any] | None) -> list[str]:

@@ -30,6 +30,29 @@ def test_text_has_a_summary_and_a_table_for_whatever_there_is() -> None:
     ]
 
 
+def test_who_lost_its_connection_is_away_and_not_counted_among_those_connected() -> None:
+    here, away = {"connected": True}, {"connected": False}
+    text = status.render({"workers": [WORKER | here, WORKER | away], "clients": [CLIENT | away, CLIENT | here]})
+    assert text.splitlines() == [
+        "1 worker and 1 away, 8 slots, 6 tasks on workers, 1 client and 1 away",
+        "",
+        "WORKER  ADDRESS      PYTHON  SLOTS  RUNNING  STATE",
+        "node7   192.0.2.7:5  3.12    8      3        connected",
+        "node7   192.0.2.7:5  3.12    8      3        away",
+        "",
+        "CLIENT  ADDRESS      QUEUED  LEASED  STATE",
+        "laptop  192.0.2.8:6  2       3       away",
+        "laptop  192.0.2.8:6  2       3       connected",
+    ]
+    assert "STATE" not in status.render({"workers": [WORKER | here], "clients": [CLIENT | here]})
+
+
+def test_star_whose_only_worker_is_away_says_what_it_lacks() -> None:
+    lines = status.render({"workers": [WORKER | {"connected": False}]}).splitlines()
+    assert lines[0] == "0 workers and 1 away, 0 slots, 3 tasks on workers, 0 clients"
+    assert lines[-1].startswith("no worker is connected")
+
+
 def test_journal_is_told_where_there_is_one_and_why_it_fails() -> None:
     journal = {"bytes": 9000, "records": 12, "fsync_ms": 0.5, "waiting": 0, "failure": ""}
     last = "journal: 9000 bytes, 12 records, last fsync 0.5 ms"
