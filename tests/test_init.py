@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib import metadata
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,12 @@ def test_every_error_of_the_tree_is_on_the_face() -> None:
         if issubclass(error, Exception) and not issubclass(error, errors.ProtocolError):
             assert error.__name__ in starcore.__all__
     assert "ProtocolError" in starcore.__all__
+
+
+def test_help_has_the_formula_where_the_readme_says_so() -> None:
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    (name,) = re.findall(r"`help\(starcore\.([\w.]+)\)`\s+has\s+the\s+formula", readme)
+    assert "max(B*u, (B*w + B/b*f) / S, B*d)" in (attrgetter(name)(starcore).__doc__ or "")
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
