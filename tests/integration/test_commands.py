@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from starcore.__main__ import COMMANDS
+
 from .processes import Place, alive, children, eventually, free_ports
 
 ARRAY = "import numpy, starcore; print(starcore.submit_array(lambda a: a + 1, numpy.arange(5.0)).result())"
@@ -240,6 +242,17 @@ def test_operations_manual_names_every_option(place: Place) -> None:
     for command in ("manager", "worker", "status"):
         options = set(re.findall(r"--[a-z][a-z-]+", place.starcore(command, "--help").stdout.split("examples:")[0]))
         assert not [option for option in options - {"--help"} if f"`{option}" not in manual], command
+
+
+def test_operations_manual_says_of_every_exit_code_what_the_commands_say(place: Place) -> None:
+    manual = (Path(__file__).resolve().parents[2] / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\d+) \| (.+) \|$", manual.partition("## Exit codes")[2].partition("\n## ")[0], re.M))
+    for command in COMMANDS:
+        codes = place.starcore(command, "--help").stdout.partition("exit codes:")[2]
+        said = dict(re.findall(r"\b(\d+)\s+([a-z][^,]+)", codes))
+        assert set(said) <= set(rows), command
+        # Where 1 is not a fault of ours, its row says whose it is.
+        assert "1" not in said or said["1"] == "a fault of ours" or f"`{command}" in rows["1"], command
 
 
 @pytest.mark.parametrize("options", [(), ("--manager", "127.0.0.1")])
