@@ -184,12 +184,13 @@ def create_star(
 
     The directory appears whole or not at all, so of two managers that start at once one makes it and both use it.
     """
-    if (directory / "star.json").exists():
+    if os.path.exists(directory / "star.json"):
         return load_star(directory), False
     make_directory(directory.parent)
-    draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    give_to_caller(draft)
+    draft = directory.parent / f".{directory.name}-{secrets.token_hex(8)}"
     try:
+        draft.mkdir(mode=0o700)
+        give_to_caller(draft)
         star = Star(draft, secrets.token_hex(8), host, worker_port, client_port)
         ca, ca_key = _make_ca(star.id)
         for path, text in ((star.ca, ca), (star.ca_key, ca_key), (star.about, star.text())):
@@ -199,13 +200,11 @@ def create_star(
             write_private(path, issue(star, role, said(role)).text())
         os.rename(draft, directory)
     except OSError as exc:
-        shutil.rmtree(draft, ignore_errors=True)
-        if (directory / "star.json").exists():  # somebody else was faster
+        if os.path.exists(directory / "star.json"):  # somebody else was faster
             return load_star(directory), False
         raise CredentialsError(f"cannot make the star in {directory}: {exc.strerror or exc}") from exc
-    except BaseException:
+    finally:
         shutil.rmtree(draft, ignore_errors=True)
-        raise
     return replace(star, directory=directory), True
 
 
@@ -589,8 +588,8 @@ def _rename_to_new(draft: str, path: Path) -> None:
 
 def make_directory(path: Path) -> None:
     """Make a directory for its owner alone, and those above it that are missing."""
-    missing = [each for each in (path, *path.parents) if not each.exists()]
     try:
+        missing = [each for each in (path, *path.parents) if not each.is_dir()]
         for each in reversed(missing):
             each.mkdir(mode=0o700, exist_ok=True)
             give_to_caller(each)

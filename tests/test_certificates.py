@@ -62,6 +62,24 @@ def test_star_does_not_go_into_a_directory_with_other_things(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["star", "thesis.txt"]
 
 
+def test_star_that_cannot_be_made_is_told(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(CredentialsError, match=f"cannot make the directory {tmp_path / 'file'}: File exists"):
+        certificates.create_star(tmp_path / "file" / "star")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(CredentialsError, match=f"cannot make the star in {tmp_path / 'star'}: Permission denied"):
+        certificates.create_star(tmp_path / "star")
+    monkeypatch.setattr(os, "stat", refuse)  # a directory that this user may not even look into
+    with pytest.raises(CredentialsError, match=r"cannot make the directory .*: Permission denied"):
+        certificates.create_star(tmp_path / "star")
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_of_managers_that_start_at_once_one_makes_the_star(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(lambda _: certificates.create_star(tmp_path / "star"), range(4)))

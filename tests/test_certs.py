@@ -106,6 +106,15 @@ def test_what_is_wrong_is_one_line_and_an_exit_code(arguments, code, complaint, 
     assert said.out == ""
 
 
+def test_star_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "plain").write_text("hello")
+    monkeypatch.setenv("STARCORE_CONFIG_DIR", str(tmp_path / "plain"))
+    assert certs.main(["init", "--host", "h"]) == 3
+    said = capsys.readouterr()
+    assert f"cannot make the directory {tmp_path / 'plain'}: " in said.err
+    assert (said.err.count("\n"), said.out) == (1, "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
