@@ -208,8 +208,8 @@ def create_star(
     return replace(star, directory=directory), True
 
 
-def load_star(directory: Path) -> Star:
-    """Return the star in `directory`.
+def load_star(directory: Path, flag: str = "") -> Star:
+    """Return the star in `directory`; where it is not the user's own, `flag` is how commands name it.
 
     Raises
     ------
@@ -220,7 +220,7 @@ def load_star(directory: Path) -> Star:
     try:
         fields = _fields(read_text(path), path, "starcore_star", STAR_VERSION)
     except FileNotFoundError as exc:
-        raise CredentialsError(f"no star in {directory}; make one with: python -m starcore.certs init") from exc
+        raise CredentialsError(f"no star in {directory}; make one with: python -m starcore.certs init{flag}") from exc
     host, ports = _text(fields, "host", path), [_port(fields, f"{role}_port", path) for role in ("worker", "client")]
     journal = _text(fields, "journal", path) if "journal" in fields else ""
     return Star(directory, _text(fields, "star", path), host, ports[0], ports[1], journal)

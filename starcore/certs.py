@@ -99,6 +99,7 @@ def _days(text: str) -> int:
 
 def _init(options: argparse.Namespace) -> Iterator[str]:
     directory = (options.star or settings.star_dir()).absolute()
+    flag = settings.star_flag(directory)
     host = _host(options.host) if options.host else ""
     star, created = certificates.create_star(
         directory,
@@ -109,7 +110,8 @@ def _init(options: argparse.Namespace) -> Iterator[str]:
     if created:
         yield f"made the star {star.id} in {star.directory}"
         if not host:
-            yield f"its manager's address is taken to be {star.host}; if others reach it by another: init --host HOST"
+            other = f"if others reach it by another: init --host HOST{flag}"
+            yield f"its manager's address is taken to be {star.host}; {other}"
     elif host or options.port or options.client_port or options.journal is not None:
         pass
     else:
@@ -128,8 +130,9 @@ def _init(options: argparse.Namespace) -> Iterator[str]:
         journal = "" if options.journal == settings.NO_JOURNAL else os.path.abspath(os.path.expanduser(options.journal))
         star = certificates.keep_journal(star, journal)
         yield f"its manager keeps its journal in {journal} from its next start on" if journal else "it keeps no journal"
-    yield f"start the manager:   python -m starcore.manager --port {star.worker_port} --client-port {star.client_port}"
-    yield "let a machine in:    python -m starcore.certs issue worker NAME   (and: issue client NAME)"
+    ports = f"--port {star.worker_port} --client-port {star.client_port}"
+    yield f"start the manager:   python -m starcore.manager {ports}{flag}"
+    yield f"let a machine in:    python -m starcore.certs issue worker NAME{flag}   (and: issue client NAME{flag})"
 
 
 def _host(text: str) -> str:
@@ -147,7 +150,8 @@ def _where(star: Star, role: Role) -> str:
 
 
 def _issue(options: argparse.Namespace) -> Iterator[str]:
-    star = certificates.load_star(options.star or settings.star_dir())
+    directory: Path = options.star or settings.star_dir()
+    star = certificates.load_star(directory, settings.star_flag(directory))
     role = Role[options.role.upper()]
     host, port = settings.parse_address(options.address) if options.address else ("", None)
     if not options.renew:

@@ -17,6 +17,7 @@ import ipaddress
 import json
 import math
 import os
+import shlex
 import socket
 import stat
 import sys
@@ -61,6 +62,12 @@ def config_dir() -> Path:
 def star_dir() -> Path:
     """Return the directory of this user's own star; it may not exist yet."""
     return config_dir() / "star"
+
+
+def star_flag(directory: Path) -> str:
+    """Return what a command says to mean this star: a blank and ``--star DIR``, or nothing for the user's own."""
+    path = os.path.abspath(directory)
+    return "" if path == os.path.abspath(star_dir()) else f" --star {shlex.quote(path)}"
 
 
 def _home() -> Path:

@@ -76,6 +76,21 @@ def test_star_may_be_elsewhere(tmp_path, capsys):
         assert expected in shown
 
 
+def test_commands_that_are_told_mean_the_same_star(config, tmp_path, capsys):
+    named = f"--star '{tmp_path / 'my star'}'"
+    assert certs.main(["issue", "worker", "w", "--star", "my star"]) == 3
+    assert capsys.readouterr().err.endswith(f"make one with: python -m starcore.certs init {named}\n")
+    assert certs.main(["init", "--star", "my star"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].endswith(f"init --host HOST {named}")
+    assert said[2].endswith(f"python -m starcore.manager --port 443 --client-port 444 {named}")
+    assert said[3].endswith(f"certs issue worker NAME {named}   (and: issue client NAME {named})")
+    assert certs.main(["issue", "worker", "w"]) == 3, "the user's own star is another"
+    assert capsys.readouterr().err.endswith("make one with: python -m starcore.certs init\n")
+    assert certs.main(["init", "--star", str(config / "star")]) == 0
+    assert "--star" not in capsys.readouterr().out, "the user's own, named"
+
+
 def test_show_without_a_path_and_with_the_config_directory_show_the_users_star(config, capsys):
     certs.main(["init", "--host", "a.example"])
     capsys.readouterr()

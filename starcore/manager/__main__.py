@@ -272,8 +272,9 @@ def _compare(star: Star, ports: Ports) -> None:
     if (star.worker_port, star.client_port) != (ports.worker, ports.client):
         logging.getLogger("starcore.manager").info(
             "join files of this star say ports %d and %d: elsewhere add --manager HOST:%d for workers and HOST:%d for "
-            "clients, or change what new ones say: python -m starcore.certs init --port %d --client-port %d",
+            "clients, or change what new ones say: python -m starcore.certs init --port %d --client-port %d%s",
             *(star.worker_port, star.client_port, ports.worker, ports.client, ports.worker, ports.client),
+            settings.star_flag(star.directory),
         )
 
 

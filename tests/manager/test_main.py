@@ -100,7 +100,7 @@ def test_ports_that_join_files_do_not_say_are_told(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("starcore"), "propagate", True)
     with caplog.at_level("INFO", "starcore.manager"):
-        _compare(certificates.Star(tmp_path, "id", "host"), SimpleNamespace(worker=port, client=444))  # type: ignore[arg-type]
-    assert len(caplog.records) == lines
-    if lines:
-        assert "certs init --port 8443 --client-port 444" in caplog.text
+        for directory in (tmp_path / "CONFIG" / "star", tmp_path / "my star"):
+            _compare(certificates.Star(directory, "id", "host"), SimpleNamespace(worker=port, client=444))  # type: ignore[arg-type]
+    ends = ["", f" --star '{tmp_path / 'my star'}'"] * lines
+    assert [record.getMessage().partition("--port 8443 --client-port 444")[2] for record in caplog.records] == ends
