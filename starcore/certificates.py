@@ -317,11 +317,13 @@ def hand_out(star: Star, join: JoinFile, path: Path, *, renew: bool = False) -> 
     renew : bool
         It may take the place of a file of the same peer.
     """
-    overwrite = False
+    overwrite, way_out = False, ": --out FILE writes another"
     if renew and path.exists():
         there = read_join(path)
         overwrite = (there.star, there.role, there.name) == (join.star, join.role, join.name)
-    write_private(path, join.text(), overwrite=overwrite)
+    elif join.role is Role.WORKER:
+        way_out += ", --renew replaces one of the same worker"
+    write_private(path, join.text(), overwrite=overwrite, way_out=way_out)
     if join.role is Role.CLIENT:
         make_directory(star.directory / "issued")
         write_private(star.issued(join.name), join.certificate, overwrite=True)
@@ -542,13 +544,13 @@ def _check_private(path: Path, status: os.stat_result) -> None:
         raise CredentialsError(f"{path} can be read by other users of this machine; close it with: chmod 600 {path}")
 
 
-def write_private(path: Path, text: str, *, overwrite: bool = False) -> None:
+def write_private(path: Path, text: str, *, overwrite: bool = False, way_out: str = "") -> None:
     """Write a file that only its owner can read: whole or not at all, and over another one only if asked to.
 
     Raises
     ------
     CredentialsError
-        The file is there already, or cannot be written.
+        The file is there already (and `way_out` says what to do then), or cannot be written.
     """
     draft = None
     try:
@@ -563,7 +565,7 @@ def write_private(path: Path, text: str, *, overwrite: bool = False) -> None:
         else:
             _rename_to_new(draft, path)
     except FileExistsError as exc:
-        raise CredentialsError(f"{path} is there already, and is not overwritten") from exc
+        raise CredentialsError(f"{path} is there already, and is not overwritten{way_out}") from exc
     except OSError as exc:
         raise CredentialsError(f"{path} cannot be written: {exc.strerror or exc}") from exc
     finally:

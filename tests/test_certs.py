@@ -152,7 +152,13 @@ def test_names_files_and_permissions_are_checked_after_init(capsys):
     assert certs.main(["issue", "worker", "../w"]) == 2
     assert certs.main(["issue", "worker", "w"]) == 0
     assert certs.main(["issue", "worker", "w"]) == 3
-    assert "w.join is there already" in capsys.readouterr().err
+    said = "w.join is there already, and is not overwritten: --out FILE writes another"
+    assert capsys.readouterr().err.endswith(f"{said}, --renew replaces one of the same worker\n")
+    assert certs.main(["issue", "client", "c", "--out", "w.join"]) == 3
+    assert capsys.readouterr().err.endswith(f"{said}\n"), "a client of this name has none yet"
+    assert certs.main(["issue", "worker", "v", "--out", "w.join", "--renew"]) == 3
+    assert capsys.readouterr().err.endswith(f"{said}\n"), "another worker's"
+    assert certs.main(["issue", "worker", "w", "--renew"]) == 0
     Path("w.join").chmod(0o644)
     assert certs.main(["show", "w.join"]) == 3
     assert "chmod 600 w.join" in capsys.readouterr().err
