@@ -90,17 +90,9 @@ class JoinFile:
 
     def text(self) -> str:
         """Return the file's text."""
-        fields = {
-            "starcore_join": JOIN_VERSION,
-            "role": said(self.role),
-            "name": self.name,
-            "host": self.host,
-            "port": self.port,
-            "star": self.star,
-            "ca": self.ca,
-            "certificate": self.certificate,
-            "key": self.key,
-        }
+        peer = {"role": said(self.role), "name": self.name, "host": self.host, "port": self.port, "star": self.star}
+        credentials = {"ca": self.ca, "certificate": self.certificate, "key": self.key}
+        fields = {"starcore_join": JOIN_VERSION, **peer, **credentials}
         return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -302,6 +294,13 @@ def check_unissued(star: Star, role: Role, name: str) -> None:
             f"a client {name!r} was issued before{until}, and a name is who a client is: take another name for another "
             f"client; to give the same one a new file, which finds its detached jobs: --renew"
         )
+
+
+def check_issued(star: Star, role: Role, name: str) -> None:
+    """Refuse to renew a client that nobody is: its name may be mistyped. Of workers no record is kept."""
+    _check_name(name)
+    if role is Role.CLIENT and not (star.issued(name).exists() or name == said(role)):
+        raise CredentialsError(f"the star has no record of a client {name!r} to renew: for a new one leave --renew out")
 
 
 def _check_name(name: str) -> None:

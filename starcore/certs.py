@@ -154,8 +154,8 @@ def _issue(options: argparse.Namespace) -> Iterator[str]:
     star = certificates.load_star(directory, settings.star_flag(directory))
     role = Role[options.role.upper()]
     host, port = settings.parse_address(options.address) if options.address else ("", None)
-    if not options.renew:
-        certificates.check_unissued(star, role, options.name)
+    check = certificates.check_issued if options.renew else certificates.check_unissued
+    check(star, role, options.name)
     join = certificates.issue(star, role, options.name, days=options.days, address=host, port=port or 0)
     path = options.out or Path(f"{options.name}.join")
     certificates.hand_out(star, join, path, renew=options.renew)

@@ -194,11 +194,24 @@ def test_clients_name_is_issued_once_and_renewed_by_the_one_who_means_it(config,
     assert (after.name, after.star) == (before.name, before.star) and after.certificate != before.certificate
     assert certs.main([*issue, "--renew", "--out", "second.join"]) == 0
     assert certs.main(["issue", "client", "client"]) == 3, "the star's own"
+    assert certs.main(["issue", "client", "client", "--renew", "--out", "own.join"]) == 0
+    assert certs.main(["issue", "client", "other", "--out", "other.join"]) == 0
     assert certs.main(["issue", "client", "other", "--out", "second.join", "--renew"]) == 3, "another's file stays"
     assert certificates.read_join("second.join").name == "laptop"
     assert certs.main(["issue", "client", "../up"]) == 2
     for number in range(2):
         assert certs.main(["issue", "worker", "node", "--out", f"{number}.join"]) == 0
+
+
+def test_client_that_was_never_issued_is_not_renewed(config, capsys):
+    assert certs.main(["init", "--host", "h"]) == 0
+    capsys.readouterr()
+    assert certs.main(["issue", "client", "labtop", "--renew"]) == 3
+    said = capsys.readouterr()
+    assert "the star has no record of a client 'labtop' to renew: for a new one leave --renew out\n" in said.err
+    assert (said.err.count("\n"), said.out) == (1, "")
+    assert not Path("labtop.join").exists() and not (config / "star" / "issued").exists()
+    assert certs.main(["issue", "worker", "node", "--renew"]) == 0, "of workers no record is kept"
 
 
 def test_journal_is_written_down_and_stays_when_the_star_moves(config, tmp_path, monkeypatch, capsys):
