@@ -79,12 +79,13 @@ def _parser(prog: str) -> Parser:
     issue.add_argument("--renew", action="store_true", help=again)
     issue.set_defaults(run=_issue)
 
-    for command in (init, issue):
-        command.add_argument("--star", type=Path, metavar="DIR", help="the star's directory (default: the user's own)")
-
     show = commands.add_parser("show", help="say what a join file, certificate or star is")
-    show.add_argument("path", type=Path, nargs="?", metavar="FILE_OR_DIR", help="default: the user's own star")
+    shown = show.add_mutually_exclusive_group()
+    shown.add_argument("path", type=Path, nargs="?", metavar="FILE_OR_DIR", help="default: the user's own star")
     show.set_defaults(run=_show)
+
+    for command in (init, issue, shown):
+        command.add_argument("--star", type=Path, metavar="DIR", help="the star's directory (default: the user's own)")
     return parser
 
 
@@ -168,7 +169,9 @@ def _issue(options: argparse.Namespace) -> Iterator[str]:
 
 
 def _show(options: argparse.Namespace) -> Iterator[str]:
-    path: Path = options.path or settings.star_dir()
+    path: Path = options.path or options.star or settings.star_dir()
+    if options.star is not None:
+        certificates.load_star(path, settings.star_flag(path))  # which says how one is made there
     if not path.is_dir():
         yield from _show_file(path)
         return

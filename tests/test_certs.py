@@ -70,8 +70,13 @@ def test_init_with_a_new_host_moves_the_star(config, capsys):
 def test_star_may_be_elsewhere(tmp_path, capsys):
     assert certs.main(["init", "--star", str(tmp_path / "second"), "--host", "a.example"]) == 0
     assert certs.main(["issue", "worker", "w", "--star", str(tmp_path / "second")]) == 0
+    capsys.readouterr()
     assert certs.main(["show", str(tmp_path / "second")]) == 0
     shown = capsys.readouterr().out
+    assert certs.main(["show", "--star", "second"]) == 0
+    assert capsys.readouterr().out.replace("second/", f"{tmp_path}/second/") == shown
+    assert certs.main(["show", "--star", "third"]) == 3
+    assert f"make one with: python -m starcore.certs init --star {tmp_path}/third\n" in capsys.readouterr().err
     for expected in ("workers at a.example:443", "clients at a.example:444", "the star's CA", "manager.pem"):
         assert expected in shown
 
@@ -137,6 +142,7 @@ def test_star_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, capsys):
         (["issue", "worker", "w", "--days", "0"], "'0' is not a number of days"),
         (["issue", "worker", "w", "--days", "9999"], "not a number of days"),
         (["issue", "manager", "m"], "invalid choice"),
+        (["show", "--star", "s", "w.join"], "not allowed with"),
         ([], "required"),
     ],
 )
