@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from starcore.options import say
+
 COMMANDS = {
     "manager": ("starcore.manager.__main__", "run the star's manager: python -m starcore.manager"),
     "worker": ("starcore.worker.__main__", "run a worker: python -m starcore.worker"),
@@ -41,12 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
-        print(usage())
+        say(usage())
         return 0 if arguments else 2
     if arguments[0] in {"-V", "--version"}:
         from starcore import __version__  # noqa: PLC0415 - the face is not needed for anything else
 
-        print(f"starcore {__version__}")
+        say(f"starcore {__version__}")
         return 0
     command = COMMANDS.get(arguments[0])
     if command is None:

@@ -17,7 +17,7 @@ from starcore import certificates, settings, tls
 from starcore.certificates import CLIENT_PORT, LEAF_DAYS, WORKER_PORT, Star, said
 from starcore.errors import AddressError, CredentialsError, StarCoreError
 from starcore.messages import Role
-from starcore.options import Parser, port
+from starcore.options import Parser, port, say
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m starc
     options = _parser(prog).parse_args(arguments)
     try:
         for line in options.run(options):
-            print(line)
+            say(line)
     except StarCoreError as exc:
         print(f"{prog}: {exc}", file=sys.stderr)
         return exc.exit_code

@@ -25,7 +25,7 @@ from starcore.messages import (
     Role,
     Welcome,
 )
-from starcore.options import Parser
+from starcore.options import Parser, say
 from starcore.texts import NAME_CHARS_MAX, plain
 
 ANSWER_SECONDS_MAX = 10.0
@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"starcore drain: no worker of this name or host: {asked}; 'starcore status' shows them", file=sys.stderr)
         return 1
     for name in workers:
-        print(f"{plain(name, NAME_CHARS_MAX)} drains")
+        say(f"{plain(name, NAME_CHARS_MAX)} drains")
     return 0
 
 

@@ -21,7 +21,7 @@ from starcore.errors import (
     UnreachableError,
 )
 from starcore.messages import Role
-from starcore.options import Parser, seconds
+from starcore.options import Parser, say, seconds
 from starcore.status import table
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _span(time: float) -> str:
 
 def _list(client: Client, options: argparse.Namespace) -> None:
     rows = [job.status() for job in ([client.job(options.name)] if options.name else client.jobs())]
-    print(json.dumps(rows, indent=2) if options.json else render(rows))
+    say(json.dumps(rows, indent=2) if options.json else render(rows))
 
 
 def _cancel(client: Client, options: argparse.Namespace) -> None:
@@ -103,15 +103,15 @@ def _cancel(client: Client, options: argparse.Namespace) -> None:
     try:
         row = job.status()
     except StoredJobError:
-        print(f"{options.name}: cancelled, before all of it was here; nothing is left")
+        say(f"{options.name}: cancelled, before all of it was here; nothing is left")
         return
     there = f"{row['done']} of {row['tasks']} tasks have a result, which stays"
-    print(f"{options.name}: cancelled; {there}: {_in_python(options.name, 'results()')}")
+    say(f"{options.name}: cancelled; {there}: {_in_python(options.name, 'results()')}")
 
 
 def _forget(client: Client, options: argparse.Namespace) -> None:
     client.job(options.name).forget()
-    print(f"{options.name}: forgotten, with all that was kept of it")
+    say(f"{options.name}: forgotten, with all that was kept of it")
 
 
 def _in_python(name: str, call: str) -> str:
@@ -126,7 +126,7 @@ def _fetch(client: Client, options: argparse.Namespace) -> None:
         raise SetupError(f"{error}; the job is still there") from error
     except ArgumentValueError as error:
         raise ArgumentValueError(f"{error}: {_in_python(options.name, 'result()')}") from error
-    print(f"{options.name}: written to {options.out}; the job {'is still there' if options.keep else 'is forgotten'}")
+    say(f"{options.name}: written to {options.out}; the job {'is still there' if options.keep else 'is forgotten'}")
 
 
 def _can_draw() -> bool:

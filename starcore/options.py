@@ -1,4 +1,4 @@
-"""What the commands have in common: one line for a wrong command line, the types of their options, and the gate.
+"""What the commands have in common: one line for a wrong command line, the options' types, how to answer, the gate.
 
 Not here: what the options mean. A command that was called wrongly says so in one line and exits with 2.
 """
@@ -8,10 +8,14 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from starcore.capacity import parse_bytes
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 PORT_MAX = (1 << 16) - 1
 SECONDS_MAX = 1e9
@@ -32,6 +36,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and leave with 2."""
         self.exit(2, f"{self.prog}: {message}; '{self.prog} --help' tells the options\n")
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """Print the help."""
+        if file is None:
+            say(self.format_help().rstrip("\n"))
+        else:
+            super().print_help(file)
 
 
 def port(text: str) -> int:
@@ -80,6 +91,19 @@ def directory(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("'' names no directory")
     return Path(text)
+
+
+def say(text: object) -> None:
+    """Print an answer, at once. Where its reader has left (`| head -1`), this and all that follows is dropped quietly.
+
+    The command itself goes on: what it does is more than what it says.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # also for what is still to be flushed, at the latest at the exit
+        os.close(nowhere)
 
 
 def wait_at_gate(descriptor: int | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from starcore import settings
 from starcore.errors import StarCoreError, UnreachableError
 from starcore.messages import Role
-from starcore.options import Parser
+from starcore.options import Parser, say
 from starcore.texts import NAME_CHARS_MAX, counted, plain
 
 _EPILOG = """\
@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    print(json.dumps(status, indent=2) if options.json else render(status))
+    say(json.dumps(status, indent=2) if options.json else render(status))
     return 0
 
 

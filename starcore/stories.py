@@ -8,7 +8,7 @@ import sys
 from starcore import settings
 from starcore.errors import StarCoreError, UnreachableError
 from starcore.messages import Role
-from starcore.options import Parser
+from starcore.options import Parser, say
 
 _EPILOG = """\
 A task's name stands in its error, in the manager's log, and in `future.task`: SESSION/JOB/INDEX. What a worker's log
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    print(json.dumps(story.to_json(), indent=2) if options.json else story)
+    say(json.dumps(story.to_json(), indent=2) if options.json else story)
     return 0
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -101,3 +104,43 @@ def test_size_as_an_option_is_refused_in_the_words_of_the_command_line() -> None
     assert size("64K") == 65536
     with pytest.raises(argparse.ArgumentTypeError, match="is no size"):
         size("much")
+
+
+def unread(tmp_path: Path, *command: str) -> tuple[int, str]:
+    """Run a command whose stdout nobody reads; return its exit code, and what it says on stderr."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "STARCORE_CONFIG_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    try:
+        done = subprocess.run(
+            [sys.executable, *command], stdout=writing, stderr=subprocess.PIPE, text=True, env=environment, check=False
+        )
+    finally:
+        os.close(writing)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "-m starcore --help",
+        "-m starcore --version",
+        "-m starcore drain --help",
+        "-m starcore.certs init --help",
+        "-m starcore.certs init --host h --journal none",
+    ],
+)
+def test_answer_that_nobody_reads_ends_quietly(tmp_path: Path, command: str) -> None:
+    assert unread(tmp_path, *command.split()) == (0, "")
+
+
+def test_command_goes_on_where_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    assert unread(tmp_path, "-m", "starcore.certs", "init", "--host", "h", "--journal", "/kept") == (0, "")
+    assert '"journal": "/kept"' in (tmp_path / "star" / "star.json").read_text()
+    assert unread(tmp_path, "-m", "starcore.certs", "show") == (0, "")
+
+
+def test_help_goes_where_it_is_asked_to(tmp_path: Path) -> None:
+    with (tmp_path / "help").open("w") as file:
+        Parser(prog="star", description="What it does.").print_help(file)
+    assert "What it does." in (tmp_path / "help").read_text()

@@ -21,7 +21,7 @@ from starcore.manager.core import Limits
 from starcore.manager.server import Ports, ServerOptions, adopt, listen, run
 from starcore.manager.spool import Spool, free_bytes
 from starcore.manager.stored import StoreLimits
-from starcore.options import Parser, directory, listening_port, seconds, size, wait_at_gate
+from starcore.options import Parser, directory, listening_port, say, seconds, size, wait_at_gate
 
 SHARDS_MAX = 64
 
@@ -262,9 +262,9 @@ def _spool_room(directory: Path | None, size: int) -> int:
 
 def _greet(star: Star) -> None:
     """Say, at the first start, where the join files are and what to do next."""
-    print(f"A new star was made in {star.directory}. On this machine, workers and clients of yours need nothing more.")
-    print(f"Elsewhere: copy {star.worker_join} and run 'python -m starcore.worker --join worker.join',")
-    print(f"           copy {star.client_join} and set STARCORE_JOIN=client.join before 'import starcore'.", flush=True)
+    say(f"A new star was made in {star.directory}. On this machine, workers and clients of yours need nothing more.")
+    say(f"Elsewhere: copy {star.worker_join} and run 'python -m starcore.worker --join worker.join',")
+    say(f"           copy {star.client_join} and set STARCORE_JOIN=client.join before 'import starcore'.")
 
 
 def _compare(star: Star, ports: Ports) -> None:

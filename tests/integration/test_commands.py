@@ -7,9 +7,11 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -225,6 +227,27 @@ def test_status_shows_workers_slots_and_queues_as_text_and_as_json(place: Place)
     assert len(said["clients"]) == 1, "who asks is not counted"
     assert [worker["name"] for worker in said["workers"]] == ["node7"]
     assert sum(job["queued"] + job["leased"] for job in said["jobs"]) == 5
+
+
+def test_commands_and_the_manager_end_quietly_where_nobody_reads_what_they_say(place: Place) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    unread: dict[str, Any] = {"stdout": writing, "stderr": subprocess.PIPE, "text": True, "env": place.environment}
+    try:
+        ports = ["--host", "127.0.0.1", "--port", "0", "--client-port", "0"]
+        manager = subprocess.Popen([sys.executable, "-m", "starcore.manager", *ports], **unread)
+        try:
+            eventually(lambda: place.runtime_files() or manager.poll() is not None, "it listens")
+            place.worker("--name", "node7")
+            for command in (["status"], ["jobs"], ["jobs", "--json"], ["drain", "node7"]):
+                done = subprocess.run([sys.executable, "-m", "starcore", *command], **unread, timeout=60, check=False)
+                assert (done.returncode, done.stderr) == (0, ""), command
+        finally:
+            manager.terminate()
+            said = manager.communicate(timeout=30)[1]
+    finally:
+        os.close(writing)
+    assert manager.returncode == 0 and "Traceback" not in said and "BrokenPipe" not in said, said
 
 
 def test_every_command_tells_its_options_and_the_examples_in_them_are_right(place: Place) -> None:
