@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from starcore import settings
 from starcore.errors import (
     ArgumentValueError,
+    RemoteTraceback,
     SetupError,
     StarCoreError,
     StoredJobError,
@@ -179,16 +180,26 @@ def _obey(client: Client, options: argparse.Namespace) -> int:
         return _fail(f"a task of {options.name} failed: {error}\nThe job is still there.", 1)
     except StarCoreError:
         raise
-    except CancelledError:
+    except Exception as error:
+        return _explain(client, options, error)
+    return 0
+
+
+def _explain(client: Client, options: argparse.Namespace, error: Exception) -> int:
+    """Say what an error that is not StarCore's means, and return the exit code; a fault of ours is raised again."""
+    told = f"{type(error).__name__}: {error}; the job is still there"
+    if isinstance(error.__cause__, RemoteTraceback):  # the function's own, whatever its class
+        return _fail(f"a task of {options.name} failed: {told}", 1)
+    if isinstance(error, CancelledError):
         there = _in_python(options.name, "results(wait=False)")
         return _fail(f"{options.name} was cancelled, and has no whole answer; what was done is there: {there}", 1)
-    except (NotInTime, TimeoutError):
+    if isinstance(error, (NotInTime, TimeoutError)):
         if options.command == "fetch":
             return _fail(f"{options.name} is not done yet{_progress(client, options.name)}; it goes on", NOT_DONE)
         return _fail("the manager is there, but does not answer: look at its log", UnreachableError.exit_code)
-    except Exception as error:  # the function's own
-        return _fail(f"a task of {options.name} failed: {type(error).__name__}: {error}; the job is still there", 1)
-    return 0
+    if options.command == "fetch":  # an answer of a class that is not installed here, say
+        return _fail(f"{options.name} cannot be fetched: {told}", 1)
+    raise error
 
 
 def _progress(client: Client, name: str) -> str:

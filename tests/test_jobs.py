@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+from concurrent.futures import CancelledError
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from starcore import jobs
+from starcore.errors import RemoteTraceback
 
 ROW = {
     "name": "scan-7", "number": 17, "function": "fit", "tasks": 4, "accepted": True, "arrived": 4,
@@ -44,3 +48,64 @@ def test_jobs_start_no_star_of_their_own(
         monkeypatch.delenv(name, raising=False)
     assert jobs.main([]) == 2
     assert capsys.readouterr().err.startswith("starcore jobs: no manager is configured")
+
+
+class Troubled:
+    """A client, and its job, of which everything ends with this error."""
+
+    slots = 1
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def job(self, name: str) -> Troubled:
+        return self
+
+    def jobs(self) -> list[Any]:
+        raise self.error
+
+    def save(self, *_: object, **__: object) -> None:
+        raise self.error
+
+    def status(self) -> dict[str, Any]:
+        return ROW
+
+
+def obey(error: Exception, command: str, name: str | None = None) -> int:
+    options = argparse.Namespace(command=command, name=name, out=Path("x.npy"), timeout=None, keep=False, json=False)
+    return jobs._obey(Troubled(error), options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [ValueError, TimeoutError, CancelledError, BrokenPipeError])
+def test_error_of_the_function_is_told_as_a_failed_task_whatever_its_class(
+    kind: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = kind("why")
+    error.__cause__ = RemoteTraceback("Traceback")
+    assert obey(error, "fetch", "scan-7") == 1
+    said = f"starcore jobs: a task of scan-7 failed: {kind.__name__}: why; the job is still there\n"
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "complaint"),
+    [
+        (TimeoutError(), jobs.NOT_DONE, "scan-7 is not done yet: 2 of 4 tasks have ended"),
+        (CancelledError(), 1, "scan-7 was cancelled"),
+        (ModuleNotFoundError("no fits"), 1, "scan-7 cannot be fetched: ModuleNotFoundError: no fits; the job is still"),
+    ],
+)
+def test_other_errors_of_a_fetch_are_no_failed_task(
+    error: Exception, code: int, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert obey(error, "fetch", "scan-7") == code
+    said = capsys.readouterr().err
+    assert complaint in said and "failed" not in said.split("tasks have ended")[0]
+    assert said.count("\n") == 1
+
+
+def test_error_of_a_list_is_no_failed_task_of_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="a fault of ours"):
+        obey(ValueError("a fault of ours"), "list")
+    assert obey(TimeoutError(), "list") == 5
+    assert capsys.readouterr().err == "starcore jobs: the manager is there, but does not answer: look at its log\n"
