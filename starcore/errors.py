@@ -37,6 +37,7 @@ Local misuse raises where it happens. What a remote peer does wrong closes its c
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TypeVar
 
 
 class Code(IntEnum):
@@ -311,3 +312,14 @@ FAILURES: dict[Status, type[TaskFailure]] = {
     for cls in (CrashError, TaskTimeoutError, TaskMemoryError, LoadError, ResultError, UnrunnableError)
 }
 """The failures that are raised with a plain text; RAISED and CANCELLED have rules of their own."""
+
+
+Told = TypeVar("Told", bound=StarCoreError)
+
+
+def again(error: Told) -> Told:
+    """Return the same error for one more who is to raise it: each raising leaves the raiser's frames in an error."""
+    twin = type(error).__new__(type(error), *error.args)
+    twin.__dict__.update(error.__dict__)
+    twin.__cause__ = error.__cause__
+    return twin

@@ -25,6 +25,7 @@ A Ctrl-C in a wait for a future ends its session's outstanding calls (see `endin
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -36,6 +37,7 @@ from starcore.client.arrays import Joiner
 from starcore.messages import Buffer
 from starcore.pickling import Landing, landing, unpack_answer
 
+_log = logging.getLogger("starcore.client")
 _OPEN = frozenset({PENDING, RUNNING})
 
 NOT_SMALL: Any = object()
@@ -158,8 +160,25 @@ class StarFuture(Future[Any]):
         if not self._settle(state, value, error, among):
             return False
         if self._done_callbacks:
-            self._invoke_callbacks()  # type: ignore[attr-defined]  # private, and unchanged since 3.2
+            self._invoke_callbacks()
         return True
+
+    def _invoke_callbacks(self) -> None:
+        """Call whom its end concerns. What one of them raises, `sys.exit()` too, is no reason not to call the others.
+
+        In place of the standard library's, whose private name has not changed since Python 3.2.
+        """
+        interrupt = None
+        for callback in self._done_callbacks:
+            try:
+                callback(self)
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                    interrupt = error
+                else:
+                    _log.exception("exception calling callback for %r", self)
+        if interrupt is not None:
+            raise interrupt
 
     def _settle(self, state: str, value: Any, error: BaseException | None, among: frozenset[str] = _OPEN) -> bool:
         """End it, and wake who waits; its callbacks are not called yet."""
@@ -214,11 +233,12 @@ class StarFuture(Future[Any]):
             for bell in bells:
                 bell.release()
 
-    def forget_waiting(self) -> None:
-        """In a forked child: whoever held the condition stayed in the parent."""
+    def fail_after_fork(self, error: BaseException) -> None:
+        """In a forked child: end, and call nobody back; who waited, or held the condition, stayed in the parent."""
         self._bells = ()
         if self._made is not None:
             self._made = threading.Condition()
+        self._settle(FINISHED, None, error)
 
 
 def succeed_all(futures: Sequence[TaskFuture | None], values: Iterable[Any]) -> list[int]:
@@ -248,7 +268,7 @@ def succeed_all(futures: Sequence[TaskFuture | None], values: Iterable[Any]) -> 
     for future, value in watched:
         future.succeed(value)
     for future in told:
-        future._invoke_callbacks()  # type: ignore[attr-defined]
+        future._invoke_callbacks()
     return rest
 
 
@@ -257,14 +277,18 @@ def kill_all(futures: Sequence[TaskFuture]) -> None:
     for parent in {future.parent for future in futures if future.parent is not None}:
         parent.doom()
     running = [future for future in futures if future._state == RUNNING]
-    ended = [*_kill_together(running), *_kill_together(futures)]
-    for future in ended:
-        if future._done_callbacks:
-            future._invoke_callbacks()  # type: ignore[attr-defined]
+    told: list[TaskFuture] = []
+    try:
+        _kill_together(running, told)
+        _kill_together(futures, told)
+    finally:
+        for future in told:
+            if future._done_callbacks:
+                future._invoke_callbacks()
 
 
-def _kill_together(futures: Sequence[TaskFuture]) -> list[TaskFuture]:
-    """End these calls under one lock, and give their tasks up in one order a job; return those that were not over."""
+def _kill_together(futures: Sequence[TaskFuture], told: list[TaskFuture]) -> None:
+    """End these calls under one lock, and give their tasks up in one order a job; `told` gets those that were open."""
     ended: list[TaskFuture] = []
     watched = []
     try:
@@ -281,12 +305,12 @@ def _kill_together(futures: Sequence[TaskFuture]) -> list[TaskFuture]:
             if future._settle(CANCELLED_AND_NOTIFIED, None, None):
                 ended.append(future)
     finally:  # also where a second Ctrl-C comes in the middle
+        told += ended
         indices: dict[tuple[Abandons, Any], list[int]] = {}
         for future in ended:
             indices.setdefault((future._session, future._record), []).append(future.index)
         for (session, record), gone in indices.items():
             session.abandon_all(record, gone)
-    return ended
 
 
 def _after_fork() -> None:
@@ -394,6 +418,8 @@ class TaskFuture(StarFuture):
     def unland(self) -> None:
         """The answer broke off in the middle."""
         self._landing = False
+        if self.parent is not None and self.parent._doomed:
+            self.kill()  # which was too late while it arrived
 
 
 class BlockFuture(StarFuture):

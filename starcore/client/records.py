@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from starcore.errors import ResultError
 from starcore.messages import Job
 from starcore.pickling import Landing
 
@@ -36,3 +37,10 @@ class Incoming:
         self.landing = place
         self.view = None if place is None else place.buffer
         self.error = error
+
+
+def harmless(error: BaseException) -> Exception:
+    """What a future raises whose answer raised this where it was loaded: nothing that ends the thread that asks."""
+    if isinstance(error, Exception):
+        return error
+    return ResultError(f"the answer cannot be loaded: {type(error).__name__}: {error}")

@@ -37,12 +37,20 @@ from starcore.client.dialing import hello, new_loop
 from starcore.client.futures import NOT_SMALL, TaskFuture, succeed_all
 from starcore.client.puts import Puts
 from starcore.client.questions import Questions
-from starcore.client.records import Incoming, JobRecord
+from starcore.client.records import Incoming, JobRecord, harmless
 from starcore.client.stored import StoredJobs
 from starcore.client.story import signed
 from starcore.dialing import Dialer, Resolve
 from starcore.driver import Driver
-from starcore.errors import Code, CredentialsError, RefusedError, SessionLostError, StarCoreError, UnreachableError
+from starcore.errors import (
+    Code,
+    CredentialsError,
+    RefusedError,
+    SessionLostError,
+    StarCoreError,
+    UnreachableError,
+    again,
+)
 from starcore.errors import Status as TaskStatus
 from starcore.events import Dial, Finished, Log, Shaken
 from starcore.messages import BATCH_TASKS_MAX, Buffer, Job
@@ -263,6 +271,7 @@ class Session:
         """In the forked child: touch neither loop nor TLS, and leave nobody waiting for what cannot come."""
         _orphans.append(self)  # their descriptors' numbers will be somebody else's: never let them be finalised
         self._lock = threading.RLock()
+        self._ended = threading.Event()
         self._ended.set()
         self.closed = True
         self._over = SessionLostError("this process was forked: the futures of its parent end there")
@@ -272,10 +281,9 @@ class Session:
         for record in self._records.values():
             futures, record.futures = list(record.futures.values()), {}
             for future in futures:
-                future.forget_waiting()
+                future.fail_after_fork(again(self._over))
                 if future.parent is not None:
-                    future.parent.forget_waiting()
-                future.fail(self._over)
+                    future.parent.fail_after_fork(again(self._over))
 
     # -- called by the driver --------------------------------------------------------------------------------
 
@@ -395,7 +403,7 @@ class Session:
             self._refuse()
 
     def _refuse(self) -> NoReturn:
-        raise self._over or SessionLostError("the client was shut down")
+        raise again(self._over or SessionLostError("the client was shut down"))
 
     # -- connecting ------------------------------------------------------------------------------------------
 
@@ -409,7 +417,7 @@ class Session:
             if not arrived or self._over is not None:
                 self.end(abandon=True)
         if self._over is not None:
-            raise self._over
+            raise again(self._over)
         if not arrived:
             raise self._trouble or UnreachableError(
                 f"no WELCOME from the manager at {self.target.address} within {seconds:g} s"
@@ -480,8 +488,8 @@ class Session:
                 future.fail(signed(unpack_failure(TaskStatus(status), head), future.task))
             else:
                 future.succeed(future.unpack(head, self.trust))
-        except Exception as error:
-            future.fail(error)
+        except BaseException as error:
+            future.fail(harmless(error))
 
     def _receive(self, action: orders.Receive) -> None:
         stream = action.job << 32 | action.index
@@ -491,8 +499,8 @@ class Session:
         try:
             place = future.place(action.head, action.body_bytes, self.trust)
             self._incoming[stream] = Incoming(action.attempt, place)
-        except Exception as error:
-            self._incoming[stream] = Incoming(action.attempt, None, error)
+        except BaseException as error:
+            self._incoming[stream] = Incoming(action.attempt, None, harmless(error))
 
     def _landed(self, action: orders.Landed) -> None:
         incoming = self._incoming.pop(action.job << 32 | action.index, None)
@@ -508,8 +516,8 @@ class Session:
             else:
                 error = value if isinstance(value, BaseException) else StarCoreError(str(value))
                 future.fail(signed(error, future.task))
-        except Exception as error:
-            future.fail(error)
+        except BaseException as error:
+            future.fail(harmless(error))
 
     def _discard(self, action: orders.Discard) -> None:
         self._incoming.pop(action.job << 32 | action.index, None)
@@ -537,7 +545,8 @@ class Session:
             record.begun = False
             if not record.futures:
                 del self._records[action.job]
-                del self._jobs[record.key]
+                if self._jobs.get(record.key) is record:  # a `map` may have kept it while another one was made
+                    del self._jobs[record.key]
 
     def _resized(self, action: orders.Resized) -> None:
         self.workers, self.slots = action.workers, action.slots
@@ -554,11 +563,11 @@ class Session:
         with self._lock:
             self.closed = True
             self._over = self._over or error
-            futures = [future for record in self._records.values() for future in record.futures.values()]
+            futures = [future for record in self._records.values() for future in list(record.futures.values())]
             for record in self._records.values():
                 record.futures = {}
         for future in futures:
-            future.fail(error)
+            future.fail(again(error))
         self._questions.fail(error)
         self.stored.end_all(error)
         self._bodies.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, as_completed, wait
@@ -420,3 +421,59 @@ def test_wait_for_futures_of_others_too_wakes_as_ever() -> None:
     late = task(session=Interrupted())
     threading.Timer(0.01, late.succeed, (3,)).start()
     assert sum(future.result() for future in as_completed([ours, theirs, late], timeout=20)) == 6
+
+
+def test_block_whose_answer_breaks_off_ends_if_its_whole_was_cancelled_meanwhile() -> None:
+    session = Session()
+    whole, (first, second) = blocks(2, session)
+    assert first.land()
+    assert whole.kill()
+    assert not whole.done()
+    first.unland()
+    assert whole.cancelled()
+    assert first.cancelled()
+    assert second.cancelled()
+    assert sorted(index for index, _ in session.abandoned) == [0, 1]
+
+
+def test_callback_that_ends_the_program_keeps_nobody_from_hearing() -> None:
+    heard = []
+    future = StarFuture()
+    future.add_done_callback(lambda _: sys.exit("no more"))
+    future.add_done_callback(heard.append)
+    assert future.succeed(1)
+    assert heard == [future]
+
+
+def test_interrupted_callback_is_told_when_the_others_have_heard() -> None:
+    heard = []
+    future = StarFuture()
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    future.add_done_callback(interrupted)
+    future.add_done_callback(heard.append)
+    with pytest.raises(KeyboardInterrupt):
+        future.succeed(1)
+    assert heard == [future]
+
+
+def test_interrupt_among_many_that_are_killed_leaves_no_callback_out() -> None:
+    class Interrupted(Session):
+        def abandon_all(self, record: Any, indices: list[int]) -> None:
+            raise KeyboardInterrupt
+
+    whole, parts = blocks(3, Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        kill_all(parts)
+    assert whole.cancelled()
+
+
+def test_future_in_a_forked_child_ends_and_calls_nobody() -> None:
+    heard: list[Any] = []
+    future = StarFuture()
+    future.add_done_callback(heard.append)
+    future.fail_after_fork(ValueError("the parent's"))
+    assert isinstance(future.exception(0), ValueError)
+    assert not heard

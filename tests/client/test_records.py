@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from starcore.client.records import Incoming, JobRecord
+from starcore.client.records import Incoming, JobRecord, harmless
+from starcore.errors import ResultError
 from starcore.messages import FunctionKind, Job
 
 
@@ -15,3 +16,11 @@ def test_answer_without_a_place_has_no_memory_and_says_why() -> None:
     error = ValueError("too large")
     incoming = Incoming(2, None, error)
     assert (incoming.attempt, incoming.view, incoming.landing, incoming.error) == (2, None, None, error)
+
+
+def test_only_what_would_end_a_thread_is_told_as_an_error_of_ours() -> None:
+    error = ValueError("bad")
+    assert harmless(error) is error
+    told = harmless(SystemExit(3))
+    assert isinstance(told, ResultError)
+    assert str(told) == "the answer cannot be loaded: SystemExit: 3"

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from starcore.client.api import Client
-from starcore.errors import Code, CredentialsError, RefusedError, SessionLostError, UnreachableError
-from starcore.messages import Ack, Blob, Cancel, Goodbye, Job, Submit
+from starcore.client.core import JOBS_IDLE_MAX
+from starcore.errors import Code, CredentialsError, RefusedError, ResultError, SessionLostError, UnreachableError
+from starcore.messages import Ack, Blob, Cancel, Goodbye, Hello, Job, Submit
 
 from .inline_manager import InlineStar, inline_star
 
@@ -304,3 +305,75 @@ def test_acknowledgements_are_few(star: InlineStar, client: Client) -> None:
         [future.result(SECONDS) for future in [client.submit(abs, number) for number in range(50)]]
     client.shutdown()
     assert len(seen(star, Ack)) < 1000
+
+
+class Leaves:
+    """Ends whoever unpickles it, as a module may that is no library."""
+
+    def __reduce__(self) -> Any:
+        return (sys.exit, (3,))
+
+
+def test_answer_that_ends_whoever_loads_it_is_an_error_of_its_own_call(client: Client) -> None:
+    bad, good = client.submit(lambda: [Leaves()]), client.submit(abs, -3)
+    with pytest.raises(ResultError, match="cannot be loaded: SystemExit: 3"):
+        bad.result(SECONDS)
+    assert good.result(SECONDS) == 3
+    assert client.submit(abs, -4).result(SECONDS) == 4
+
+
+def test_callback_that_ends_the_program_leaves_the_session_its_end(star: InlineStar) -> None:
+    star.hold()
+    client = Client(star.address, join=star.join)
+    first, second = client.submit(abs, -1), client.submit(abs, -2)
+    first.add_done_callback(lambda _: sys.exit("no answer"))
+    assert client._session is not None
+    client._session.end(abandon=True)
+    for future in (first, second):
+        assert isinstance(future.exception(SECONDS), SessionLostError)
+    client.shutdown()
+
+
+def test_refused_calls_do_not_keep_their_arguments(star: InlineStar) -> None:
+    client = Client(star.address, join=star.join)
+    client.submit(abs, -1).result(SECONDS)
+    client.shutdown()
+
+    def attempt() -> weakref.ref[Any]:
+        array = np.zeros(1000)
+        with pytest.raises(SessionLostError):
+            client.submit_array(np.negative, array)
+        return weakref.ref(array)
+
+    kept = [attempt() for _ in range(5)]
+    gc.collect()
+    assert [each() for each in kept] == [None] * 5
+
+
+def test_each_future_of_a_lost_session_has_an_error_of_its_own(star: InlineStar) -> None:
+    star.hold()
+    client = Client(star.address, join=star.join)
+    futures = [client.submit(abs, -number) for number in range(3)]
+    assert client._session is not None
+    client._session.end(abandon=True)
+    errors = [future.exception(SECONDS) for future in futures]
+    assert len({id(error) for error in errors}) == 3
+    assert len({str(error) for error in errors}) == 1
+
+
+def test_function_that_a_map_kept_while_it_was_forgotten_costs_no_connection(star: InlineStar, client: Client) -> None:
+    """So its name stood for two jobs, one after the other."""
+
+    def others(count: int) -> None:
+        functions = [eval(f"lambda value: value + {number}") for number in range(count)]
+        for number, future in enumerate([client.submit(function, 1) for function in functions]):
+            assert future.result(SECONDS) == number + 1
+
+    results = client.map(abs, range(4), chunksize=1, buffersize=1)
+    next(results)
+    others(JOBS_IDLE_MAX + 20)
+    assert client.submit(abs, -10).result(SECONDS) == 10
+    assert list(results) == [1, 2, 3]
+    others(2 * JOBS_IDLE_MAX)
+    assert not seen(star, Goodbye)
+    assert len(seen(star, Hello)) == 1
