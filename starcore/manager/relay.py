@@ -238,13 +238,9 @@ class Relay:
 
     def chunk(self, event: ChunkReceived) -> Flow | None:
         """Take a chunk, and send it on where its sink waits for it. Returns the flow, None for a stale chunk."""
-        port = self._ports.get(event.link)
-        flow = port.inbound.get(event.stream) if port else None
-        if (
-            port is None
-            or flow is None
-            or not port.receiving.take(event.stream, event.attempt, event.offset, event.length)
-        ):
+        port, stream = self._ports.get(event.link), event.stream
+        flow = port.inbound.get(stream) if port else None
+        if not (port and flow and port.receiving.take(stream, event.attempt, event.offset, event.length)):
             self._outbox.drop(event.token)
             return None
         flow.held.append((event.offset, event.length, event.token))
@@ -395,7 +391,7 @@ class Relay:
         if limit > room:
             port.dry[origin] = None
             self.parched[origin.source] = None
-        self._ask(origin, receiving, min(limit, room), needed)
+        self._ask(origin, receiving, min(limit, room), needed, self._least())
 
     def _weigh(self, origin: Flow) -> None:
         """Count what a spread flow was promised against its source's link, and let others ask where there is room."""
@@ -502,18 +498,20 @@ class Relay:
         if not needed:
             return
         limit = min(needed, flow.begin + self._limits.relay_window_bytes)
-        room = receiving.granted(flow.source_stream) + self._room(port.promised, port)
+        room, least = self._room(port.promised, port), self._least()
+        if room < least and (spare := self._spare(port)) > 0:
+            room, least = max(room, spare), min(least, self._floor_bytes // 4)
+        room += receiving.granted(flow.source_stream)
         if limit > room:
             port.thirsty[flow] = None
             self.parched[flow.sink] = None
-        self._ask(flow, receiving, min(limit, room), needed)
+        self._ask(flow, receiving, min(limit, room), needed, least)
         self._account(flow)
 
-    def _ask(self, flow: Flow, receiving: Receiving, limit: int, needed: int) -> None:
-        """Grant the source bytes up to `limit`, in few grants: a quarter of a window at least, or all it needs."""
+    def _ask(self, flow: Flow, receiving: Receiving, limit: int, needed: int, least: int) -> None:
+        """Grant the source bytes up to `limit`, in few grants: of `least` bytes, or of all it needs."""
         granted = receiving.granted(flow.source_stream)
         step = min(limit, needed) - granted
-        least = min(self._limits.relay_window_bytes, max(self._left(), self._floor_bytes)) // 4
         if step < min(needed - granted, least):
             return
         grant = receiving.grant(flow.source_stream, max(0, step))
@@ -522,7 +520,10 @@ class Relay:
 
     def _keep_on(self, flow: Flow, receiving: Receiving) -> None:
         """Ask for more of a kept flow."""
-        self._ask(flow, receiving, flow.end + self._limits.relay_window_bytes, flow.size)
+        self._ask(flow, receiving, flow.end + self._limits.relay_window_bytes, flow.size, self._least())
+
+    def _least(self) -> int:
+        return min(self._limits.relay_window_bytes, max(self._left(), self._floor_bytes)) // 4
 
     def _left(self) -> int:
         return max(0, self._budget_bytes - self.promised_bytes)
@@ -534,9 +535,11 @@ class Relay:
         """
         share = (self._left() - promised) // 2
         room = max(min(self._limits.relay_link_bytes - promised, share), self._floor_bytes - promised)
-        if room <= 0 and port is not None:  # what its sink has no memory for yet must not hold up what it has
-            room = self._floor_bytes - sum(flow.promised for flow in port.outbound.values() if flow.placed)
-        return room
+        return self._spare(port) if room <= 0 and port is not None else room
+
+    def _spare(self, port: _Port) -> int:
+        """What its sink has no memory for yet must not hold up what it has: of that, a little may always come."""
+        return self._floor_bytes - sum(flow.promised for flow in port.outbound.values() if flow.placed)
 
     def _quench(self, link: int) -> None:
         """Let thirsty flows ask, now that the link's budget has room."""
@@ -581,8 +584,7 @@ class Relay:
             port.promised -= flow.promised
             self.promised_bytes -= flow.promised
             port.thirsty.pop(flow, None)
-        flow.promised = 0
-        flow.sink, flow.placed, flow.asked = 0, False, False
+        flow.promised, flow.sink, flow.placed, flow.asked = 0, 0, False, False
         if flow.begin and not flow.shared:
             self._discard(flow, flow.end)
 
@@ -591,9 +593,7 @@ class Relay:
         port = self._ports.get(flow.sink)
         if port is None:
             return
-        granted = flow.end
-        if flow.source:
-            granted = self._ports[flow.source].receiving.granted(flow.source_stream)
+        granted = self._ports[flow.source].receiving.granted(flow.source_stream) if flow.source else flow.end
         promised = 0 if flow.shared else max(0, granted - flow.begin)
         port.promised += promised - flow.promised
         self.promised_bytes += promised - flow.promised

@@ -334,3 +334,24 @@ def test_link_that_is_lost_may_have_read_several_values_of_one_source():
     plane.flows[:] = values
     plane.said()
     assert plane.relay.held_bytes == 0
+
+
+@pytest.mark.parametrize("left", [0, 100, 240, 260])
+def test_bytes_that_a_sink_has_no_memory_for_do_not_hold_up_those_that_it_has(left: int) -> None:
+    """Also where they leave the link's budget a little, but less than is worth a grant."""
+    plane = Plane(window=1000, link=4000, first_window=4000 - left)
+    first = plane.flow(4500, stream=7, aimed=False)
+    plane.chunk(0, 4000 - left, stream=7)
+    plane.relay.aim(first, SINK, 107, 1)
+    plane.flow(3000, stream=8)
+    plane.said()
+    plane.grant(0, 3000, stream=8)
+    asked = plane.said()
+    got = 0
+    while got < 3000:
+        limit = max((each.offset + each.count for each in asked if isinstance(each, Grant)), default=got)
+        assert limit > got, f"it stops at {got}"
+        plane.chunk(got, limit - got, stream=8)
+        plane.relay.writable(SINK)
+        got = limit
+        asked = plane.said()
