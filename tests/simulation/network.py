@@ -32,6 +32,8 @@ LOW_WATER_BYTES = HIGH_WATER_BYTES // 4
 DIAL_SECONDS = 10.0
 FLOW_BYTES = 4096
 LATENCY_SECONDS_MAX = 0.05
+LATE_SECONDS_MAX = 1.0
+"""What comes late on a slow line is not so late that its sender is taken for dead, and rightly."""
 BANDWIDTH_MIN = 4e5
 """Bytes a second of a line that is not called slow."""
 INSTANT_SECONDS = 50e-6
@@ -287,7 +289,7 @@ class Pipe:
             world.later(0.0, self._sender.driver.process.post, self._unblock)
         delay = connection.latency * (1.0 + 0.5 * world.rng.random())
         if world.chance(0.01):
-            delay *= world.between(5, 40)
+            delay = min(delay * world.between(5, 40), LATE_SECONDS_MAX)
         arrival = max(world.now + delay, self._free_at)
         if type(item) is tuple:
             state: list[Any] = []

@@ -215,6 +215,8 @@ class SimStar:
 
     def _start_worker(self, options: WorkerOptions) -> None:
         self.workers = [worker for worker in self.workers if worker.alive or not worker.replaced]
+        if self._well:
+            options.lifetime = None  # those that come now live for as long as they are needed
         worker = WorkerProcess(self.world, self.network, self.truth, options)
         self.workers.append(worker)
 
@@ -263,7 +265,6 @@ class SimStar:
             if process is not None and process.frozen:
                 process.thaw()
         for worker in self.workers:
-            worker.options.lifetime = None  # those that come live for as long as they are needed
             self.replace(worker)
         self._give_up()
 
