@@ -78,12 +78,15 @@ def seconds(text: str) -> float:
     return value
 
 
-def size(text: str) -> int:
-    """Return the bytes that an option gives. Raises as `port` does."""
+def size(text: str, least: str = "1") -> int:
+    """Return the bytes that an option gives. Raises as `port` does, also where a unit seems to be missing."""
     try:
-        return parse_bytes(text)
+        value = parse_bytes(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    if value < parse_bytes(least):
+        raise argparse.ArgumentTypeError(f"{text!r} is too little: give {least} at least, and a unit, as 8G")
+    return value
 
 
 def directory(text: str) -> Path:

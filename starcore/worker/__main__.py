@@ -8,6 +8,7 @@ import os
 import select
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from starcore import logs, settings
@@ -65,8 +66,9 @@ def _parser() -> Parser:
     )
     add("--only-registered", action="store_true", help="take no code from clients, only the functions named here")
     add("--initializer", default="", metavar="MODULE:NAME", help="called once in each slot before its first task")
-    add("--arena", type=size, default=0, metavar="SIZE", help="memory for arrays, as 4G (default: a quarter of all)")
-    add("--slot-memory", type=size, default=0, metavar="SIZE", help="what a slot may have beside that (default: all)")
+    arena, own = partial(size, least="1M"), partial(size, least="64M")
+    add("--arena", type=arena, default=0, metavar="SIZE", help="memory for arrays, as 4G (default: a quarter of all)")
+    add("--slot-memory", type=own, default=0, metavar="SIZE", help="what a slot may have beside that (default: all)")
     add("--lifetime", type=seconds, metavar="S", help="leave after so long (default: at the end of the Slurm job)")
     add(
         "--drain-before",
