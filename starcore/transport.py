@@ -394,10 +394,13 @@ class TLSTransport(asyncio.Transport):
         self._loop.call_soon(self._give_up)
 
     def _give_up(self) -> None:
-        if not self.deaf:
-            self._readable()
-        if not self._lost:
-            self._lose(self._broken)
+        error = None if self.deaf else self._take(1)
+        if error is None and not self.deaf:
+            self._loop.call_soon(self._give_up)  # there may be more than this turn's share
+            return
+        if error is not None and not isinstance(error, ssl.SSLWantReadError):
+            self._not_read(error)
+        self._lose(self._broken)
 
     # -- the end ---------------------------------------------------------------------------------------------
 

@@ -374,6 +374,28 @@ def test_where_writing_fails_the_peers_last_words_are_heard_first(run: Any) -> N
     run(test)
 
 
+def test_where_writing_fails_all_that_the_peer_said_is_heard(run: Any) -> None:
+    body = os.urandom(1_500_000) + b"goodbye"
+
+    async def test(world: World) -> None:
+        heard, transport, far = await world.meet()
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * MIB)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
+        transport.write(b"unread, so that the peer's close is a reset")
+        await asyncio.sleep(0.05)
+        far.sendall(body)  # more than one turn takes in, and the loop has no look at the socket before it writes
+        time.sleep(0.05)
+        far.close()
+        time.sleep(0.05)
+        transport.write(b"hello?")
+        transport.write(b"hello?")
+        await until(lambda: heard.lost)
+        assert heard.data == body
+        assert len(heard.lost) == 1
+
+    run(test)
+
+
 def test_write_that_fails_costs_its_link_and_raises_nothing(run: Any) -> None:
     async def test(world: World) -> None:
         heard, transport, far = await world.meet(small=True)
