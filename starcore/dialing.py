@@ -71,6 +71,8 @@ class Dialer:
         self._trouble = trouble
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+        self._again = False
+        """Whether it was time to dial while the last attempt was still being put away."""
         self._reached: tuple[str, str] | None = None
         """A host, and the address at which it answered last."""
 
@@ -83,12 +85,14 @@ class Dialer:
         """Dial after a while; `reason` is what the last connection died of."""
         if reason:
             self._trouble(_as_error(reason, self.target))
+        self._again = False
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(delay_seconds, self._start)
 
     def stop(self) -> None:
         """Dial no more."""
+        self._again = False
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None:
@@ -102,6 +106,7 @@ class Dialer:
 
     def _start(self) -> None:
         self._timer = None
+        self._again = self._task is not None
         if self._task is None:
             self._task = self._loop.create_task(self._connect())
 
@@ -116,6 +121,8 @@ class Dialer:
             trouble = tls.as_error(failure, self.target)
             self._trouble(trouble)
             self._driver.feed(Lost(0, str(trouble)))
+        if self._again:
+            self._start()
 
     def _look_again(self) -> tuple[tls.Target, ssl.SSLContext]:
         """Take in a join file that was renewed."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from starcore import certificates, tls
+from starcore import certificates, connecting, tls
 from starcore.dialing import BRISK_SECONDS, Dialer
 from starcore.errors import CredentialsError, SetupError, StarCoreError
 from starcore.events import Lost
@@ -97,6 +97,36 @@ def test_attempt_that_hangs_gets_others_beside_it(target: tls.Target, listener: 
         assert not driver.fed
 
     asyncio.run(test(Driver()))
+
+
+def test_dial_that_comes_while_the_last_attempt_is_put_away_is_made(
+    target: tls.Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link opens, the peer closes it at once, and the core wants another before the loser of the race is gone."""
+
+    class Link:
+        def get_extra_info(self, name: str) -> None:
+            return None
+
+    async def test(driver: Driver) -> None:
+        loop = asyncio.get_running_loop()
+        made: list[str] = []
+
+        async def dial(*arguments: Any) -> tuple[Link, None]:
+            made.append("attempt")
+            if len(made) < 3:
+                loop.call_soon(dialer.dial, 0.0, "")
+            return Link(), None
+
+        monkeypatch.setattr(connecting, "dial", dial)
+        dialer = dialer_of(lambda: target, driver)
+        dialer.dial(0.0, "")
+        await driver.until(lambda: len(made) == 3)
+        await asyncio.sleep(0.05)
+        await dialer.leave()
+        assert (len(made), driver.fed, driver.troubles) == (3, [], [])
+
+    asyncio.run(asyncio.wait_for(test(Driver()), SECONDS))
 
 
 def test_what_said_where_the_manager_is_holds_while_it_fails(
