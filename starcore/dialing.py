@@ -73,6 +73,8 @@ class Dialer:
         self._task: asyncio.Task[None] | None = None
         self._again = False
         """Whether it was time to dial while the last attempt was still being put away."""
+        self._said = ""
+        """Why attempts are made as before, where that was said and nothing has changed since."""
         self._reached: tuple[str, str] | None = None
         """A host, and the address at which it answered last."""
 
@@ -114,6 +116,7 @@ class Dialer:
         failure: BaseException | None = None
         try:
             await self._race(*self._look_again())
+            self._said = ""
         except Exception as error:  # whatever it is, the core has to hear of it, or nobody dials again
             failure = error
         self._task = None
@@ -136,8 +139,11 @@ class Dialer:
         except SetupError as error:
             if known is None:
                 raise
-            self._log.info("starcore: dialing as before: %s", error)
+            if self._said != str(error):
+                self._said = str(error)
+                self._log.info("dialing as before: %s", error)
             return known
+        self._said = ""
         return self._known
 
     async def _race(self, target: tls.Target, context: ssl.SSLContext) -> None:

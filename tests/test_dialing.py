@@ -162,6 +162,42 @@ def test_what_said_where_the_manager_is_holds_while_it_fails(
     assert "dialing as before: the file is being written" in caplog.text
 
 
+def test_why_it_dials_as_before_is_said_once_until_it_changes_or_the_link_stood(
+    target: tls.Target, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker without a join file, whose manager is away, dials for hours."""
+    answers = iter(["away", "away", "away", "damaged", "damaged", "", "damaged", "damaged", "damaged"])
+    stands = iter([False, False, False, False, False, False, False, True, False])
+
+    class Link:
+        def get_extra_info(self, name: str) -> None:
+            return None
+
+    def resolve() -> tls.Target:
+        if answer := next(answers):
+            raise SetupError(answer)
+        return target
+
+    async def dial(*arguments: Any) -> tuple[Link, None]:
+        if not next(stands):
+            raise ConnectionRefusedError
+        return Link(), None
+
+    async def test(driver: Driver) -> None:
+        monkeypatch.setattr(connecting, "dial", dial)
+        dialer = dialer_of(resolve, driver, (target, tls.dial_context(target.identity)))
+        for _ in range(9):
+            dialer.dial(0.0, "")
+            await driver.until(lambda: dialer._timer is None and dialer._task is None)
+        await dialer.leave()
+
+    with caplog.at_level(logging.INFO, _log.name):
+        asyncio.run(asyncio.wait_for(test(Driver()), SECONDS))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"dialing as before: {why}" for why in ("away", "damaged", "damaged", "damaged")
+    ]
+
+
 def test_own_certificate_that_expired_is_a_trouble_of_credentials(
     target: tls.Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
