@@ -177,12 +177,14 @@ class Dialer:
         while True:
             await asyncio.sleep(delay)
             began = self._loop.time()
-            try:
-                await asyncio.wait_for(self._attempt(target, context, self._last_address(target.host)), BRISK_SECONDS)
-            except Exception:
-                delay = max(0.0, began + BRISK_SECONDS - self._loop.time())
-            else:
+            attempt = self._loop.create_task(self._attempt(target, context, self._last_address(target.host)))
+            try:  # not by `wait_for`, which before Python 3.12 loses a cancel that comes as the attempt fails
+                await asyncio.wait((attempt,), timeout=BRISK_SECONDS)
+            finally:
+                made = await _end(attempt)
+            if made:
                 return
+            delay = max(0.0, began + BRISK_SECONDS - self._loop.time())
 
     def _last_address(self, host: str) -> str:
         """Where the manager answered last; its name where it never did."""
@@ -210,6 +212,13 @@ class Dialer:
         except CredentialsError as error:
             self._trouble(error)
             raise
+
+
+async def _end(attempt: asyncio.Task[None]) -> bool:
+    """See an attempt to its end, now; return whether it made a connection."""
+    attempt.cancel()
+    await asyncio.wait((attempt,))
+    return not attempt.cancelled() and attempt.exception() is None
 
 
 def _as_error(reason: str, target: tls.Target | None) -> StarCoreError:

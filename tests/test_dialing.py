@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import gc
 import logging
 import socket
 from collections.abc import Callable, Iterator
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from starcore import certificates, connecting, tls
+from starcore import certificates, connecting, dialing, tls
 from starcore.dialing import BRISK_SECONDS, Dialer
 from starcore.errors import CredentialsError, SetupError, StarCoreError
 from starcore.events import Lost
@@ -95,6 +97,38 @@ def test_attempt_that_hangs_gets_others_beside_it(target: tls.Target, listener: 
         for connection, _ in came:
             connection.close()
         assert not driver.fed
+
+    asyncio.run(test(Driver()))
+
+
+def test_attempts_that_fail_in_the_same_moment_are_all_over(
+    target: tls.Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A router says after three seconds, and to all of them, that there is no way."""
+    monkeypatch.setattr(dialing, "BRISK_SECONDS", 0.05)
+
+    async def test(driver: Driver) -> None:
+        loop = asyncio.get_running_loop()
+        known, tried = loop.create_future(), []
+        loop.set_exception_handler(lambda loop, context: driver.fed.append(context))
+
+        async def dial(*arguments: Any) -> Any:
+            tried.append("attempt")
+            if len(tried) == 2:
+                loop.call_soon(known.set_result, None)
+            await asyncio.shield(known)
+            raise OSError(errno.EHOSTUNREACH, "no route to host")
+
+        monkeypatch.setattr(connecting, "dial", dial)
+        dialer = dialer_of(lambda: target, driver)
+        dialer.dial(0.0, "")
+        await driver.until(lambda: driver.fed)
+        await asyncio.sleep(0.2)
+        gc.collect()
+        await dialer.leave()
+        assert len(tried) == 2
+        assert [type(event) for event in driver.fed] == [Lost]
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(test(Driver()))
 
