@@ -403,7 +403,7 @@ def _socket_sentence(exc: OSError, words: dict[str, str]) -> str:
     number = exc.errno or 0
     if isinstance(exc, TimeoutError):
         number = errno.ETIMEDOUT
-    elif "Connect call failed" in str(exc):  # asyncio joins what several addresses said into a text without a number
+    elif not number and "Connect call failed" in str(exc):  # what several addresses said, joined by asyncio
         number = errno.ECONNREFUSED
     elif isinstance(exc, ConnectionError) and not number:
         number = errno.ECONNRESET

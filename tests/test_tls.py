@@ -458,6 +458,7 @@ def test_key_with_a_passphrase_is_refused_without_asking_for_it(pems, tmp_path):
         (ConnectionRefusedError(errno.ECONNREFUSED, "no"), "nobody listens at [2001:db8::1]:443"),
         (OSError("Multiple exceptions: [Errno 111] Connect call failed, [Errno 111] ..."), "nobody listens at"),
         (OSError(errno.ENETUNREACH, "no"), "no way to [2001:db8::1]:443"),
+        (OSError(errno.EHOSTUNREACH, "Connect call failed ('2001:db8::1', 443)"), "no way to [2001:db8::1]:443"),
         (TimeoutError(), "no answer from [2001:db8::1]:443"),
         (ConnectionResetError(), "closed the connection without a word: is 443 its port for workers"),
         (socket.gaierror(-2, "unknown"), "no machine is known by the name in"),
