@@ -71,6 +71,8 @@ class Dialer:
         self._trouble = trouble
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+        self._attempts: set[asyncio.Task[None]] = set()
+        """Those of the race that are not over, or not known to be."""
         self._again = False
         """Whether it was time to dial while the last attempt was still being put away."""
         self._said = ""
@@ -82,6 +84,13 @@ class Dialer:
     def target(self) -> tls.Target | None:
         """What was said last: where, and as whom; None before anything was."""
         return self._known[0] if self._known is not None else None
+
+    def unanswered(self, seconds: float) -> StarCoreError:
+        """Why there is no session after so many seconds, where nobody said no."""
+        if self._reached is None:
+            return UnreachableError(tls.explain(TimeoutError(), self.target))
+        where = f" at {self.target.address}" if self.target is not None else ""
+        return UnreachableError(f"the manager{where} answers, but did not say WELCOME within {seconds:g} s")
 
     def dial(self, delay_seconds: float, reason: str) -> None:
         """Dial after a while; `reason` is what the last connection died of."""
@@ -103,8 +112,9 @@ class Dialer:
     async def leave(self) -> None:
         """Dial no more, and return when no attempt is under way."""
         self.stop()
-        if self._task is not None:
-            await asyncio.wait({self._task}, timeout=LEAVE_SECONDS_MAX)
+        under_way = self._attempts if self._task is None else {self._task, *self._attempts}
+        if under_way:
+            await asyncio.wait(under_way, timeout=LEAVE_SECONDS_MAX)
 
     def _start(self) -> None:
         self._timer = None
@@ -150,6 +160,7 @@ class Dialer:
         """One patient attempt, for a manager that is slow; and beside it brisk ones, for a link that comes back."""
         patient = self._loop.create_task(self._attempt_by_name(target, context))
         brisk = self._loop.create_task(self._attempt_afresh(target, context))
+        self._attempts = {patient, brisk}
         try:
             await asyncio.wait((patient, brisk), timeout=DIAL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if patient.done():
@@ -160,6 +171,7 @@ class Dialer:
             patient.cancel()
             brisk.cancel()
             await asyncio.wait((patient, brisk))
+            self._attempts.clear()
 
     async def _attempt_by_name(self, target: tls.Target, context: ssl.SSLContext) -> None:
         """Where no name server answers, the address will do at which the manager was last."""

@@ -48,7 +48,6 @@ from starcore.errors import (
     RefusedError,
     SessionLostError,
     StarCoreError,
-    UnreachableError,
     again,
 )
 from starcore.errors import Status as TaskStatus
@@ -318,9 +317,9 @@ class Session:
             loop.run_forever()
         finally:
             self._driver.close_all()
-            self._dialer.stop()
             self._vigil.stop()
             with contextlib.suppress(Exception):
+                loop.run_until_complete(self._dialer.leave())
                 loop.run_until_complete(asyncio.sleep(0))
                 loop.run_until_complete(loop.shutdown_default_executor())
             self._end_all(self._over or SessionLostError("the client was shut down"))
@@ -419,9 +418,7 @@ class Session:
         if self._over is not None:
             raise again(self._over)
         if not arrived:
-            raise self._trouble or UnreachableError(
-                f"no WELCOME from the manager at {self.target.address} within {seconds:g} s"
-            )
+            raise self._trouble or self._dialer.unanswered(seconds)
 
     def _told_why(self) -> bool:
         """Whether the machine, or what listens there, said no; rather than nothing yet."""

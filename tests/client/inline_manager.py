@@ -54,6 +54,7 @@ class InlineManager:
         self.acknowledged: list[int] = []
         self.held = False
         self.resumes = True
+        self.mute = False
         self.refusal: Goodbye | None = None
         self.link = 0
         self.forget_all()
@@ -106,6 +107,8 @@ class InlineManager:
     # -- messages ------------------------------------------------------------------------------------------------
 
     def on_hello(self, message: Hello) -> None:
+        if self.mute:
+            return
         if self.refusal is not None:
             self.out += [Send(self.link, self.refusal), Close(self.link, self.refusal.code, self.refusal.reason)]
             return

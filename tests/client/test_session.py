@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, as_completed, wait
@@ -20,6 +22,7 @@ import pytest
 
 from starcore.client.api import Client
 from starcore.client.core import JOBS_IDLE_MAX
+from starcore.dialing import Dialer
 from starcore.errors import Code, CredentialsError, RefusedError, ResultError, SessionLostError, UnreachableError
 from starcore.messages import Ack, Blob, Cancel, Goodbye, Hello, Job, Submit
 
@@ -205,6 +208,52 @@ def test_nobody_at_the_address_is_one_clear_error(star: InlineStar, free_port: i
         Client(f"127.0.0.1:{free_port}", join=star.join, connect_seconds=0.3)
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_port_that_takes_and_stays_silent_is_told_as_no_answer(star: InlineStar, loop: str) -> None:
+    """And the interpreter ends without a word about tasks that were left."""
+    script = """
+        import sys
+        from starcore.client.api import Client
+        try:
+            Client(sys.argv[1], join=sys.argv[2], connect_seconds=2.0, loop=sys.argv[3])
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}")
+    """
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        arguments = [sys.executable, "-c", textwrap.dedent(script), address, str(star.join), loop]
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=True)
+    words = "is the address right, and does a firewall let it through?"
+    assert (done.stdout, done.stderr) == (f"UnreachableError: no answer from {address}: {words}\n", "")
+
+
+def test_manager_that_answers_and_says_no_welcome_is_told_as_such(star: InlineStar) -> None:
+    star.core.mute = True
+    with pytest.raises(UnreachableError, match=r"answers, but did not say WELCOME within 0\.3 s"):
+        Client(star.address, join=star.join, connect_seconds=0.3)
+
+
+def test_dialer_is_through_before_the_loop_is_closed(star: InlineStar, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it takes to put an attempt away, no task is left behind."""
+    left: list[Any] = []
+
+    async def attempt(dialer: Dialer, *arguments: Any) -> None:
+        left.append(asyncio.current_task())
+        try:
+            await asyncio.sleep(SECONDS)
+        finally:
+            await asyncio.sleep(0.2)
+
+    monkeypatch.setattr(Dialer, "_attempt", attempt)
+    with pytest.raises(UnreachableError) as caught:
+        Client(star.address, join=star.join, connect_seconds=0.1)
+    assert "no answer" in str(caught.value)
+    deadline = time.monotonic() + SECONDS
+    while not left[0].done() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [task.done() for task in left] == [True]
+
+
 def test_manager_of_another_star_is_one_clear_error(star: InlineStar, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
@@ -221,8 +270,6 @@ def test_refusal_is_one_clear_error(star: InlineStar) -> None:
 
 @pytest.fixture
 def free_port() -> int:
-    import socket  # noqa: PLC0415 - for this alone
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
