@@ -29,9 +29,9 @@ A packet that is lost while the link is down is sent again only after a while th
 server. An attempt that takes longer than this is left alone, and gets others beside it that begin afresh. A SYN is
 sent again after one second, which one that was lost just before the link's return should live to see.
 """
-
-
 LEAVE_SECONDS_MAX = 0.5
+_GOES_ON = "; trying to reach it again"
+"""Ends a line of the log, but no error."""
 
 
 class Dialer:
@@ -85,12 +85,14 @@ class Dialer:
         """What was said last: where, and as whom; None before anything was."""
         return self._known[0] if self._known is not None else None
 
-    def unanswered(self, seconds: float) -> StarCoreError:
-        """Why there is no session after so many seconds, where nobody said no."""
+    def unanswered(self, seconds: float, said: str = "") -> StarCoreError:
+        """Why there is no session after so many seconds, where no attempt failed; `said` is the log's last word."""
+        where = self.target.address if self.target is not None else "the manager"
+        if said:
+            return UnreachableError(f"no session with {where} within {seconds:g} s: {said.removesuffix(_GOES_ON)}")
         if self._reached is None:
             return UnreachableError(tls.explain(TimeoutError(), self.target))
-        where = f" at {self.target.address}" if self.target is not None else ""
-        return UnreachableError(f"the manager{where} answers, but did not say WELCOME within {seconds:g} s")
+        return UnreachableError(f"{where} answers, but did not say WELCOME within {seconds:g} s")
 
     def dial(self, delay_seconds: float, reason: str) -> None:
         """Dial after a while; `reason` is what the last connection died of."""

@@ -120,6 +120,8 @@ class Session:
         self._incoming: dict[int, Incoming] = {}
         self._questions: Questions = Questions(self._tell)
         self._trouble: StarCoreError | None = None
+        self._said: dict[str, str] = {}
+        """The last line of each level since a link was up."""
         self._over: StarCoreError | None = None
         self._settled = threading.Event()
         self._ended = threading.Event()
@@ -418,7 +420,7 @@ class Session:
         if self._over is not None:
             raise again(self._over)
         if not arrived:
-            raise self._trouble or self._dialer.unanswered(seconds)
+            raise self._trouble or self._dialer.unanswered(seconds, self._said.get("warning", ""))
 
     def _told_why(self) -> bool:
         """Whether the machine, or what listens there, said no; rather than nothing yet."""
@@ -441,6 +443,7 @@ class Session:
 
     def _connected(self, action: orders.Connected) -> None:
         self.workers, self.slots = action.workers, action.slots
+        self._said.clear()
         self._settled.set()
 
     def _refused(self, action: orders.Refused) -> None:
@@ -553,8 +556,10 @@ class Session:
             sys.stderr.write(f"starcore: {action.text}\n")
 
     def _log_line(self, action: Log) -> None:
-        # Where no logging is set up, Python prints the bare text: say whose it is.
-        getattr(_log, action.level)("starcore: %s", action.text)
+        if self._said.get(action.level) != action.text:  # a manager that drains says the same at every attempt
+            self._said[action.level] = action.text
+            # Where no logging is set up, Python prints the bare text: say whose it is.
+            getattr(_log, action.level)("starcore: %s", action.text)
 
     def _end_all(self, error: StarCoreError) -> None:
         with self._lock:

@@ -24,6 +24,7 @@ from starcore.client.api import Client
 from starcore.client.core import JOBS_IDLE_MAX
 from starcore.dialing import Dialer
 from starcore.errors import Code, CredentialsError, RefusedError, ResultError, SessionLostError, UnreachableError
+from starcore.events import Send
 from starcore.messages import Ack, Blob, Cancel, Goodbye, Hello, Job, Submit
 
 from .inline_manager import InlineStar, inline_star
@@ -231,6 +232,36 @@ def test_manager_that_answers_and_says_no_welcome_is_told_as_such(star: InlineSt
     star.core.mute = True
     with pytest.raises(UnreachableError, match=r"answers, but did not say WELCOME within 0\.3 s"):
         Client(star.address, join=star.join, connect_seconds=0.3)
+
+
+def test_drain_that_does_not_end_is_said_once_and_named_by_the_error(
+    star: InlineStar, caplog: pytest.LogCaptureFixture
+) -> None:
+    star.core.refusal = Goodbye(Code.DRAINING, "this manager is shutting down")
+    with caplog.at_level("INFO", "starcore.client"), pytest.raises(UnreachableError) as caught:
+        Client(star.address, join=star.join, connect_seconds=1.0)
+    said = "the manager said goodbye: this manager is shutting down"
+    assert str(caught.value) == f"no session with {star.address} within 1 s: {said}"
+    assert len(seen(star, Hello)) > 2
+    ours = [record.getMessage() for record in caplog.records if record.name == "starcore.client"]
+    assert ours == [f"starcore: {said}; trying to reach it again"]
+
+
+def test_goodbye_is_said_again_after_a_link_was_up(
+    star: InlineStar, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    def drain() -> None:
+        goodbye = Goodbye(Code.DRAINING, "this manager is shutting down")
+        star.driver._perform(Send(star.core.link, goodbye))
+
+    with caplog.at_level("INFO", "starcore.client"):
+        for times in (1, 2):
+            star.call(drain)
+            deadline = time.monotonic() + SECONDS
+            while len(caplog.records) < times and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert client.submit(abs, -3).result(SECONDS) == 3
+    assert ["said goodbye" in record.getMessage() for record in caplog.records] == [True, True]
 
 
 def test_dialer_is_through_before_the_loop_is_closed(star: InlineStar, monkeypatch: pytest.MonkeyPatch) -> None:
