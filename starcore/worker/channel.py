@@ -308,7 +308,8 @@ class Outlet:
     """The writing half of the supervisor's end, which never blocks: what does not fit waits here.
 
     What waits is bounded by the batches that a slot may hold, and by its segments. A write wakes the slot, which costs
-    both ends more than all else here; so records leave together where they can.
+    both ends more than all else here; so records leave together where they can. A descriptor waits as a duplicate: its
+    owner may close it meanwhile, and then its number is nobody's or another's.
     """
 
     def __init__(self, sock: socket.socket, wait_writable: Callable[[bool], None]) -> None:
@@ -320,7 +321,7 @@ class Outlet:
     def send(self, record: Record, descriptor: int | None = None, *, hurry: bool = True) -> None:
         """Send a record as soon as the socket takes it, or without `hurry` together with the next one that has it.
 
-        OSError where the other end is gone.
+        ConnectionError where the other end is gone, any other OSError where it will never hear of this record.
         """
         frame = encode(record)
         if hurry and descriptor is None and not self._queue:
@@ -338,7 +339,7 @@ class Outlet:
     def _add(self, frame: bytes, descriptor: int | None) -> None:
         last, beside = self._queue[-1] if self._queue else (None, None)
         if last is None or descriptor is not None or len(last) + len(frame) > JOINED_BYTES_MAX:
-            self._queue.append((memoryview(frame), descriptor))
+            self._queue.append((memoryview(frame), None if descriptor is None else os.dup(descriptor)))
         else:
             self._queue[-1] = (memoryview(b"".join((last, frame))), beside)
 
@@ -354,9 +355,18 @@ class Outlet:
                 self._queue[0] = (data[sent:], None)
             else:
                 self._queue.popleft()
+            if descriptor is not None:
+                os.close(descriptor)
         if bool(self._queue) != self._waiting:
             self._waiting = bool(self._queue)
             self._wait_writable(self._waiting)
+
+    def close(self) -> None:
+        """Forget what waits, and close the descriptors among it."""
+        while self._queue:
+            _, descriptor = self._queue.popleft()
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def send_all(sock: socket.socket, record: Record, descriptor: int | None = None) -> None:

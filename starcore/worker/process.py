@@ -142,8 +142,12 @@ class SlotProcess:
     def send(self, record: Record, descriptor: int | None = None, *, hurry: bool = True) -> None:
         """Send a record, without `hurry` with the next one; one that finds the process gone is lost with it."""
         if self.alive:
-            with contextlib.suppress(OSError):
+            try:
                 self._outlet.send(record, descriptor, hurry=hurry)
+            except ConnectionError:
+                pass  # it is gone, which is told otherwise
+            except OSError as error:
+                self._break(error)
 
     def attach(self, piece: Piece) -> None:
         """Let the slot map a segment, unless it has it already, before what it is told next."""
@@ -214,9 +218,7 @@ class SlotProcess:
         except BlockingIOError:
             return
         except Exception as error:  # also a segment that cannot be mapped: an answer is lost, and somebody waits for it
-            self._broken = self._broken or f"a broken channel ({error})"
-            self._loop.remove_reader(self._socket.fileno())
-            self._kill_group()
+            self._break(error)
             return
         if not more and self.alive:
             self._loop.remove_reader(self._socket.fileno())  # its exit is reported by the pidfd
@@ -244,8 +246,16 @@ class SlotProcess:
     def _writable(self) -> None:
         try:
             self._outlet.push()
-        except OSError:
+        except OSError as error:
             self._loop.remove_writer(self._socket.fileno())
+            if not isinstance(error, ConnectionError):
+                self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        """End a process that misses something of what it was told, or that said something which nobody understood."""
+        self._broken = self._broken or f"a broken channel ({error})"
+        self._loop.remove_reader(self._socket.fileno())
+        self._kill_group()
 
     def _exited(self) -> None:
         if not self.alive:
@@ -290,6 +300,7 @@ class SlotProcess:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.remove_writer(self._socket.fileno())
         self._inlet.close()
+        self._outlet.close()
         self._socket.close()
         self._box.close()
 

@@ -133,6 +133,38 @@ def test_records_without_hurry_leave_with_the_next_one_and_keep_their_order(pair
     os.close(inlet.descriptor())
 
 
+def test_a_descriptor_that_waits_is_sent_though_its_owner_has_closed_it(pair: Pair) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    pair[0].setblocking(False)
+    outlet, inlet = Outlet(pair[0], lambda waiting: None), Inlet(pair[1])
+    outlet.send(Work(1, 1, 0, 0, 0, array("I", [50 << 10] * 20), b"x" * (1000 << 10)))  # more than the socket takes
+    reading, writing = os.pipe()
+    os.write(writing, b"!")
+    outlet.send(Attach(1, 10), reading)
+    os.close(reading)
+    other = os.dup(writing)
+    assert other == reading, "the number is another's now"
+    found: list[Record] = []
+    while len(found) < 2:
+        outlet.push()
+        inlet.pull()
+        found += inlet
+    came = inlet.descriptor()
+    assert os.read(came, 1) == b"!"
+    for descriptor in (came, other, writing):
+        os.close(descriptor)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_descriptors_that_were_never_sent_are_closed(pair: Pair) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    outlet = Outlet(pair[0], lambda waiting: None)
+    outlet.send(Attach(1, 10), pair[0].fileno(), hurry=False)
+    outlet.send(Free(6), hurry=False)
+    outlet.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_frame_of_another_kind_is_refused() -> None:
     with pytest.raises(FrameError):
         decode(1, b"", b"")

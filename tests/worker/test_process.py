@@ -17,8 +17,9 @@ import pytest
 
 from starcore import pickling
 from starcore.messages import FunctionKind
+from starcore.worker import channel
 from starcore.worker.blackbox import STACK_SIGNAL
-from starcore.worker.channel import Learn, Ready, Record, Setup, Work
+from starcore.worker.channel import Attach, Learn, Ready, Record, Setup, Work
 from starcore.worker.process import THREAD_VARIABLES, SlotProcess, _cause, slot_environment
 
 
@@ -119,6 +120,33 @@ def test_a_record_that_cannot_be_taken_costs_the_slot_and_not_the_answer() -> No
             heard.said = said  # type: ignore[method-assign]
             order(process, abs, -1)
             assert await asyncio.wait_for(heard.end, 20) == "a broken channel (no memory to map)"
+
+    run(test)
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "when there is room"])
+def test_a_record_that_cannot_be_sent_ends_the_slot(monkeypatch: pytest.MonkeyPatch, later: bool) -> None:
+    """It would wait for ever for what comes after it, and everybody for its answers."""
+
+    def fail(*args: Any) -> int:
+        raise OSError("no room for a descriptor")
+
+    async def test() -> None:
+        async with started() as (process, heard):
+            if later:
+                order(process, bytes, 0)
+                await asyncio.wait_for(heard.records.get(), 20)
+                os.kill(process.pid, signal.SIGSTOP)
+                while not process._outlet._queue:
+                    process.send(Work(9, 9, 0, 0, 0, array("I", [50 << 10] * 20), bytes(1000 << 10)))
+                process.send(Attach(1, 1), 2)
+                monkeypatch.setattr(channel, "send_some", fail)
+                os.kill(process.pid, signal.SIGCONT)
+            else:
+                monkeypatch.setattr(channel, "send_some", fail)
+                process.send(Attach(1, 1), 2)
+            assert await asyncio.wait_for(heard.end, 20) == "a broken channel (no room for a descriptor)"
+            monkeypatch.undo()
 
     run(test)
 
