@@ -137,7 +137,12 @@ class SlotProcess:
     @property
     def gone(self) -> bool:
         """Whether it has ended, told or not: of what its board says to run, nothing does any more."""
-        return not self.alive or os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        if not self.alive:
+            return True
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # as where SIGCHLD is ignored
+            return True
 
     def send(self, record: Record, descriptor: int | None = None, *, hurry: bool = True) -> None:
         """Send a record, without `hurry` with the next one; one that finds the process gone is lost with it."""
@@ -281,9 +286,13 @@ class SlotProcess:
         """The most memory that the dead process had, its last stack, and that memory as a number."""
         return self.peak, self.stack, self.peak_bytes
 
-    def _reap(self) -> int:
-        """Return the exit code; what the process used is known only to whoever waits for it."""
-        _, status, usage = os.wait4(self.pid, 0)
+    def _reap(self) -> int | None:
+        """Return the exit code, None where others took it; what the process used is known only to who waits for it."""
+        try:
+            _, status, usage = os.wait4(self.pid, 0)
+        except ChildProcessError:
+            self._popen.returncode = 0  # there is nothing left to wait for
+            return None
         self.peak, self.peak_bytes = self._box.peak(usage), self._box.peak_bytes(usage)
         self._popen.returncode = os.waitstatus_to_exitcode(status)
         return self._popen.returncode
@@ -305,7 +314,9 @@ class SlotProcess:
         self._box.close()
 
 
-def _cause(code: int, ours: bool, short: bool) -> str:
+def _cause(code: int | None, ours: bool, short: bool) -> str:
+    if code is None:
+        return "an unknown cause (its exit code is lost, as where SIGCHLD is ignored)"
     if code >= 0:
         return f"exit code {code}"
     try:

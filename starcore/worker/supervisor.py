@@ -227,6 +227,8 @@ class Supervisor:
 
     def _watch_signals(self) -> None:
         with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: nobody sends us any
+            if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:  # inherited: no slot would have an exit code
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._loop.add_signal_handler(signal.SIGTERM, self.drain)
             self._loop.add_signal_handler(signal.SIGUSR1, functools.partial(self.drain, insist=False))
             self._loop.add_signal_handler(signal.SIGINT, self.interrupt)

@@ -98,6 +98,37 @@ def test_a_process_that_has_ended_is_gone_before_anybody_is_told() -> None:
     run(test)
 
 
+def test_an_exit_that_the_kernel_kept_for_nobody_is_told_all_the_same() -> None:
+    async def test() -> None:
+        async with started() as (process, heard):
+            order(process, os._exit, 3)
+            assert (await asyncio.wait_for(heard.end, 20)).startswith("an unknown cause")
+            assert process.gone
+
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        run(test)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_process_that_the_kernel_kept_for_nobody_is_gone_before_anybody_is_told() -> None:
+    async def test() -> None:
+        async with started() as (process, _):
+            assert not process.gone
+            os.kill(process.pid, signal.SIGKILL)
+            deadline = time.monotonic() + 20
+            while not process.gone:
+                assert time.monotonic() < deadline
+            assert process.alive
+
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        run(test)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_the_end_of_what_a_slot_said_is_told_with_it() -> None:
     async def test() -> None:
         async with started() as (process, heard):
@@ -186,6 +217,7 @@ def test_a_slot_that_is_told_to_leave_leaves() -> None:
 @pytest.mark.parametrize(
     ("code", "ours", "short", "text"),
     [
+        (None, False, False, "an unknown cause"),
         (0, False, False, "exit code 0"),
         (3, False, False, "exit code 3"),
         (-11, False, True, "SIGSEGV"),
@@ -194,7 +226,7 @@ def test_a_slot_that_is_told_to_leave_leaves() -> None:
         (-9, False, True, "SIGKILL (from outside; probably out of memory: "),
     ],
 )
-def test_causes_have_names(code: int, ours: bool, short: bool, text: str) -> None:
+def test_causes_have_names(code: int | None, ours: bool, short: bool, text: str) -> None:
     assert _cause(code, ours, short).startswith(text)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import socket
 from array import array
 from pathlib import Path
@@ -65,6 +66,15 @@ def test_without_reconnection_an_absent_manager_is_exit_code_5(join: Path, close
     code, reason = run_worker(options(join, closed_port, reconnect=False))
     assert code == 5
     assert "nobody listens" in reason
+
+
+def test_a_worker_that_inherits_an_ignored_sigchld_hears_how_its_slots_end(join: Path, closed_port: int) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        run_worker(options(join, closed_port, reconnect=False))
+        assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.mark.parametrize("name", ["manager..example", "a" * 64 + ".example"])
