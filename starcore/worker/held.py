@@ -85,11 +85,20 @@ class Held:
             ):
                 self._flush()
             elif self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="starcore-held", daemon=True)
-                self._thread.start()
+                self._start()
             elif self._asleep:
                 self._asleep = False
                 self._bell.release()
+
+    def _start(self) -> None:
+        """Start the thread; where a task has taken what one needs, nothing is held."""
+        thread = threading.Thread(target=self._watch, name="starcore-held", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            self._flush()
+        else:
+            self._thread = thread
 
     def flush(self) -> None:
         """Send what is held."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -98,6 +99,20 @@ def test_answer_does_not_wait_for_the_task_behind_it(pair: Pair) -> None:
     begun = time.monotonic()
     assert pair.next() == [b"0"]
     assert time.monotonic() - begun < SECONDS / 2
+
+
+def test_answer_does_not_wait_where_no_thread_can_be_started(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        for index in range(2):
+            pair.keep(index)
+            assert pair.next() == [b"%d" % index]
+    pair.keep(2)
+    assert pair.next() == [b"2"]
+    assert pair.held._thread is not None, "one can be started again"
 
 
 def test_watch_rests_and_is_woken_by_the_next_answer(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
