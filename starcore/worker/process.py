@@ -108,7 +108,11 @@ class SlotProcess:
         self._killed = False
         self._pidfd: int | None = None
         self._box = BlackBox()
-        self._socket, child = socket.socketpair()
+        try:
+            self._socket, child = socket.socketpair()
+        except BaseException:
+            self._box.close()
+            raise
         board = -1
         try:
             self.board, board = Board.create()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import socket
 import time
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -127,6 +129,22 @@ def test_a_process_that_the_kernel_kept_for_nobody_is_gone_before_anybody_is_tol
         run(test)
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_process_that_finds_no_channel_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def test() -> None:
+        async with started() as (_, heard):
+            before = len(os.listdir("/proc/self/fd"))
+            with monkeypatch.context() as patch:
+                patch.setattr(socket, "socketpair", full)
+                with pytest.raises(OSError, match="Too many open files"):
+                    SlotProcess(1, heard, asyncio.get_running_loop(), 0, {})
+            assert len(os.listdir("/proc/self/fd")) == before
+
+    run(test)
 
 
 def test_the_end_of_what_a_slot_said_is_told_with_it() -> None:
