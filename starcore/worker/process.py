@@ -36,6 +36,8 @@ POLL_SECONDS = 0.02
 """How often to look for the end of a process where the kernel has no pidfd."""
 KIND_SECONDS = 0.3
 """How long a cancelled task may clean up: a Ctrl-C ends what runs within a second, the way there included."""
+CLOSED_SECONDS = 1.0
+"""How long a process whose channel is closed may take to end by itself; its own end says more of the cause."""
 STACK_SECONDS_MAX = 0.1
 """How long a process that is to be killed may take to write its stack: one that is stopped never does."""
 THREAD_VARIABLES = (
@@ -106,6 +108,7 @@ class SlotProcess:
         self._loop = loop
         self._broken = ""
         self._killed = False
+        self._left = False
         self._pidfd: int | None = None
         self._box = BlackBox()
         try:
@@ -186,6 +189,7 @@ class SlotProcess:
 
     def leave(self) -> None:
         """Close the channel: the slot ends by itself after the task at hand."""
+        self._left = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -226,12 +230,21 @@ class SlotProcess:
             self._tell()
         except BlockingIOError:
             return
+        except ConnectionError as error:  # it died before it had read all
+            self._closed(error)
+            return
         except Exception as error:  # also a segment that cannot be mapped: an answer is lost, and somebody waits for it
             self._break(error)
             return
         if not more and self.alive:
-            self._loop.remove_reader(self._socket.fileno())  # its exit is reported by the pidfd
+            self._closed(EOFError("closed by the slot"))
         self._owner.said_all(self)
+
+    def _closed(self, error: Exception) -> None:
+        """Await the exit, which the pidfd reports; a process that only closed its channel is deaf, and is ended."""
+        self._loop.remove_reader(self._socket.fileno())
+        if not self._left:
+            self._loop.call_later(CLOSED_SECONDS, lambda: None if self.gone else self._break(error))
 
     def _tell(self) -> None:
         for record in self._inlet:

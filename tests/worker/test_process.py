@@ -20,6 +20,7 @@ import pytest
 from starcore import pickling
 from starcore.messages import FunctionKind
 from starcore.worker import channel
+from starcore.worker import process as worker_process
 from starcore.worker.blackbox import STACK_SIGNAL
 from starcore.worker.channel import Attach, Learn, Ready, Record, Setup, Work
 from starcore.worker.process import THREAD_VARIABLES, SlotProcess, _cause, slot_environment
@@ -144,6 +145,46 @@ def test_a_process_that_finds_no_channel_leaves_no_descriptor(monkeypatch: pytes
                     SlotProcess(1, heard, asyncio.get_running_loop(), 0, {})
             assert len(os.listdir("/proc/self/fd")) == before
 
+    run(test)
+
+
+def test_a_death_with_something_unread_is_told_by_its_signal() -> None:
+    """Its channel is closed before it has ended, and whoever looks there first finds a broken one."""
+
+    async def test() -> None:
+        async with started() as (process, heard):
+            os.kill(process.pid, signal.SIGSTOP)
+            order(process, abs, -1)
+            os.kill(process.pid, signal.SIGSEGV)
+            os.kill(process.pid, signal.SIGCONT)
+            while not process.gone:
+                pass
+            process._readable()  # as where the channel's end is seen first
+            assert await asyncio.wait_for(heard.end, 20) == "SIGSEGV"
+
+    run(test)
+
+
+@pytest.mark.parametrize("unread", [False, True])
+def test_a_slot_that_closed_its_channel_and_lives_on_is_ended(monkeypatch: pytest.MonkeyPatch, unread: bool) -> None:
+    def close(unread: bool) -> None:
+        import os as system  # noqa: PLC0415
+        import time as clock  # noqa: PLC0415
+
+        clock.sleep(0.5 * unread)
+        system.closerange(3, 100)
+        clock.sleep(60)
+
+    async def test() -> None:
+        async with started() as (process, heard):
+            order(process, close, unread)
+            while not process.board.read()[2]:
+                await asyncio.sleep(0)
+            if unread:
+                order(process, abs, -1)
+            assert (await asyncio.wait_for(heard.end, 20)).startswith("a broken channel (")
+
+    monkeypatch.setattr(worker_process, "CLOSED_SECONDS", 0.2)
     run(test)
 
 
