@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -199,7 +200,8 @@ def _serve(options: argparse.Namespace) -> None:
 
     def listening() -> None:
         if options.ready_fd is not None:
-            with os.fdopen(options.ready_fd, "w") as pipe:
+            # Whoever waited may be gone, and then the lifeline's end is this manager's.
+            with contextlib.suppress(BrokenPipeError), os.fdopen(options.ready_fd, "w") as pipe:
                 pipe.write(json.dumps({"port": ports.worker, "client_port": ports.client}) + "\n")
         if options.ephemeral:
             return

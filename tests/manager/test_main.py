@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -104,3 +107,22 @@ def test_ports_that_join_files_do_not_say_are_told(
             _compare(certificates.Star(directory, "id", "host"), SimpleNamespace(worker=port, client=444))  # type: ignore[arg-type]
     ends = ["", f" --star '{tmp_path / 'my star'}'"] * lines
     assert [record.getMessage().partition("--port 8443 --client-port 444")[2] for record in caplog.records] == ends
+
+
+def test_who_waited_for_the_manager_may_be_gone_when_it_listens(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C while a local star starts: the children are on their way, and end with the lifeline."""
+    certificates.create_star(tmp_path / "star", host="127.0.0.1")
+    (lifeline, held), (gone, ready) = os.pipe(), os.pipe()
+    os.close(gone)
+    os.close(held)
+    command = [sys.executable, "-m", "starcore.manager", "--star", str(tmp_path / "star"), "--host", "127.0.0.1"]
+    command += ["--port", "0", "--client-port", "0", "--ephemeral", "--log-level", "warning"]
+    command += ["--lifeline", str(lifeline), "--ready-fd", str(ready)]
+    try:
+        done = subprocess.run(command, pass_fds=(lifeline, ready), timeout=30, check=False)
+    finally:
+        os.close(lifeline)
+        os.close(ready)
+    assert (done.returncode, capfd.readouterr().err) == (0, "")
