@@ -9,13 +9,14 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from starcore import logs, settings
 from starcore.capacity import memory_limit_bytes
 from starcore.certificates import CLIENT_PORT, WORKER_PORT, Star
-from starcore.errors import SetupError, StarCoreError
+from starcore.errors import CredentialsError, SetupError, StarCoreError
 from starcore.manager.bodies import SUFFIX
 from starcore.manager.budget import MEMORY_BYTES_MIN, Budget, least_bytes
 from starcore.manager.core import Limits
@@ -188,6 +189,8 @@ def _serve(options: argparse.Namespace) -> None:
         raise SetupError("the manager needs Linux or macOS; on Windows the client works")
     if options.shards > 1 and sys.platform != "linux":
         raise SetupError("more than one shard needs Linux: they share memory that other systems do not have")
+    if not options.ephemeral:
+        _try_runtime_dir()
     if options.listen_fds:
         ports = adopt(options.host, *map(int, options.listen_fds.split(",")))
     else:
@@ -248,6 +251,19 @@ def _serve(options: argparse.Namespace) -> None:
     finally:
         for record in records:
             record.remove()
+
+
+def _try_runtime_dir() -> None:
+    """See that the record of this manager can be written, before anything is said or made."""
+    try:
+        directory = settings.runtime_dir()
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except CredentialsError as error:
+        raise SetupError(f"{error}; set STARCORE_RUNTIME_DIR to another directory") from error
+    except OSError as error:
+        said = f"{directory} cannot be written to: {error.strerror}"
+        raise SetupError(f"{said}; set STARCORE_RUNTIME_DIR to another directory") from error
 
 
 def _spool_room(directory: Path | None, size: int) -> int:

@@ -126,3 +126,18 @@ def test_who_waited_for_the_manager_may_be_gone_when_it_listens(
         os.close(lifeline)
         os.close(ready)
     assert (done.returncode, capfd.readouterr().err) == (0, "")
+
+
+@pytest.mark.parametrize("where", ["a plain file", "below a plain file", "/proc/x"])
+def test_place_of_the_record_is_tried_before_anything_is_said_or_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch(mode=0o600)
+    place = {"a plain file": file, "below a plain file": file / "run", "/proc/x": Path("/proc/x")}[where]
+    monkeypatch.setenv("STARCORE_RUNTIME_DIR", str(place))
+    command = ["--host", "127.0.0.1", "--port", "0", "--client-port", "0", "--star", str(tmp_path / "star")]
+    assert main(command) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and str(place) in said and "STARCORE_RUNTIME_DIR" in said, said
+    assert not (tmp_path / "star").exists()
