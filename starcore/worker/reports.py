@@ -12,7 +12,7 @@ from starcore.worker.orders import SlotDied
 
 STACK_FRAMES_MAX = 32
 STACK_LINE_CHARS_MAX = 240
-_OURS = ("starcore/worker/slot.py", "starcore/pickling.py", "starcore/payloads.py")
+_OURS = ("starcore/worker/slot.py", "starcore/pickling.py", "starcore/payloads.py", "starcore/functions.py")
 """Below the first frame of these there is nothing of the user's."""
 _FRAME = "  File "
 

@@ -8,7 +8,8 @@
                                                                                     in a segment of the pool where
                                                                                     numpy made it, or copied to one
 
-User code runs in this process and nowhere else; whatever it does to it costs one attempt of one task. Nothing
+User code runs in this process and nowhere else; whatever it does to it costs one attempt of one task: also while a
+function is loaded, which is user code already, and therefore part of the first task that calls it. Nothing
 here talks to the network. A slot ends when its channel does, and with its supervisor: the kernel sees to that on
 Linux (PR_SET_PDEATHSIG), a thread that reads the lifeline elsewhere.
 """
@@ -84,12 +85,35 @@ Function = Callable[..., Any]
 
 
 @dataclass(slots=True)
-class Known:
-    """A job: its function, or why there is none."""
+class Lesson:
+    """A function, or the bytes that it is loaded from, or why there is none. Jobs of one digest have one lesson."""
 
-    name: str
     function: Function | None = None
     fault: str = ""
+    blob: Buffer = b""
+    digest: bytes = b""
+
+    def load(self) -> Function | None:
+        """Return the function. Its first task loads it: whatever that does to this process is that task's doing."""
+        if self.function is None and not self.fault:
+            try:
+                if hashlib.sha256(self.blob).digest() != self.digest:
+                    raise LoadError("the function's bytes are not what its digest says")
+                self.function = load_function(self.blob)
+            except LoadError as error:
+                self.fault = str(error)
+            except BaseException as error:
+                self.fault = f"the function cannot be loaded: {type(error).__name__}: {error}"
+            self.blob = b""
+        return self.function
+
+
+@dataclass(slots=True)
+class Known:
+    """A job: what a human calls its function, and that."""
+
+    name: str
+    lesson: Lesson
 
 
 class Slot:
@@ -105,7 +129,7 @@ class Slot:
         self._pool = Pool(0)
         self._attached: set[int] = set()
         self._jobs: dict[int, Known] = {}
-        self._functions: dict[bytes, Known] = {}
+        self._functions: dict[bytes, Lesson] = {}
         self._registered: dict[str, Function] = {}
         self._cancelled = False
         self._records: dict[type, Callable[[Any], None]] = {
@@ -187,21 +211,16 @@ class Slot:
         if record.kind is FunctionKind.REGISTERED:
             function = self._registered.get(record.function)
             fault = "" if function else f"this worker has no function {record.function!r}"
-            self._jobs[record.job] = Known(record.function or "registered", function, fault)
+            self._jobs[record.job] = Known(record.function or "registered", Lesson(function, fault))
             return
-        known = self._functions.get(record.digest)
-        if known is None:
-            known = self._functions[record.digest] = Known(record.function)
+        lesson = self._functions.get(record.digest)
+        if lesson is None:
+            lesson = self._functions[record.digest] = Lesson(digest=record.digest)
             try:
-                blob = self._blob(record.blob, record.segment, record.blob_bytes)
-                if hashlib.sha256(blob).digest() != record.digest:
-                    raise LoadError("the function's bytes are not what its digest says")
-                known.function = load_function(blob)
-            except LoadError as error:
-                known.fault = str(error)
-            except BaseException as error:
-                known.fault = f"the function cannot be loaded: {type(error).__name__}: {error}"
-        self._jobs[record.job] = Known(record.function, known.function, known.fault)
+                lesson.blob = bytes(self._blob(record.blob, record.segment, record.blob_bytes))
+            except Exception as error:  # no memory for it
+                lesson.fault = f"the function cannot be loaded: {type(error).__name__}: {error}"
+        self._jobs[record.job] = Known(record.function, lesson)
 
     def _on_unlearn(self, record: Unlearn) -> None:
         if record.has_job:
@@ -227,7 +246,9 @@ class Slot:
     # -- what it does ----------------------------------------------------------------------------------------
 
     def _run_batch(self, work: Work) -> None:
-        known = self._jobs.get(work.job) or Known("?", None, f"job {work.job} was not announced to this slot")
+        known = self._jobs.get(work.job)
+        if known is None:
+            known = Known("?", Lesson(fault=f"job {work.job} was not announced to this slot"))
         batch, heads, at = work.batch, bytes(work.heads), 0
         for index, size in enumerate(work.head_sizes):
             begun = time.monotonic()
@@ -254,11 +275,12 @@ class Slot:
 
     def _run_small(self, known: Known, head: bytes) -> tuple[Status, Packed | bytes]:
         """Run a task; a call of scalars that returns one takes a short way, without an object in between."""
-        args = None if known.function is None else small_arguments(head)
+        function = known.lesson.load()
+        args = None if function is None else small_arguments(head)
         if args is None:
             return self._run_one(known, head, None)
         try:
-            value = known.function(*args)  # type: ignore[misc]  # there is one, or there were no arguments
+            value = function(*args)  # type: ignore[misc]  # there is one, or there were no arguments
         except BaseException as error:
             return Status.RAISED, pack_failure(_without_us(error))
         answer = small_answer(value)
@@ -266,8 +288,9 @@ class Slot:
 
     def _run_one(self, known: Known, head: Buffer, body: memoryview | None) -> tuple[Status, Packed]:
         """Run a task; never raises."""
-        if known.function is None:
-            return Status.UNLOADABLE, _text(known.fault)
+        function = known.lesson.load()
+        if function is None:
+            return Status.UNLOADABLE, _text(known.lesson.fault)
         try:
             call = load_call(head, body)
         except LoadError as error:
@@ -275,7 +298,7 @@ class Slot:
         except BaseException as error:
             return Status.UNLOADABLE, _text(f"the arguments cannot be loaded: {type(error).__name__}: {error}")
         try:
-            value = call.run(known.function)
+            value = call.run(function)
         except BaseException as error:
             return Status.RAISED, pack_failure(_without_us(error))
         return self._pack(value)

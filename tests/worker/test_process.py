@@ -311,6 +311,24 @@ def test_a_fault_leaves_the_stack_of_the_task_and_nothing_of_ours(how: str) -> N
     run(test)
 
 
+class AbortOnLoading:
+    def __reduce__(self) -> Any:
+        return os.abort, ()
+
+
+def test_a_fault_in_loading_a_function_leaves_nothing_of_ours_in_the_stack() -> None:
+    there = AbortOnLoading()
+
+    async def test() -> None:
+        async with started() as (process, heard):
+            order(process, lambda: there)
+            assert await asyncio.wait_for(heard.end, 20) == "SIGABRT"
+            assert process.board.read()[:3] == (1, 1, True)
+            assert "starcore" not in process.stack
+
+    run(test)
+
+
 def hold_the_interpreter(directory: str) -> None:
     """Sleep for a minute in C, with the interpreter's lock held: no line of Python runs here any more."""
     import ctypes  # noqa: PLC0415

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 from starcore import pickling
 from starcore.errors import LoadError, Status
 from starcore.messages import FunctionKind
+from starcore.worker.blackbox import CANCEL_SIGNAL
 from starcore.worker.channel import (
     IN_ARGUMENT,
     IN_OWN,
@@ -126,6 +128,62 @@ def test_a_function_that_cannot_be_loaded_says_why(shared: Child) -> None:
     done = shared.next(Done)
     assert done.statuses[0] == Status.UNLOADABLE
     assert b"digest" in bytes(done.heads)
+
+
+class OnLoading:
+    """Does something when it is loaded, as part of a function or of its arguments."""
+
+    def __init__(self, does: Any, *args: Any) -> None:
+        self.reduced = does, args
+
+    def __reduce__(self) -> Any:
+        return self.reduced
+
+
+def with_loading(does: Any, *args: Any) -> Any:
+    there = OnLoading(does, *args)
+    return lambda x: (x, there)[0]
+
+
+def test_a_function_that_kills_its_slot_while_it_is_loaded_is_its_first_tasks_doing(child: Child) -> None:
+    child.work(child.learn(with_loading(os._exit, 7)), [pickling.pack_call((1,), {}).head] * 2)
+    assert child.ended() == 7
+    assert child.board.read()[:3] == (1, 1, True)
+
+
+def test_a_function_that_hangs_while_it_is_loaded_shows_as_its_task_that_runs(child: Child) -> None:
+    child.work(child.learn(with_loading(time.sleep, 60)), [pickling.pack_call((1,), {}).head])
+    deadline = time.monotonic() + 20
+    while child.board.read()[:3] != (1, 1, True):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.kill(child.process.pid, CANCEL_SIGNAL)  # and is interrupted as one that runs
+    assert child.ended() == 1
+
+
+def test_a_function_of_several_jobs_is_loaded_once_and_not_before_its_first_task(child: Child, tmp_path: Path) -> None:
+    place = tmp_path / "loads"
+    function = with_loading(os.system, f"echo >> {place}")
+    first, second = child.learn(function), child.learn(function)
+    assert child.answer(child.call(abs, -1)) == 1
+    assert not place.exists()
+    for job in (first, second, first):
+        child.work(job, [pickling.pack_call((job,), {}).head])
+        assert child.answer(child.next(Done)) == job
+    assert place.read_text() == "\n"
+
+
+def test_a_function_that_is_loaded_late_is_no_argument_that_its_task_keeps(child: Child) -> None:
+    done, _ = child.call_array(lambda values: float(values[1]), np.arange(1 << 16, dtype=np.float64))
+    assert (done.statuses[0], done.kept) == (Status.OK, False)
+
+
+def test_an_error_of_loading_a_function_is_told_to_each_of_its_tasks(shared: Child) -> None:
+    shared.work(shared.learn(with_loading(divmod, 1, 0)), [pickling.pack_call((1,), {}).head] * 2)
+    done = shared.next(Done)
+    text = b"the function cannot be loaded: ZeroDivisionError: "
+    assert list(done.statuses) == [Status.UNLOADABLE] * 2
+    assert bytes(done.heads).count(text) == 2
 
 
 def test_an_unknown_registered_function_says_so(shared: Child) -> None:
