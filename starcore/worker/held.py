@@ -9,7 +9,8 @@
 How long the next task runs nobody knows, and an answer that is here must not wait for it. So a thread looks after
 what is held. It is started with the first answer that waits, looks every `LATE_SECONDS` for as long as there are
 some, and sleeps by a lock when there are none: a slot of long tasks has no such thread, and it costs a resting one
-nothing.
+nothing. It needs the interpreter's lock as every thread does: a task that holds that, in one long call into C, delays
+the answers before it until it lets go.
 """
 
 from __future__ import annotations
