@@ -14,6 +14,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -170,8 +171,10 @@ def test_port_in_use_is_said_and_leaves_no_star_behind(place: Place, flag: str, 
 def test_port_without_rights_is_said_with_the_way_out(place: Place) -> None:
     if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 443:
         pytest.skip("everybody may open port 443 here: sysctl net.ipv4.ip_unprivileged_port_start=1024")
-    with for_nobody(place) as command:
-        ran = place.run(*command, "manager", "--host", "127.0.0.1", "--port", "443", "--client-port", "444")
+    manager = ("manager", "--host", "127.0.0.1", "--port", "443", "--client-port", "444")
+    with for_nobody(place) as command, tempfile.TemporaryDirectory() as run:  # not in this place, which is root's alone
+        os.chown(run, NOBODY, NOBODY)
+        ran = place.run("env", f"STARCORE_RUNTIME_DIR={run}", *command, *manager)
     assert_one_line(ran, 4, "port 443 needs rights", "--port 8443 --client-port 8444", "ip_unprivileged_port_start")
 
 
