@@ -10,17 +10,15 @@ import linecache
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
-import pytest
 
 from starcore.client.api import Client
 from starcore.client.session import Session
 
-from .inline_manager import InlineStar, inline_star
+from .inline_manager import InlineStar
 
 SECONDS = 3.0
 LINES_MAX = 200
@@ -38,18 +36,6 @@ CODES = {
         Session._wake,
     )
 }
-
-
-@pytest.fixture
-def star(tmp_path: Path) -> Iterator[InlineStar]:
-    with inline_star(tmp_path) as star:
-        yield star
-
-
-@pytest.fixture
-def client(star: InlineStar) -> Iterator[Client]:
-    with Client(star.address, join=star.join) as client:
-        yield client
 
 
 def interrupted(call: Callable[[], Any], line: int, codes: set[CodeType] = CODES) -> bool:
