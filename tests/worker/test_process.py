@@ -9,8 +9,8 @@ import signal
 import socket
 import time
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,16 @@ def test_a_process_that_has_ended_is_gone_before_anybody_is_told() -> None:
     run(test)
 
 
+@contextmanager
+def unkept_exits() -> Iterator[None]:
+    """The kernel keeps no exit code for who ignores SIGCHLD, as a program may that started this one."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_an_exit_that_the_kernel_kept_for_nobody_is_told_all_the_same() -> None:
     async def test() -> None:
         async with started() as (process, heard):
@@ -108,11 +118,8 @@ def test_an_exit_that_the_kernel_kept_for_nobody_is_told_all_the_same() -> None:
             assert (await asyncio.wait_for(heard.end, 20)).startswith("an unknown cause")
             assert process.gone
 
-    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    try:
+    with unkept_exits():
         run(test)
-    finally:
-        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_process_that_the_kernel_kept_for_nobody_is_gone_before_anybody_is_told() -> None:
@@ -125,11 +132,8 @@ def test_a_process_that_the_kernel_kept_for_nobody_is_gone_before_anybody_is_tol
                 assert time.monotonic() < deadline
             assert process.alive
 
-    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    try:
+    with unkept_exits():
         run(test)
-    finally:
-        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_process_that_finds_no_channel_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
