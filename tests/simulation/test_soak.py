@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from .campaign import Tally
 pytestmark = pytest.mark.alone  # it takes every core
 
 
-def test_soak_goes_on_where_it_stopped_and_another_commit_begins_anew(tmp_path: Path) -> None:
+def test_soak_goes_on_where_it_stopped_and_other_code_begins_anew(tmp_path: Path) -> None:
     path = tmp_path / "place.json"
     place = soak.load(path, "abc")
     place.add(Tally(seeds=20, steps=900, reached={("client", "SENT", "LOST"): 3}))
@@ -22,6 +25,25 @@ def test_soak_goes_on_where_it_stopped_and_another_commit_begins_anew(tmp_path: 
     assert soak.load(path, "abc") == soak.Place("abc", soak.FIRST_SEED + 25, 25, 1000, [7], reached)
     assert soak.load(path, "def") == soak.Place("def", soak.FIRST_SEED + 25)
     assert [file.name for file in tmp_path.iterdir()] == ["place.json"]
+
+
+def test_code_is_what_a_simulated_star_runs_and_nothing_beside_it(tmp_path: Path) -> None:
+    for part in ("starcore", "tests", "benchmarks"):
+        shutil.copytree(soak.ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("results", "__pycache__"))
+
+    def code() -> str:
+        command = [sys.executable, "-c", "from tests.simulation.soak import code_here; print(code_here())"]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    def touched(name: str) -> str:
+        with (tmp_path / name).open("a") as file:
+            file.write("# another line\n")
+        return code()
+
+    before = code()
+    assert touched("starcore/client/session.py") == touched("tests/conftest.py") == before
+    codes = [touched(name) for name in ("starcore/uplink.py", "starcore/_records.pxi", "tests/simulation/network.py")]
+    assert len({before, *codes}) == 4
 
 
 def test_sitting_ends_with_its_steps_and_again_at_once(tmp_path: Path) -> None:
