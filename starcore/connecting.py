@@ -12,6 +12,8 @@ import ssl
 from collections.abc import Callable
 from typing import TypeVar
 
+from starcore.proxies import Proxy, tunnel
+from starcore.tls import join_address
 from starcore.transport import TLSTransport, reset
 
 HANDSHAKE_SECONDS_MAX = 60.0
@@ -137,14 +139,38 @@ async def dial(
     port: int,
     context: ssl.SSLContext,
     server_hostname: str,
+    proxy: Proxy | None = None,
 ) -> tuple[TLSTransport, _Protocol]:
-    """Connect to the first address of `host` that answers, and see it through TLS.
+    """Connect to the first address of `host` that answers, or to what a proxy finds by it, and see it through TLS.
 
     Raises
     ------
     OSError
         None of them did, or as of `secure`.
+    UnreachableError
+        The proxy did not, or made no way.
     """
+    if proxy is None:
+        sock = await _connect(loop, host, port)
+    else:
+        sock = await _connect_by(loop, proxy, join_address(host, port))
+    return await secure(loop, factory, sock, context, server_hostname=server_hostname)
+
+
+async def _connect_by(loop: asyncio.AbstractEventLoop, proxy: Proxy, address: str) -> socket.socket:
+    try:
+        sock = await _connect(loop, proxy.host, proxy.port)
+    except OSError as error:
+        raise proxy.unreachable(error) from error
+    try:
+        await tunnel(loop, sock, proxy, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _connect(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     failures: list[OSError] = []
     for family, kind, number, _, address in found:
@@ -162,7 +188,7 @@ async def dial(
                 sock.close()
             raise
         else:
-            return await secure(loop, factory, sock, context, server_hostname=server_hostname)
+            return sock
     if not failures:
         raise OSError(f"no address is known for {host!r}")
     raise next((error for error in failures if error.errno not in _AWAY), failures[0])

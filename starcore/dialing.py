@@ -213,10 +213,11 @@ class Dialer:
             target.port,
             context,
             target.identity.server_name,
+            target.proxy,
         )
         peer = link.get_extra_info("peername")
         if peer:  # else it is closed again already
-            self._reached = target.host, peer[0]
+            self._reached = target.host, peer[0] if target.proxy is None else target.host
 
     def _identify(
         self, identity: tls.DialerIdentity, ssl_object: ssl.SSLObject | ssl.SSLSocket, address: str

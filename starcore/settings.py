@@ -29,6 +29,7 @@ from starcore import certificates
 from starcore.certificates import CLIENT_PORT, WORKER_PORT, JoinFile, Star, said
 from starcore.errors import AddressError, CredentialsError, SetupError, UnconfiguredError
 from starcore.messages import Role
+from starcore.proxies import proxy_for
 from starcore.tls import DialerIdentity, ManagerIdentity, Target, fingerprints
 
 DEFAULT_PORTS = {Role.WORKER: WORKER_PORT, Role.CLIENT: CLIENT_PORT}
@@ -351,7 +352,7 @@ def dialer(
     UnconfiguredError
         Nothing says where a manager is, and none of this user's runs on this machine.
     CredentialsError, AddressError
-        Something does say it, and it is wrong.
+        Something does say it, and it is wrong; or what names a proxy is (see `proxies.proxy_for`).
     """
     origin = "--manager"
     if address is None and (address := os.environ.get("STARCORE_MANAGER") or None):
@@ -366,7 +367,8 @@ def dialer(
     if not 0 < port < 1 << 16:
         raise AddressError(f"{port} is not a port: 1 to 65535 are")
     origin = f"address from {origin}, credentials from {source.origin}" if host else source.origin
-    return Target(host or source.host, port, source.identity, origin)
+    host = host or source.host
+    return Target(host, port, source.identity, origin, proxy_for(host))
 
 
 def _source(role: Role, join: str | os.PathLike[str] | None, address: str) -> _Source:

@@ -36,6 +36,7 @@ from typing import Any
 from starcore.errors import CredentialsError, MisuseError, StarCoreError, UnreachableError
 from starcore.events import Peer
 from starcore.messages import ALPN, Role
+from starcore.proxies import Proxy
 
 SERVER_NAME = "manager.starcore.internal"
 """The DNS name in every manager's certificate. It is never looked up."""
@@ -100,12 +101,13 @@ class DialerIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to dial, as whom, and which of the settings said so."""
+    """Where to dial, as whom, which of the settings said so, and by which proxy, if any."""
 
     host: str
     port: int
     identity: DialerIdentity
     origin: str
+    proxy: Proxy | None = None
 
     @property
     def address(self) -> str:
@@ -361,9 +363,10 @@ def explain(exc: BaseException | None, target: Target | None = None) -> str:
     file = (target.identity.source if target else "") or "the join file"
     renewal = target.identity.renewal if target else ""
     pinned = target is not None and target.identity.pinned
+    by = f" (through {target.proxy})" if target and target.proxy else ""
     words = {
-        "address": target.address if target else "the manager's address",
-        "manager": f"the manager at {target.address}" if target else "the manager",
+        "address": f"{target.address}{by}" if target else "the manager's address",
+        "manager": f"the manager at {target.address}{by}" if target else "the manager",
         "file": file,
         "port": f"{target.port} its port for {_said(target.identity.role)}s" if target else "this the right port",
         "foreign": "shows another certificate than the one given here" if pinned else f"is of another star than {file}",

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
+
+from starcore import proxies
+
+# The proxy of whoever runs the tests is not for them.
+for variable in (*proxies.VARIABLES, proxies.OWN_VARIABLE):
+    os.environ.pop(variable, None)
 
 
 @pytest.fixture(autouse=True)

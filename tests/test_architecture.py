@@ -25,7 +25,7 @@ FILE_LINES_MAX = 600
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"messages", "errors", "texts", "postmortem"}),
     frozenset({"events", "pace", "streams", "tls", "certificates", "settings", "logs", "options", "_framing"})
-    | frozenset({"capacity", "connecting", "transport", "vigil"})
+    | frozenset({"capacity", "connecting", "proxies", "transport", "vigil"})
     | frozenset({"pickling", "payloads", "layouts", "plain", "functions", "failures", "references"}),
     frozenset({"codec", "uplink"}),
     frozenset({"connection"}),

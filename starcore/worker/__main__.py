@@ -37,7 +37,8 @@ examples:
 SIGTERM and SIGUSR1 drain, as does 'starcore drain': what runs is finished, the rest given back. A second SIGTERM, or
 Ctrl-C, gives everything back and leaves within 2 s, a second Ctrl-C at once. In a Slurm job that says when it ends
 (SLURM_JOB_END_TIME), that is this worker's lifetime. A manager that is not there is looked for again until it is,
-and one that this user has not started yet on this machine is waited for.
+and one that this user has not started yet on this machine is waited for. An HTTP proxy is taken from $HTTPS_PROXY and
+$NO_PROXY, or from $STARCORE_PROXY.
 
 exit codes: 0 drained or stopped, 1 a fault of ours, 2 usage or set-up, 3 credentials, 4 a text that is no address,
 5 no manager (--no-reconnect)

@@ -188,11 +188,15 @@ class Proxy:
                 peer.close()
                 continue
             self.accepted += 1
+            peer.setblocking(False)
+            port = await self._ask(peer)
+            if port is None:
+                peer.close()
+                continue
             manager = socket.socket()
             manager.setblocking(False)
-            peer.setblocking(False)
             try:
-                await self._loop.sock_connect(manager, ("127.0.0.1", self._port))
+                await self._loop.sock_connect(manager, ("127.0.0.1", port))
             except OSError:
                 peer.close()
                 manager.close()
@@ -200,6 +204,10 @@ class Proxy:
             pair = _Pair(peer, manager)
             self._pairs.add(pair)
             pair.tasks = [self._loop.create_task(self._forward(pair, way)) for way in pair.ways]
+
+    async def _ask(self, peer: socket.socket) -> int | None:
+        """Say whither a new connection goes; None turns it away."""
+        return self._port
 
     async def _forward(self, pair: _Pair, way: _Way) -> None:
         with contextlib.suppress(OSError):
@@ -228,3 +236,37 @@ class Proxy:
     def _end(self, pair: _Pair) -> None:
         self._pairs.discard(pair)
         pair.close(self._loop)
+
+
+class HttpProxy(Proxy):
+    """A proxy that is asked by the method CONNECT of HTTP, and knows one name: this machine's.
+
+    Parameters
+    ----------
+    name : str
+        The name.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(0)
+        self.requests: list[str] = []
+        """What was asked, whole."""
+        self.refusal = ""
+        """Said to everybody, where it is not empty: `407 Proxy Authentication Required`."""
+        self._name = name
+
+    async def _ask(self, peer: socket.socket) -> int | None:
+        request = b""
+        with contextlib.suppress(OSError):
+            while not request.endswith(b"\r\n\r\n"):
+                if not (more := await self._loop.sock_recv(peer, 4096)):
+                    return None
+                request += more
+            self.requests.append(request.decode())
+            method, _, rest = self.requests[-1].partition(" ")
+            name, _, port = rest.partition(" ")[0].rpartition(":")
+            known = (method, name) == ("CONNECT", self._name)
+            refusal = self.refusal or ("" if known else "502 Bad Gateway")
+            await self._loop.sock_sendall(peer, f"HTTP/1.1 {refusal or '200 OK'}\r\nVia: test\r\n\r\n".encode())
+            return None if refusal else int(port)
+        return None
