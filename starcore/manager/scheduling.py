@@ -32,7 +32,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from itertools import islice
-from operator import itemgetter
 
 from starcore.manager.state import Capability, Client, Job, Leased, Mark, Run, Span, State, Worker
 from starcore.manager.stored import Keeper
@@ -310,24 +309,17 @@ class Scheduler:
         """Name the next lease, and take it out of the queue. Clients in `full` have unread answers enough."""
         if not self.tasks:
             return None
-        passed: set[tuple[_Lane, Client]] = set()
-        while True:
-            candidates = (
-                (client.used_seconds, client, lane)
-                for lane in self._lanes.values()
-                if lane.lines and (lane.idle or lane.roomy)
-                for client in lane.lines
-                if client not in full and (lane, client) not in passed
-            )
-            best = min(candidates, key=itemgetter(0), default=None)
-            if best is None:
-                return None
-            used, client, lane = best
+        served = (lane for lane in self._lanes.values() if lane.lines and (lane.idle or lane.roomy))
+        lines = ((lane, client) for lane in served for client in lane.lines if client not in full)
+        waiting = [(client.used_seconds, place, lane, client) for place, (lane, client) in enumerate(lines)]
+        heapify(waiting)  # mostly the first one is it, but where arguments are awaited it may be none of very many
+        while waiting:
+            used, _, lane, client = heappop(waiting)
             choice = self._match(lane, client, full)
             if choice is not None:
                 self._floor_seconds = max(self._floor_seconds, used)
                 return choice
-            passed.add((lane, client))
+        return None
 
     def at_once(self, job: Job) -> Worker | None:
         """Name the worker that gets a task without a body, where no other waits: as `choose` would, without a line.

@@ -50,6 +50,24 @@ def test_argument_that_does_not_come_keeps_no_slot_from_others():
     assert counts(star, worker) == [2, 1, 1]
 
 
+def test_clients_whose_arguments_are_awaited_are_each_looked_at_once():
+    class Counting(set):
+        looks = 0
+
+        def __contains__(self, client):
+            self.looks += 1
+            return False
+
+    star = Star()
+    star.worker(slots=2)
+    with star.in_bulk():
+        for _ in range(50):
+            star.client().job().submit(50, bodies=[BODY] * 50)
+    full = Counting()
+    assert star.core._scheduler.choose(full) is None
+    assert full.looks == 50
+
+
 def test_argument_that_is_here_takes_its_slot():
     star = Star()
     worker, client = star.worker(slots=1), star.client()
