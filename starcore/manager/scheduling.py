@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from itertools import islice
@@ -66,7 +66,7 @@ WAY_GROWTH = 1.1
 WAY_SECONDS = 0.001
 """How much longer than the shortest known way the next one may seem: so that a wire may become slower."""
 LOOK_WORKERS_MAX = 16
-"""How many workers one decision may look at."""
+"""How many workers one decision may look at closely."""
 
 Entry = tuple[int, int, int, int, Span]
 """Sorted by descending priority, age of the run, descending attempt; a serial number ends every tie."""
@@ -452,7 +452,7 @@ class Scheduler:
             (lane.idle, True), (lane.roomy, False)
         )  # fmt: skip
         for group, idle in looks:
-            for worker in islice(group, LOOK_WORKERS_MAX):
+            for worker in _look(group, body + job.value_bytes):
                 if worker.reserved:
                     if self._suspects_wait(worker, full):
                         continue
@@ -466,12 +466,7 @@ class Scheduler:
 
     def _alone(self, lane: _Lane, job: Job, body: int) -> Worker | None:
         """Find an empty worker for a suspect, or reserve one that will be empty."""
-        candidates = [
-            worker
-            for group in (lane.idle, lane.roomy)
-            for worker in islice(group, LOOK_WORKERS_MAX)
-            if body + job.value_bytes <= worker.arena_bytes
-        ]
+        candidates = [*_look(lane.idle, body + job.value_bytes), *_look(lane.roomy, body + job.value_bytes)]
         for worker in candidates:
             if not worker.unfinished:
                 worker.reserved, worker.alone = False, True
@@ -559,6 +554,12 @@ class Scheduler:
         return found
 
 
+def _look(group: Iterable[Worker], size: int) -> Iterator[Worker]:
+    """The first workers, but for those whose arena is too small for `size` bytes: these never move, nor count."""
+    able = (worker for worker in group if worker.arena_bytes >= size) if size else group
+    return islice(able, LOOK_WORKERS_MAX)
+
+
 def _fits(worker: Worker, job: Job, body: int) -> bool:
     """Whether the arena has room for a task of this client's: who sends or reads slowly is left a part of it.
 
@@ -566,8 +567,6 @@ def _fits(worker: Worker, job: Job, body: int) -> bool:
     answers half of it is full has to read some.
     """
     client, most = job.client, worker.arena_bytes // 2
-    if body + job.value_bytes > worker.arena_bytes:
-        return False
     if worker.answers_of.get(client, 0) > most:
         return False
     if not body:

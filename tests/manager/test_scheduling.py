@@ -9,7 +9,8 @@ import pytest
 
 from starcore.errors import Status
 from starcore.events import Send
-from starcore.manager.scheduling import AWAITED_PER_SLOT_MAX, WORKER_TASKS_MAX
+from starcore.manager.scheduling import AWAITED_PER_SLOT_MAX, LOOK_WORKERS_MAX, WORKER_TASKS_MAX
+from starcore.manager.state import SUSPECT_LOSSES
 from starcore.manager.workers import Workforce
 from starcore.messages import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Assign, Grant, Outcome, Submit
 from starcore.messages import Job as JobMessage
@@ -66,6 +67,35 @@ def test_clients_whose_arguments_are_awaited_are_each_looked_at_once():
     full = Counting()
     assert star.core._scheduler.choose(full) is None
     assert full.looks == 50
+
+
+def test_task_finds_the_one_worker_whose_arena_is_large_enough_behind_many_idle_ones():
+    star = Star()
+    small = [star.worker(slots=1, arena_bytes=BODY) for _ in range(LOOK_WORKERS_MAX + 1)]
+    large, client = star.worker(slots=1, arena_bytes=4 * BODY), star.client()
+    job = client.job()
+    job.submit(1, bodies=[2 * BODY])
+    large.leased(job, 0, 1)
+    assert not any(counts(star, worker) for worker in small)
+
+
+def test_suspect_finds_the_one_worker_whose_arena_is_large_enough_behind_many_idle_ones():
+    star = Star()
+    large, client = star.worker(slots=1, arena_bytes=4 * BODY), star.client()
+    job = client.job()
+    job.submit(1, bodies=[2 * BODY])
+    for attempt in range(1, SUSPECT_LOSSES + 1):
+        lease = large.leased(job, 0, 1, attempt).lease
+        large.say(Grant(lease, attempt, 0, 2 * BODY))
+        client.push(job.stream(0), 0, BODY, attempt)
+        client.push(job.stream(0), BODY, BODY, attempt)
+        while star.core._sessions.workers[large.session].arriving:
+            large.writable()
+        if attempt == SUSPECT_LOSSES:
+            small = [star.worker(slots=1, arena_bytes=BODY) for _ in range(LOOK_WORKERS_MAX + 1)]
+        large.result([lease], Status.CRASHED)
+    large.leased(job, 0, 1, SUSPECT_LOSSES + 1)
+    assert not any(counts(star, worker) for worker in small)
 
 
 def test_argument_that_is_here_takes_its_slot():
