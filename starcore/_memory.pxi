@@ -35,8 +35,12 @@ cdef unsigned char _nothing[1]
 
 
 cdef class Window:
-    """Someone else's memory as plain bytes; keeps its owner alive, and its owner's buffer held, while it lives."""
+    """Someone else's memory as plain bytes; keeps its owner alive, and its owner's buffer held, while it lives.
 
+    It lives as long as a view of it: the death of a weak reference to a view's `obj` says that nobody looks any more.
+    """
+
+    cdef object __weakref__
     cdef Py_buffer held
     cdef bint holds
     cdef object owner

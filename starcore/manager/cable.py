@@ -76,7 +76,7 @@ class Order(IntEnum):
 
 HEADER = Struct("<HBBIQ")
 NUMBER = Struct("<Q")
-"""A link, a memory, a cell or a count."""
+"""A link, a memory or a cell; of READ the orders that were carried out, by number, as many as there are."""
 ARRIVED = Struct("<QQIIQQ")
 """link, stream, attempt, length, offset, cell"""
 BROUGHT = Struct("<QQIQ")

@@ -19,7 +19,7 @@ from __future__ import annotations
 import mmap
 import os
 
-from starcore._framing import Segment
+from starcore._framing import Segment, memory
 from starcore.manager.budget import IDLE_BYTES_MAX
 
 MEMORY_BYTES = 256 << 30
@@ -123,14 +123,9 @@ class Loan:
     def __init__(self, descriptor: int) -> None:
         self._segment = Segment(descriptor, MEMORY_BYTES, writable=False)
 
-    @property
-    def read(self) -> bool:
-        """Whether nobody looks at any cell: what was to be sent has been encrypted."""
-        return not self._segment.views
-
     def piece(self, cell: int, start: int, length: int) -> memoryview:
-        """Return a cell's bytes [start, start + length)."""
-        return memoryview(self._segment)[cell + start : cell + start + length]
+        """Return a cell's bytes [start, start + length), whose `obj` goes with the last view of this piece."""
+        return memory(memoryview(self._segment)[cell + start : cell + start + length])
 
     def close(self) -> None:
         """Let go of the memory; BufferError while somebody looks at it."""

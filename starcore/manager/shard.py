@@ -26,6 +26,8 @@ import os
 import signal
 import socket
 import sys
+import weakref
+from array import array
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, cast
@@ -114,7 +116,12 @@ class Shard:
         self._idle_bytes_max = self._unread_bytes_max = 0
         self._loans: dict[int, Loan] = {}
         self._from = 0
-        self._read = self._read_told = 0
+        self._orders = 0
+        """Chunks that it was told to send from cells, so far; each is known by its number."""
+        self._unread: dict[int, weakref.ref[Any]] = {}
+        """Those that a connection looks at still: what of them found no room in its socket."""
+        self._read: list[int] = []
+        """Those that it does not, and that this was not told of yet."""
         self._written: dict[int, PeerConnection] = {}
         self._settling = False
         self._choked = False
@@ -124,6 +131,7 @@ class Shard:
     async def serve(self) -> None:
         """Return when there is no more to do here."""
         await self._finished.wait()
+        self._unread.clear()
         self._cable.close()
         for handshakes in self._handshakes.values():
             handshakes.close()
@@ -268,11 +276,14 @@ class Shard:
     def _send(self, meta: memoryview, payload: memoryview) -> None:
         link, stream, attempt, length, offset, memory, cell, start = cable.SEND.unpack(meta)
         connection = self._links.get(link)
-        self._read += 1
-        self._settle_soon()
-        if connection is not None:
-            connection.send_chunk(stream, attempt, offset, self._loans[memory].piece(cell, start, length))
-            self._wrote(connection)
+        self._orders += 1
+        if connection is None:
+            self._tell_read(self._orders)
+            return
+        piece = self._loans[memory].piece(cell, start, length)
+        self._unread[self._orders] = weakref.ref(piece.obj, functools.partial(self._tell_read, self._orders))
+        connection.send_chunk(stream, attempt, offset, piece)
+        self._wrote(connection)
 
     def _hand(self, meta: memoryview, payload: memoryview) -> None:
         link, stream, attempt, offset = cable.BROUGHT.unpack(meta)
@@ -325,13 +336,15 @@ class Shard:
         for connection in written.values():
             if not connection.blocked:
                 self._tell_room(connection)
-        if self._read != self._read_told:
-            if all(loan.read for loan in self._loans.values()):
-                self._read_told = self._read
-                self._cable.say(Told.READ, NUMBER.pack(self._read), hurry=False)
-            else:
-                self._settling = True
-                self._loop.call_later(0.001, self._settle)
+        read, self._read = self._read, []
+        if read:
+            self._cable.say(Told.READ, array("Q", read).tobytes(), hurry=False)
+
+    def _tell_read(self, order: int, _: Any = None) -> None:
+        """Nobody looks at a chunk's cell any more: however long a slow peer's takes, the others' are free meanwhile."""
+        self._unread.pop(order, None)
+        self._read.append(order)
+        self._settle_soon()
 
     def _tell_room(self, connection: PeerConnection) -> None:
         for _ in range(connection.owing):

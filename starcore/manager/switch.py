@@ -27,9 +27,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from starcore import codec, tls
@@ -64,8 +63,10 @@ class Cell:
     owner: Shard
     number: int
     length: int
-    readers: dict[Shard, int] = field(default_factory=dict)
-    """Which of its orders to send, by their count, a shard must have carried out before the cell is free."""
+    readers: int = 0
+    """Orders to send it that are not carried out."""
+    dropped: bool = False
+    """The core needs it no more: it is free as soon as nobody reads it."""
 
 
 class RemoteLink:
@@ -116,7 +117,8 @@ class RemoteLink:
         self._ahead += 1
         shard = self._shard
         shard.orders += 1
-        token.readers[shard] = shard.orders
+        shard.reading[shard.orders] = token
+        token.readers += 1
         self._cable.say(
             Order.SEND,
             cable.SEND.pack(self.link, stream, attempt, length, offset, token.owner.number, token.number, start),
@@ -148,9 +150,9 @@ class Shard:
         self.used = 0
         """Cells of its memory that hold chunks."""
         self.orders = 0
-        self.read = 0
-        self.parked: deque[tuple[int, Cell]] = deque()
-        """Dropped cells that this shard has not read yet, and which count says that it has."""
+        """To send a cell's bytes, so far; each is known by its number."""
+        self.reading: dict[int, Cell] = {}
+        """What it was told to send and has not read yet, by order."""
         self.source: RemoteLink | None = None
         """Whose messages come now."""
 
@@ -270,16 +272,8 @@ class Switch:
         """Take back what a chunk lies in, as soon as everybody who is to send it has read it."""
         if type(token) is not Cell:
             return
-        for shard, order in token.readers.items():
-            if shard.read < order and not shard.gone:
-                shard.parked.append((order, token))
-                return
-        owner = token.owner
-        owner.used -= 1
-        if not owner.gone:
-            owner.cable.say(Order.FREE, NUMBER.pack(token.number), hurry=False)
-        elif not owner.used:
-            self._forget(owner)
+        token.dropped = True
+        self._free(token)
 
     # -- processes -------------------------------------------------------------------------------------------
 
@@ -310,8 +304,8 @@ class Switch:
         for line in lines:
             if line.open:
                 self._driver.lost(line, f"shard {shard.number}, which held it, ended")
-        while shard.parked:
-            self.give(shard.parked.popleft()[1])
+        for order in list(shard.reading):
+            self._was_read(shard, order)
         if not shard.used and shard.number in self._memories:
             self._forget(shard)
         self._bury(shard, self._loop.time() + STOP_SECONDS_MAX)
@@ -332,6 +326,23 @@ class Switch:
     def _restart(self) -> None:
         if not self._closing and len(self._shards) < self._count:
             self._start()
+
+    def _was_read(self, shard: Shard, order: int) -> None:
+        """A shard has sent what it was told to, or never will."""
+        cell = shard.reading.pop(order)
+        cell.readers -= 1
+        self._free(cell)
+
+    def _free(self, cell: Cell) -> None:
+        """Let a cell's owner have it back, if nobody needs it."""
+        if cell.readers or not cell.dropped:
+            return
+        owner = cell.owner
+        owner.used -= 1
+        if not owner.gone:
+            owner.cable.say(Order.FREE, NUMBER.pack(cell.number), hurry=False)
+        elif not owner.used:
+            self._forget(owner)
 
     def _forget(self, owner: Shard) -> None:
         """The last cell of a dead shard's memory is free."""
@@ -401,9 +412,8 @@ class Switch:
             self._driver.writable(line.link, True)
 
     def _read(self, shard: Shard, meta: memoryview, payload: memoryview) -> None:
-        (shard.read,) = NUMBER.unpack(meta)
-        while shard.parked and shard.parked[0][0] <= shard.read:
-            self.give(shard.parked.popleft()[1])
+        for (order,) in NUMBER.iter_unpack(meta):
+            self._was_read(shard, order)
 
 
 _TOLD: dict[int, Callable[[Switch, Shard, memoryview, memoryview], None]] = {

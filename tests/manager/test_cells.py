@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -46,9 +47,13 @@ def test_neighbour_reads_what_the_owner_wrote(own: Cells, descriptor: int) -> No
     piece = loan.piece(cell, 2, 5)
     assert bytes(piece) == b"chunk"
     assert piece.readonly
-    assert not loan.read
-    piece.release()
-    assert loan.read
+    looked_at, other = weakref.ref(piece.obj), weakref.ref(loan.piece(cell, 2, 5).obj)
+    assert other() is None, "nobody looks at this one"
+    rest = piece[1:]
+    del piece
+    assert looked_at() is not None, "somebody looks at the rest"
+    del rest
+    assert looked_at() is None
     loan.close()
 
 

@@ -68,6 +68,10 @@ class Desk:
     def of(self, kind: int) -> list[tuple[bytes, bytes]]:
         return [(meta, payload) for told, meta, payload in self.told if told == kind]
 
+    def read(self) -> list[int]:
+        """The orders to send a cell's bytes that were carried out."""
+        return [order for meta, _ in self.of(Told.READ) for (order,) in NUMBER.iter_unpack(meta)]
+
     async def peer(self, link: int, role: Role = Role.CLIENT, port: Role = Role.CLIENT) -> Caller:
         """Have a peer dial, and hand its connection over."""
         peer = caller(self.star, role)
@@ -156,6 +160,26 @@ def test_chunk_lies_in_a_cell_and_a_neighbour_sends_it_from_there(star: certific
         giver.send(7, LARGE)
         _, (meta, _) = await until(lambda: len(desk.of(Told.ARRIVED)) == 2 and desk.of(Told.ARRIVED))
         assert cable.ARRIVED.unpack(meta)[-1] == cell
+
+    run(star, test)
+
+
+def test_peer_that_does_not_read_keeps_only_its_own_cells(star: certificates.Star) -> None:
+    async def test(desk: Desk) -> None:
+        giver, deaf, quick = await desk.welcomed(11), await desk.welcomed(12), await desk.welcomed(13)
+        giver.send(5, LARGE)
+        ((meta, _),) = await until(lambda: desk.of(Told.ARRIVED))
+        cell = cable.ARRIVED.unpack(meta)[-1]
+        transport: Any = next(iter(deaf.driver._links.values()))._transport  # type: ignore[attr-defined]
+        transport.pause_reading()
+        for _ in range(16):  # far more than the kernel takes
+            desk.cable.say(Order.SEND, cable.SEND.pack(12, 6, 1, len(LARGE), 0, 1, cell, 0))
+        desk.cable.say(Order.SEND, cable.SEND.pack(13, 7, 1, 70_000, 0, 1, cell, 0))
+        await until(lambda: quick.got(7))
+        await until(lambda: 17 in desk.read())
+        assert 16 not in desk.read()
+        transport.resume_reading()
+        await until(lambda: sorted(desk.read()) == list(range(1, 18)))
 
     run(star, test)
 

@@ -151,6 +151,28 @@ def test_chunk_goes_from_one_shard_to_a_peer_of_the_other_and_its_cell_back(star
     run(star, test)
 
 
+def test_peer_that_does_not_read_keeps_no_cell_of_what_others_are_sent(star: certificates.Star) -> None:
+    async def test(manager: Manager) -> None:
+        giver, deaf, _, quick = [await manager.peer() for _ in range(4)]
+        assert manager.shard(2) is manager.shard(4)
+        transport: Any = next(iter(deaf.driver._links.values()))._transport  # type: ignore[attr-defined]
+        transport.pause_reading()
+        giver.send(5, LARGE)
+        (chunk,) = await until(manager.chunks)
+        manager.do(*[SendChunk(2, 6, 1, 0, CHUNK_BYTES_MAX, chunk.token)] * 16, Drop(chunk.token))
+        owner = manager.shard(1)
+        for number in range(3):
+            giver.send(7, LARGE)
+            token = (await until(lambda number=number: manager.chunks()[1 + number :]))[0].token
+            manager.do(SendChunk(4, 10 + number, 1, 0, 70_000, token), Drop(token))
+            await until(lambda number=number: quick.got(10 + number))
+            await until(lambda: owner.used == 1)
+        transport.resume_reading()
+        await until(lambda: owner.used == 0)
+
+    run(star, test)
+
+
 def test_short_chunk_comes_and_goes_inside(star: certificates.Star) -> None:
     async def test(manager: Manager) -> None:
         giver, taker = await manager.peer(), await manager.peer()
