@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 
 from starcore.errors import OverrunError, Status, UnexpectedError
 from starcore.manager import facts
@@ -179,7 +181,7 @@ class Clientele:
         job = client.jobs.get(message.job)
         if job is None:
             return
-        pieces: list[Piece] = []
+        parts: list[Piece] = []
         unknown = array("I")
         for low, high in contiguous(message.indices):
             first, stop = message.indices[low], message.indices[high - 1] + 1
@@ -187,8 +189,9 @@ class Clientele:
             for run in job.overlapping(first, stop):
                 unknown.extend(range(at, run.first))
                 at = max(at, min(run.stop, stop))
-                pieces += self.cancel_run(run, max(first, run.first) - run.first, at - run.first, message.kill)
+                parts.append((run, max(first, run.first) - run.first, at - run.first))
             unknown.extend(range(at, stop))
+        pieces = self._cancel(job, parts, kill=message.kill)
         if pieces:
             self._deliveries.settle(job, pieces, 0, Status.CANCELLED)
         if unknown:
@@ -247,13 +250,16 @@ class Clientele:
         if told.kind == FunctionKind.SHIPPED:
             job.blob = self._blobs.pin(told.digest, job)
 
+    def cancel_all(self, job: Job) -> None:
+        """End what of a stored job has no outcome yet."""
+        pieces = self._cancel(job, [(run, 0, run.count) for run in job.runs if run.unfinished], kill=True)
+        for _, group in groupby(pieces, key=itemgetter(0)):
+            self._deliveries.settle(job, list(group), 0, Status.CANCELLED)
+
     def end(self, job: Job) -> None:
         """A stored job is over: what runs is ended, and no outcome of it is kept."""
         client = job.client
-        for run in list(job.runs):
-            pieces = list(self.cancel_run(run, 0, run.count, True)) if run.unfinished else []
-            if pieces:
-                self._deliveries.settle(job, pieces, 0, Status.CANCELLED)
+        self.cancel_all(job)
         kept = [each for each, delivery in client.unread.items() if delivery.outcome.job == job.client_number]
         for sequence in kept:
             self._deliveries.acknowledge(client, sequence)
@@ -298,12 +304,12 @@ class Clientele:
         self._deliveries.forget(client)
         for job in client.jobs.values():
             job.queued = 0
+            leased = {run: {at for at, state in enumerate(run.states) if state == State.LEASED} for run in job.runs}
+            self._workforce.retract(job, leased, kill=True)
             for run in job.runs:
                 unfinished += run.unfinished
                 self._stories.dropped(run)
-                leased = [position for position, state in enumerate(run.states) if state == State.LEASED]
-                self._workforce.retract(run, leased, kill=True)
-                for position in leased:
+                for position in leased[run]:
                     run.step(position, position + 1, Step.CANCEL)
                 for flow in run.flows.values():
                     self._relay.end(flow)
@@ -423,32 +429,36 @@ class Clientele:
             if first <= run.first + position < stop and not flow.source and flow.lender is None:
                 self._relay.expect(flow, link, window=False)
 
-    def cancel_run(self, run: Run, low: int, high: int, kill: bool) -> Iterator[Piece]:
-        """Cancel what is not over; yields the pieces."""
-        job = run.job
-        leased: list[int] = []
-        cancelled = array("Q")
-        for position in range(low, high):
-            state = run.states[position]
-            if state == State.QUEUED:
-                if job.ready:
-                    self._scheduler.unqueue(job, 1)
-            elif state == State.LEASED:
-                leased.append(position)
-            else:
-                continue
-            cancelled.append(position)
-        for position in leased:
-            self._recall(run, position)
-        self._workforce.retract(run, leased, kill=kill)
-        self._leases.unlease(job, len(leased))
-        for position in cancelled:
-            run.step(position, position + 1, Step.CANCEL)
-        job.cancelled += len(cancelled)
+    def _cancel(self, job: Job, parts: list[Piece], *, kill: bool) -> list[Piece]:
+        """Cancel what of these parts of a job's runs is not over; returns the pieces that it is."""
+        pieces: list[Piece] = []
+        held: dict[Run, set[int]] = {}
+        for run, low, high in parts:
+            leased: set[int] = set()
+            cancelled = array("Q")
+            for position in range(low, high):
+                state = run.states[position]
+                if state == State.QUEUED:
+                    if job.ready:
+                        self._scheduler.unqueue(job, 1)
+                elif state == State.LEASED:
+                    leased.add(position)
+                else:
+                    continue
+                cancelled.append(position)
+            for position in leased:
+                self._recall(run, position)
+            if leased:
+                held.setdefault(run, set()).update(leased)
+            self._leases.unlease(job, len(leased))
+            for position in cancelled:
+                run.step(position, position + 1, Step.CANCEL)
+            job.cancelled += len(cancelled)
+            pieces += [(run, cancelled[start], cancelled[stop - 1] + 1) for start, stop in contiguous(cancelled)]
+        self._workforce.retract(job, held, kill=kill)
         if len(job.waiting) > WAITING_SWEPT_SPANS + 2 * len(job.runs):
             job.waiting = [span for span in job.waiting if span.skip()]
-        for start, stop in contiguous(cancelled):
-            yield run, cancelled[start], cancelled[stop - 1] + 1
+        return pieces
 
     def _recall(self, run: Run, position: int) -> None:
         """If the answer's body is on its way, stop it."""
@@ -465,7 +475,7 @@ class Clientele:
                 self._scheduler.unqueue(job, 1)
         elif state == State.LEASED:
             self._recall(run, position)
-            self._workforce.retract(run, (position,), kill=True)
+            self._workforce.retract(job, {run: {position}}, kill=True)
             self._leases.unlease(job, 1)
         else:
             return

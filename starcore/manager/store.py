@@ -27,7 +27,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import replace
 
-from starcore.errors import Code, OverrunError, Status, UnexpectedError
+from starcore.errors import Code, OverrunError, UnexpectedError
 from starcore.manager.clients import Clientele
 from starcore.manager.columns import gaps
 from starcore.manager.delivery import Deliveries
@@ -190,10 +190,7 @@ class Store:
         if not stored.whole:
             self._discard(stored, f"the stored job {stored.name!r} was cancelled")
             return
-        for run in list(stored.runs):
-            pieces = list(self._clientele.cancel_run(run, 0, run.count, True)) if run.unfinished else []
-            if pieces:
-                self._deliveries.settle(stored, pieces, 0, Status.CANCELLED)
+        self._clientele.cancel_all(stored)
 
     # -- jobs and clients that go ----------------------------------------------------------------------------
 

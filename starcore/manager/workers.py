@@ -99,15 +99,15 @@ class Workforce:
         self._assign(worker, Span(run, 0, 1, FIRST_ATTEMPT, 0), self._outbox.now)
         return True
 
-    def retract(self, run: Run, positions: Iterable[int], *, kill: bool) -> None:
-        """Tell the workers that have these tasks that nobody wants them any more."""
+    def retract(self, job: Job, tasks: dict[Run, set[int]], *, kill: bool) -> None:
+        """Tell the workers that have these tasks of a job, by run, that nobody wants them any more."""
         wanted: dict[Worker, list[int]] = {}
-        pending = set(positions)
-        for leased in run.job.leased_runs:
-            if leased.run is not run:
+        for leased in job.leased_runs if tasks else ():
+            positions = tasks.get(leased.run)
+            if not positions:
                 continue
             for offset in leased.live():
-                if leased.start + offset in pending:
+                if leased.start + offset in positions:
                     leased.unwanted[offset] = kill
                     wanted.setdefault(leased.worker, []).append(leased.first + offset)
         for worker, numbers in wanted.items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from array import array
 
+import pytest
+
 from starcore.errors import Code, Status
 from starcore.manager.state import RUN_TASKS_MAX
 from starcore.messages import (
@@ -98,6 +100,33 @@ def test_client_that_never_comes_back_loses_its_jobs_and_what_runs_is_killed():
     star.take(Confirm, worker)
     assert star.status()["clients"] == star.status()["jobs"] == []
     star.quiet()
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_many_arrays_are_taken_back_in_one_look_at_what_workers_hold(cancelled):
+    class Counted(dict):
+        looks = 0
+
+        def __iter__(self):
+            self.looks += 1
+            return super().__iter__()
+
+    star = Star()
+    worker, client = star.worker(slots=20), star.client()
+    job = client.job()
+    for _ in range(100):
+        job.submit(1, bodies=[1000])
+    leases = [assign.lease for assign in star.all(Assign, worker)]
+    assert len(leases) >= 20
+    (known,) = star.core._sessions.clients[client.session].jobs.values()
+    held = known.leased_runs = Counted(known.leased_runs)
+    with star.in_bulk():  # to see whether the accounts are in order takes looks as well
+        if cancelled:
+            client.cancel(job, range(100), kill=True)
+        else:
+            client.goodbye()
+        assert held.looks == 1
+    assert worker.retracted(kill=True) == leases
 
 
 def test_goodbye_of_a_client_ends_its_session_at_once():
