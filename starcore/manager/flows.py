@@ -1,4 +1,4 @@
-"""The record of one body on its way between two links; what happens to it is `relay.py`'s. Pure."""
+"""The records of one body on its way between two links, and of a link's bodies; what happens is `relay.py`'s. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from starcore.events import Token
+from starcore.streams import Receiving, Sending
 
 FIRST_ATTEMPT = 1
 
@@ -49,6 +50,8 @@ class Flow:
     """A reader that gets every chunk; another one waits for the bytes that it needs to come by again."""
     promised: int = 0
     """Counted against the sink's link (against the source's, where many read): granted and not forwarded."""
+    promised_placed: int = 0
+    """The same while it is `placed`, else 0."""
     leased: Any = None
     """The lease whose argument it is, once it is on its way to a worker."""
 
@@ -61,3 +64,25 @@ class Flow:
     def kept_whole(self) -> bool:
         """Whether all of it was kept here: its source is needed no more."""
         return self.kept and self.end == self.size
+
+
+@dataclass(slots=True, eq=False)
+class Port:
+    """One link's streams."""
+
+    sending: Sending
+    receiving: Receiving
+    window: int
+    """What it may send unasked."""
+    inbound: dict[int, Flow] = field(default_factory=dict)
+    outbound: dict[int, Flow] = field(default_factory=dict)
+    open: bool = True
+    """It can take chunks now; after that it waits to be told so again."""
+    promised: int = 0
+    placed: int = 0
+    """Of it, what was promised to flows whose sink has said from where it takes bytes."""
+    thirsty: dict[Flow, None] = field(default_factory=dict)
+    reading: int = 0
+    """What the spread flows from this link were promised, together."""
+    dry: dict[Flow, None] = field(default_factory=dict)
+    """Spread flows that wait until others from this link have passed."""

@@ -32,12 +32,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from itertools import islice
 
 from starcore.events import ChunkReceived, Spooled, Token
 from starcore.manager.budget import WINDOW_BYTES_MIN, Budget, Shares
-from starcore.manager.flows import FIRST_ATTEMPT, Flow
+from starcore.manager.flows import FIRST_ATTEMPT, Flow, Port
 from starcore.manager.limits import Limits
 from starcore.manager.outbox import Outbox
 from starcore.manager.state import Leased
@@ -50,26 +49,6 @@ FLOORS_MIN = 1024
 """Of a budget so many floors, or more."""
 PARCHED_LINKS = 8
 """So many links that wait for others' bytes to go are looked at in one turn."""
-
-
-@dataclass(slots=True, eq=False)
-class _Port:
-    """One link's streams."""
-
-    sending: Sending
-    receiving: Receiving
-    window: int
-    """What it may send unasked."""
-    inbound: dict[int, Flow] = field(default_factory=dict)
-    outbound: dict[int, Flow] = field(default_factory=dict)
-    open: bool = True
-    """It can take chunks now; after that it waits to be told so again."""
-    promised: int = 0
-    thirsty: dict[Flow, None] = field(default_factory=dict)
-    reading: int = 0
-    """What the spread flows from this link were promised, together."""
-    dry: dict[Flow, None] = field(default_factory=dict)
-    """Spread flows that wait until others from this link have passed."""
 
 
 class Relay:
@@ -86,7 +65,7 @@ class Relay:
         """Granted and not forwarded, over all links."""
         self.parched: dict[int, None] = {}
         """Links with flows that wait for the others' bytes to go."""
-        self._ports: dict[int, _Port] = {}
+        self._ports: dict[int, Port] = {}
         self.held_bytes = 0
         self.spooled_bytes = 0
         """What of it lies in files."""
@@ -102,7 +81,7 @@ class Relay:
         """
         sending = Sending(first_window_bytes, turns=1) if shared else Sending(first_window_bytes)
         window = self._windows.take(self._limits.first_window_bytes)
-        self._ports[link] = _Port(sending, Receiving(window), window)
+        self._ports[link] = Port(sending, Receiving(window), window)
         return window
 
     def close_link(self, link: int) -> None:
@@ -405,7 +384,7 @@ class Relay:
         if promised < before:
             self._moisten(port)
 
-    def _moisten(self, port: _Port) -> None:
+    def _moisten(self, port: Port) -> None:
         """Let values that wait for others from the same link ask, as far as there is room."""
         while port.dry and self._room(port.reading) > 0:
             flow = next(iter(port.dry))
@@ -442,11 +421,12 @@ class Relay:
             assert len(port.sending) == len(port.outbound), link
             assert len(port.receiving) == len(port.inbound), link
             if not (port.inbound or port.outbound):
-                assert not (port.promised or port.thirsty or port.reading or port.dry), link
+                assert not (port.promised or port.placed or port.thirsty or port.reading or port.dry), link
                 continue
             assert known.issuperset(map(id, port.inbound.values())), link
             assert known.issuperset(map(id, port.outbound.values())), link
             assert port.promised == sum(flow.promised for flow in port.outbound.values()), link
+            assert port.placed == sum(flow.promised for flow in port.outbound.values() if flow.placed), link
             assert all(flow.sink == link for flow in port.thirsty), link
             assert port.reading == sum(flow.promised for flow in port.inbound.values() if flow.spread), link
             assert all(flow.source == link and flow.spread for flow in port.dry), link
@@ -462,14 +442,14 @@ class Relay:
             self._pump(flow.sink, port)
         self._pull(flow)
 
-    def _pump(self, link: int, port: _Port) -> None:
+    def _pump(self, link: int, port: Port) -> None:
         """Send what the link takes at a time, of the streams whose turn it is."""
         if port.open:
             for piece in port.sending.chunks(self._outbox.now):
                 port.open = False
                 self._forward(link, port, *piece)
 
-    def _forward(self, link: int, port: _Port, stream: int, attempt: int, offset: int, length: int) -> None:
+    def _forward(self, link: int, port: Port, stream: int, attempt: int, offset: int, length: int) -> None:
         """Send one chunk, and ask for what has room now that it is gone."""
         flow = port.outbound[stream]
         begin, _, token = flow.held[0]
@@ -528,7 +508,7 @@ class Relay:
     def _left(self) -> int:
         return max(0, self._budget_bytes - self.promised_bytes)
 
-    def _room(self, promised: int, port: _Port | None = None) -> int:
+    def _room(self, promised: int, port: Port | None = None) -> int:
         """What a link may be promised beyond this, so that it has no more than is left for all others; a little always.
 
         Two halves: after it took one, the other is left.
@@ -537,9 +517,9 @@ class Relay:
         room = max(min(self._limits.relay_link_bytes - promised, share), self._floor_bytes - promised)
         return self._spare(port) if room <= 0 and port is not None else room
 
-    def _spare(self, port: _Port) -> int:
+    def _spare(self, port: Port) -> int:
         """What its sink has no memory for yet must not hold up what it has: of that, a little may always come."""
-        return self._floor_bytes - sum(flow.promised for flow in port.outbound.values() if flow.placed)
+        return self._floor_bytes - port.placed
 
     def _quench(self, link: int) -> None:
         """Let thirsty flows ask, now that the link's budget has room."""
@@ -581,10 +561,10 @@ class Relay:
         """Forget the sink. What is held for it goes: it may ask from another offset, or never."""
         port = self._ports.get(flow.sink)
         if port is not None:
-            port.promised -= flow.promised
-            self.promised_bytes -= flow.promised
+            self._promise(port, flow, 0)
             port.thirsty.pop(flow, None)
-        flow.promised, flow.sink, flow.placed, flow.asked = 0, 0, False, False
+        flow.promised = flow.promised_placed = flow.sink = 0
+        flow.placed = flow.asked = False
         if flow.begin and not flow.shared:
             self._discard(flow, flow.end)
 
@@ -594,7 +574,12 @@ class Relay:
         if port is None:
             return
         granted = self._ports[flow.source].receiving.granted(flow.source_stream) if flow.source else flow.end
-        promised = 0 if flow.shared else max(0, granted - flow.begin)
+        self._promise(port, flow, 0 if flow.shared else max(0, granted - flow.begin))
+
+    def _promise(self, port: Port, flow: Flow, promised: int) -> None:
+        """Count it in the sums of the sink's link, which may have ten thousand bodies: each chunk asks for them."""
+        placed = promised if flow.placed else 0
+        port.placed += placed - flow.promised_placed
         port.promised += promised - flow.promised
         self.promised_bytes += promised - flow.promised
-        flow.promised = promised
+        flow.promised, flow.promised_placed = promised, placed

@@ -267,6 +267,27 @@ def test_flows_into_one_link_share_its_budget_and_the_thirsty_wait():
     assert plane.said() == []
 
 
+def test_chunk_costs_no_look_at_all_the_bodies_that_its_link_is_to_get():
+    class Counted(dict[int, Flow]):
+        looks = 0
+
+        def values(self) -> Any:
+            self.looks += 1
+            return super().values()
+
+    plane = Plane(window=1000, link=2000)
+    port = plane.relay._ports[SINK]
+    port.outbound = bodies = Counted()
+    for stream in range(10, 110):
+        plane.flow(1000, stream)
+        plane.grant(0, 1000, stream)
+    for stream in range(10, 110):
+        plane.chunk(0, 1000, stream)
+        plane.relay.writable(SINK)
+    assert bodies.looks == 0
+    assert all(flow.forwarded for flow in plane.flows)
+
+
 def test_bytes_that_came_unasked_and_find_no_memory_do_not_hold_up_a_body_that_has_some():
     """The sink had no room for the one before the other was through, and the other was not asked for."""
     plane = Plane(window=1000, link=1000, first_window=3000)
