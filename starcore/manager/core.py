@@ -363,7 +363,7 @@ class ManagerCore:
                 self._values.absent(session)
         session.link = link.number
         window = self._relay.open_link(link.number, message.first_window_bytes, shared=isinstance(session, Worker))
-        workers, slots = self._sessions.size()
+        workers, slots = self._notices.size()
         limits = self._limits
         self._outbox.send(
             link.number,

@@ -23,7 +23,15 @@ class Notices:
         self._scheduler = scheduler
         self._limits = limits
         self._gathering = False
-        self._said = (0, 0)
+        self._said: tuple[int, int] | None = (0, 0)
+        """What every client knows; None where some were welcomed with another size."""
+
+    def size(self) -> tuple[int, int]:
+        """Say how many workers and slots a peer that is welcomed hears of."""
+        size = self._sessions.size()
+        if size != self._said:
+            self._said = None
+        return size
 
     def slots_changed(self, now: float) -> None:
         """Workers came or went."""

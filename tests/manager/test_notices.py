@@ -49,3 +49,14 @@ def test_clients_hear_of_the_size_of_the_star_once_for_many_changes():
     star.wait(0.2)
     star.expect(Slots(9, 18), client)
     star.quiet()
+
+
+def test_client_that_was_welcomed_while_a_worker_came_and_went_hears_that_it_is_gone():
+    star = Star()
+    star.worker()
+    settle(star)
+    brief, client = star.worker(slots=3), star.client()
+    assert (client.welcome.workers, client.welcome.slots) == (2, 4)
+    brief.goodbye()
+    star.wait(star.limits.slots_said_seconds)
+    star.expect(Slots(1, 1), client)
