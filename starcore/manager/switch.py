@@ -138,12 +138,12 @@ class RemoteLink:
 class Shard:
     """A shard as the switch sees it; its number is also that of its memory."""
 
-    def __init__(self, number: int, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, number: int, process: subprocess.Popen[bytes], memory: int, loan: cells.Loan) -> None:
         self.number = number
         self.process = process
         self.cable: Cable
-        self.memory = cells.create()
-        self.loan = cells.Loan(self.memory)
+        self.memory = memory
+        self.loan = loan
         self.lines: dict[int, RemoteLink] = {}
         self.ready = False
         self.gone = False
@@ -218,10 +218,13 @@ class Switch:
         Raises
         ------
         SetupError
-            One of them ended, or was not ready in time.
+            One of them could not be started, ended, or was not ready in time.
         """
-        for _ in range(self._count):
-            self._start()
+        try:
+            for _ in range(self._count):
+                self._start()
+        except OSError as error:
+            raise SetupError(f"no shard can be started: {error.strerror}") from error
         deadline = self._loop.time() + START_SECONDS_MAX
         while not all(shard.ready for shard in self._shards.values()) or len(self._shards) < self._count:
             if len(self._shards) < self._count:
@@ -280,12 +283,19 @@ class Switch:
     def _start(self) -> None:
         """Start a shard; it learns of all memories, and all others of its own."""
         self._numbers += 1
-        here, there = socket.socketpair()
-        command = [sys.executable, "-m", "starcore.manager.shard", "--cable", str(there.fileno())]
-        command += ["--number", str(self._numbers), *self._log_options]
-        with there:
-            process = subprocess.Popen(command, pass_fds=(there.fileno(),), stdin=subprocess.DEVNULL)
-        shard = Shard(self._numbers, process)
+        with contextlib.ExitStack() as undo:
+            memory = cells.create()
+            undo.callback(os.close, memory)
+            loan = cells.Loan(memory)
+            undo.callback(loan.close)
+            here, there = socket.socketpair()
+            undo.callback(here.close)
+            command = [sys.executable, "-m", "starcore.manager.shard", "--cable", str(there.fileno())]
+            command += ["--number", str(self._numbers), *self._log_options]
+            with there:
+                process = subprocess.Popen(command, pass_fds=(there.fileno(),), stdin=subprocess.DEVNULL)
+            undo.pop_all()
+        shard = Shard(self._numbers, process, memory, loan)
         hear, cut = functools.partial(self._hear, shard), functools.partial(self._cut, shard)
         shard.cable = Cable(here, self._loop, hear, cut)
         self._shards[shard.number] = self._memories[shard.number] = shard
@@ -324,8 +334,13 @@ class Switch:
         self._changed.set()
 
     def _restart(self) -> None:
-        if not self._closing and len(self._shards) < self._count:
+        if self._closing or len(self._shards) >= self._count:
+            return
+        try:
             self._start()
+        except OSError as error:  # no memory, no process or no descriptor is left: mostly for a while
+            _log.error("no shard can be started: %s", error.strerror)
+            self._loop.call_later(RESTART_SECONDS, self._restart)
 
     def _was_read(self, shard: Shard, order: int) -> None:
         """A shard has sent what it was told to, or never will."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -302,6 +303,34 @@ def test_death_of_a_shard_loses_its_links_alone_and_what_it_held_is_still_sent(
     assert "shard 3 is ready" in caplog.text
 
 
+def test_shard_that_could_not_be_started_anew_is_tried_again(
+    star: certificates.Star, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("starcore"), "propagate", True)
+    monkeypatch.setattr(switches, "RESTART_SECONDS", 0.01)
+    refusals = iter([(switches.cells, "create"), (switches.socket, "socketpair"), (switches.subprocess, "Popen")])
+
+    async def test(manager: Manager) -> None:
+        descriptors = len(os.listdir("/proc/self/fd"))
+        patched = pytest.MonkeyPatch()
+
+        def exhausted(*_: Any, **__: Any) -> None:
+            patched.undo()
+            if (refused := next(refusals, None)) is not None:
+                patched.setattr(*refused, exhausted)
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+        patched.setattr(*next(refusals), exhausted)
+        os.kill(manager.switch.pids[0], signal.SIGKILL)
+        await until(lambda: len(manager.switch._shards) == 1)
+        await until(lambda: len(manager.switch._shards) == 2)
+        await until(lambda: all(shard.ready for shard in manager.switch._shards.values()))
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+
+    run(star, test)
+    assert caplog.text.count("no shard can be started: Resource temporarily unavailable") == 3
+
+
 def test_without_a_shard_nobody_is_let_in(star: certificates.Star, caplog: pytest.LogCaptureFixture) -> None:
     async def test(manager: Manager) -> None:
         for shard in manager.switch._shards.values():
@@ -323,6 +352,21 @@ def test_shard_that_cannot_start_is_an_error_of_the_setup(
         raise AssertionError("it opened")
 
     with pytest.raises(SetupError, match="ended at its start"):
+        run(star, test)
+
+
+def test_system_that_has_no_room_for_a_shard_is_an_error_of_the_setup(
+    star: certificates.Star, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted() -> int:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(switches.cells, "create", exhausted)
+
+    async def test(manager: Manager) -> None:
+        raise AssertionError("it opened")
+
+    with pytest.raises(SetupError, match="no shard can be started: Cannot allocate memory"):
         run(star, test)
 
 
