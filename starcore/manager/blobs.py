@@ -80,8 +80,8 @@ class Blobs:
             if message.body_bytes:
                 self._outbox.send(client.link, Abort(message.stream, FIRST_ATTEMPT, Code.NORMAL, "it is here"))
             return None
-        if message.body_bytes and message.stream in client.blobs:
-            raise UnexpectedError(f"two blobs on stream {message.stream}")
+        if message.body_bytes and self._relay.inbound(client.link, message.stream) is not None:
+            raise UnexpectedError(f"a blob on stream {message.stream}, which is another one's, or a value's")
         self._charge(client, message.body_bytes or len(message.head))
         if message.body_bytes == 0 and hashlib.sha256(message.head).digest() != message.digest:
             raise UnexpectedError("a blob that is not what its digest says")

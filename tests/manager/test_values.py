@@ -207,6 +207,18 @@ def test_half_a_name_a_changed_value_and_values_without_end_are_refused():
     assert "bytes of values" in star.closed(greedy, Code.OVERRUN)
 
 
+def test_function_on_the_stream_of_a_value_costs_its_client_the_link_and_no_worker():
+    star = Star()
+    client, _, (worker,) = begin(star)
+    stream = offered(star, worker).stream
+    client.say(Blob(b"d" * 32, STREAM, 10))
+    assert "a value's" in star.closed(client, Code.UNEXPECTED)
+    worker.say(Grant(stream, 1, 0, SIZE))
+    client.connect()
+    share(client)
+    assert star.take(Grant, client) == Grant(STREAM, 1, 0, SIZE)
+
+
 def test_job_that_was_refused_for_its_values_is_known_to_nobody():
     star = Star()
     worker, liar = star.worker(), star.client()
