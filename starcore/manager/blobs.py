@@ -22,7 +22,6 @@ from starcore.manager.outbox import Outbox
 from starcore.manager.records import BlobKnown
 from starcore.manager.relay import Relay
 from starcore.manager.state import BLOB_OVERHEAD_BYTES, Blob, Client, Job, Worker
-from starcore.manager.stored import Keeper
 from starcore.messages import BLOB_STREAM, Abort, Buffer, Want
 from starcore.messages import Blob as BlobMessage
 
@@ -94,15 +93,14 @@ class Blobs:
             )
             if message.body_bytes:
                 self._outbox.send(client.link, Abort(message.stream, FIRST_ATTEMPT, Code.OVERRUN, reason))
-            if any(job.client is not client and type(job.client) is not Keeper for job in blob.jobs):
-                return None  # what one client cannot send may still come from another
-            blob.refusal = reason
+            blob.refusals[client] = reason  # what one client cannot send may still come from another
             return blob if blob.jobs else None
         if message.body_bytes == 0:
             blob.head, blob.size = message.head, size
             return self._arrived(blob)
         self._register(blob)
-        blob.size, blob.refusal = message.body_bytes, ""
+        blob.size = message.body_bytes
+        blob.refusals.clear()
         blob.flow = Flow(message.body_bytes, source_stream=message.stream)
         client.blobs[message.stream] = blob
         self._relay.expect(blob.flow, client.link)
@@ -229,7 +227,7 @@ class Blobs:
         blob.whole = True
         if self._outbox.journaled and blob.flow is None:
             self._outbox.record(BlobKnown(blob.digest, blob.head))
-        blob.refusal = ""
+        blob.refusals.clear()
         if not blob.jobs:
             self._rest(blob)
         return blob

@@ -115,7 +115,7 @@ class Clientele:
             if self._outbox.journaled:
                 self._outbox.record(facts.of_job(job))
         self._values.ask(job)
-        if job.blob is not None and not job.blob.refusal:
+        if job.blob is not None and not job.refusal:
             self._blobs.ask(job.blob, client)
 
     def forget(self, client: Client, number: int) -> None:
@@ -386,7 +386,7 @@ class Clientele:
         run, count = job.runs[-1], len(message.head_sizes)
         if run.order != job.client.newest or run.stop != message.first or not run.grows(count, len(message.heads)):
             return False
-        if job.blob is not None and job.blob.refusal:
+        if job.refusal:
             return False
         span = run.grow(message.head_sizes, message.heads)
         if not job.ready:
@@ -409,8 +409,8 @@ class Clientele:
             if size:
                 flow = run.flows[position] = Flow(size, source_stream=message.job << 32 | (run.first + position))
                 self._relay.expect(flow, link, window=not message.again)
-        if job.blob is not None and job.blob.refusal:
-            self._refuse_run(run, job.blob.refusal)
+        if job.refusal:
+            self._refuse_run(run, job.refusal)
             return
         if count == 1 and not bodies and job.ready and self._workforce.at_once(run):
             return
@@ -497,14 +497,14 @@ class Clientele:
         self._deliveries.settle(run.job, [(run, position, position + 1)], 0, status, text)
 
     def _wake(self, blob: Blob | None) -> None:
-        """A blob is whole, or refused: what waited for it goes on."""
+        """A blob is whole, or refused to somebody: what waited for it goes on."""
         if blob is None:
             return
         for job in blob.jobs:
-            if not blob.whole:
+            if job.refusal:
                 waiting, job.waiting = job.waiting, []
                 for span in waiting:
-                    self._refuse_run(span.run, blob.refusal)
+                    self._refuse_run(span.run, job.refusal)
             elif job.ready:
                 self.queue_waiting(job)
 

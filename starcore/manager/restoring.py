@@ -165,7 +165,7 @@ class Restorer:
         if blob is not None and known.kind == FunctionKind.SHIPPED:
             refused = self._blobs.offered(client, BlobMessage(blob.digest, 0, 0, blob.head))
             if refused is not None:
-                refused.refusal = ""  # its tasks are not here yet: their client is asked for it, and told the reason
+                refused.refusals.clear()  # its tasks are not here yet: their client is asked for it, and told why
 
     def _stored(self, kept: KeptStored, recovery: Recovery, now: float, wall_seconds: float) -> None:
         """Make a stored job, without its tasks."""

@@ -323,8 +323,8 @@ class Blob:
     """The file that keeps it for a stored job; 0 where there is none."""
     copies: list[Spooled] = field(default_factory=list)
     """What stands for that file, where the flow's own chunks lie in memory."""
-    refusal: str = ""
-    """Why it will never come."""
+    refusals: dict[Client, str] = field(default_factory=dict)
+    """From whom it will never come, and why: others may mean another size, or come when there is more room."""
     jobs: dict[Job, None] = field(default_factory=dict)
     lent: dict[Worker, Flow] = field(default_factory=dict)
     """On its way to workers, from the bytes that are here."""
@@ -391,6 +391,11 @@ class Job:
         """Whether its function is here to be sent on, and its values are announced."""
         whole = self.blob is None or self.blob.whole
         return whole and not (self.values and any(value.size < 0 for value in self.values))
+
+    @property
+    def refusal(self) -> str:
+        """Why its client cannot send its function, if it cannot."""
+        return self.blob.refusals.get(self.client, "") if self.blob is not None and self.blob.refusals else ""
 
     @property
     def value_bytes(self) -> int:

@@ -468,8 +468,8 @@ class Store:
     def _accept(self, stored: StoredJob) -> None:
         """If all of a job is here, it is accepted, and runs."""
         blob = stored.blob
-        if blob is not None and blob.refusal:
-            self._discard(stored, blob.refusal)
+        if stored.source is not None and stored.source.refusal:
+            self._discard(stored, stored.source.refusal)
         elif stored.arrived == stored.tasks and (blob is None or blob.whole) and self._keeping.function(stored):
             stored.whole = True
             self._keeping.accepted(stored)

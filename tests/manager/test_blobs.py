@@ -166,6 +166,23 @@ def test_blob_that_one_client_cannot_send_may_come_from_another():
     worker.leased(job, 0, 1)
 
 
+def test_function_that_is_too_large_is_refused_to_each_client_that_has_it():
+    star = Star(blob_bytes=1000)
+    star.worker()
+    one, other = star.client(), star.client()
+    jobs = [client.job(blob=False) for client in (one, other)]
+    for job in jobs:
+        job.submit(1)
+    for job in jobs:
+        star.expect(Want(job.digest), job.client)
+        job.client.say(Blob(job.digest, 1 << 63 | 1, 2000))
+        assert star.take(Abort, job.client).code == Code.OVERRUN
+        assert b"2000 bytes" in job.client.outcome(job, [0], Status.UNRUNNABLE, head=None).heads
+        job.submit(1)
+        assert b"2000 bytes" in job.client.outcome(job, [1], Status.UNRUNNABLE, head=None).heads
+    star.quiet()
+
+
 def test_blobs_beyond_the_session_s_bound_close_the_link():
     star = Star(session_blob_bytes=5000)
     client = star.client()
