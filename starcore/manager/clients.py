@@ -41,7 +41,7 @@ from starcore.manager.stored import Keeper
 from starcore.manager.story import Stories
 from starcore.manager.values import Values
 from starcore.manager.workers import Workforce
-from starcore.messages import JOB_MAX, Ack, Cancel, FunctionKind, Share, Submit
+from starcore.messages import BATCH_TASKS_MAX, JOB_MAX, Ack, Cancel, FunctionKind, Share, Submit
 from starcore.messages import Blob as BlobMessage
 from starcore.messages import Job as JobMessage
 
@@ -124,7 +124,8 @@ class Clientele:
         if job is not None:
             if job.runs:  # who forgets has every outcome; the ACK of some went with an earlier link
                 had = [each.outcome.sequence for each in client.unread.values() if each.outcome.job == number]
-                self.acknowledge(client, Ack(array("Q", had)))
+                for start in range(0, len(had), BATCH_TASKS_MAX):  # what comes of it has to fit records and messages
+                    self.acknowledge(client, Ack(array("Q", had[start : start + BATCH_TASKS_MAX])))
             job.forgotten = True
             if self._outbox.journaled and job.journaled:
                 self._outbox.record(JobForgotten(job.number))

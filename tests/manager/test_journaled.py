@@ -104,6 +104,20 @@ def test_forget_does_not_overtake_the_confirms_before_it() -> None:
     assert said(star, Forget) == 1
 
 
+def test_outcomes_that_are_acknowledged_by_forgetting_their_job_fit_their_records_however_many_they_are() -> None:
+    star = JournaledStar()
+    worker, client = star.worker(), star.client(result_bytes=1 << 30)
+    job = client.job()
+    with star.in_bulk():
+        for index in range(BATCH_TASKS_MAX + 1):
+            job.submit(1)
+            worker.finish(worker.leased(job, index, 1))
+            client.outcome(job, [index], ack=False)
+    client.say(Forget(job.number))  # encodes what is recorded
+    assert star.core.status(star.now)["clients"][0]["unread"] == 0
+    assert star.killed().core.status(star.now)["jobs"] == []
+
+
 def test_what_waited_for_a_link_that_is_gone_goes_nowhere() -> None:
     star = JournaledStar(syncing=False)
     worker, client = star.worker(), star.client()
