@@ -309,7 +309,7 @@ class Recovery:
         return files
 
     def settle(self, lost: Mapping[int, str]) -> int:
-        """Let go of what was not accepted, and end what cannot go on: its files are lost. Returns how many tasks.
+        """Let go of what was not accepted, and end what cannot go on: what it needs is lost. Returns how many tasks.
 
         `lost` says of bodies why they cannot be had.
         """
@@ -323,13 +323,32 @@ class Recovery:
                 job.fetched.pop(sequence, None)
                 self._fail(job, index, f"its answer, which the manager kept, is lost: {lost[body]}")
                 ended += 1
-            function = self._lost_function(job, lost)
+            unknown, function = self._complete(job), self._lost_function(job, lost)
             for run, at in list(job.open_tasks()):
                 reason = function or self._lost_argument(job, run, at, lost)
+                if run.first + at in unknown:
+                    reason = "the journal's record of this task is lost"
                 if reason:
                     self._fail(job, run.first + at, reason, run.attempts[at])
                     ended += 1
         return ended
+
+    def _complete(self, job: KeptStored) -> set[int]:
+        """Have each task of an accepted job known: nobody says one again whose record was lost. Returns which were."""
+        known = bytearray(job.stored.tasks)
+        for run in job.runs:
+            known[run.first : run.stop] = b"\1" * (run.stop - run.first)
+        for index in job.gone:
+            known[index : index + 1] = b"\1"
+        unknown = array("I", (index for index, here in enumerate(known) if not here)) if 0 in known else array("I")
+        for low, high in contiguous(unknown):
+            for first in range(unknown[low], unknown[high - 1] + 1, RUN_TASKS_MAX):
+                count = min(RUN_TASKS_MAX, unknown[high - 1] + 1 - first)
+                self._accepted(Accepted(job.known.job, first, array("I", bytes(4 * count))))
+        for ended in job.owner.unread.values() if unknown else ():
+            if ended.job == job.known.job:
+                self._end(job, ended.indices, bytes(ended.statuses))
+        return set(unknown)
 
     def _lost_function(self, job: KeptStored, lost: Mapping[int, str]) -> str:
         digest = job.known.digest

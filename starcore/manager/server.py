@@ -278,7 +278,7 @@ class Server:
             _log.error("a file of a detached job is lost: %s: %s", f"{number:016x}", reason)
         ended = recovery.settle(lost)
         if ended:
-            _log.error("%d tasks of detached jobs fail: %d files are lost", ended, len(lost))
+            _log.error("%d tasks of detached jobs fail: files (%d) or records of theirs are lost", ended, len(lost))
         return kept
 
     def _bodies_said(self, pieces: list[Spooled], event: Event | None) -> None:

@@ -462,6 +462,37 @@ def test_job_whose_function_is_lost_fails() -> None:
     assert b"its function, which the manager kept, is lost" in bytes(later.take(Outcome, reader).heads)
 
 
+def test_tasks_whose_own_records_are_lost_fail_and_those_that_had_ended_keep_their_answers() -> None:
+    """Nobody says them again, as a client does with tasks of its own: the job would never end."""
+    star = JournaledStar()
+    worker, client = star.worker(), owner(star)
+    job = Detaching(client, 5).begun()
+    job.job.submit(2)
+    job.stored(0, 1)
+    job.job.submit(1)
+    job.stored(2)
+    job.job.submit(2)
+    job.stored(3, 4)
+    job.accepted()
+    worker.finish(worker.leased(count=1))
+    for kind in (10, 10):  # what was said of tasks 0 to 2
+        place = [frame[2] for frame in star.frames].index(kind)
+        del star.frames[place]
+        star.durable -= 1
+    later = star.killed()
+    assert later.ended == 2
+    reader = owner(later)
+    row = rows(reader)[0]
+    assert (row["done"], row["failed"], row["queued"] + row["running"]) == (1, 2, 2)
+    attach(reader, 5)
+    heads = {index: bytes(said.heads) for said in later.all(Outcome, reader) for index in said.indices}
+    lost = b"the journal's record of this task is lost"
+    assert heads == {0: b"answer", 1: lost, 2: lost}
+    later = later.killed()
+    row = rows(owner(later))[0]
+    assert (later.ended, row["done"], row["failed"]) == (0, 1, 2)
+
+
 def test_argument_that_the_journal_lost_fails_its_task_alone() -> None:
     star = JournaledStar()
     bodied(star, 2)
