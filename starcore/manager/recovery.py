@@ -313,6 +313,10 @@ class Recovery:
 
         `lost` says of bodies why they cannot be had.
         """
+        if not self.epoch:  # it was lost: to peers this manager is another one, to which they owe nothing
+            self.workers.clear()
+            for session in list(self.clients):
+                self._client_over(ClientOver(session))
         for job in [job for job in self.jobs.values() if isinstance(job, KeptStored) and not job.whole]:
             self._drop(job)
         ended = 0

@@ -493,6 +493,27 @@ def test_tasks_whose_own_records_are_lost_fail_and_those_that_had_ended_keep_the
     assert (later.ended, row["done"], row["failed"]) == (0, 1, 2)
 
 
+def test_journal_whose_first_record_is_lost_keeps_detached_jobs_and_no_session() -> None:
+    """Peers know a manager by its journal's number: to another one they come as if for the first time."""
+    star = JournaledStar()
+    worker, client = star.worker(slots=4), owner(star)
+    detached(client, 2)
+    own = client.job()
+    own.submit(1)
+    assert len(star.all(Assign, worker)) == 2
+    assert star.frames[0][2] == 1
+    del star.frames[0]
+    star.durable -= 1
+    later = star.killed()
+    assert later.status()["workers"] == later.status()["clients"] == []
+    worker.star = later
+    assert not worker.connect().resumed
+    assign = later.take(Assign, worker)
+    assert (len(assign.head_sizes), assign.attempt) == (2, 2)
+    worker.finish(assign)
+    assert rows(owner(later))[0]["done"] == 2
+
+
 def test_argument_that_the_journal_lost_fails_its_task_alone() -> None:
     star = JournaledStar()
     bodied(star, 2)
