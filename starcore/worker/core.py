@@ -271,8 +271,8 @@ class WorkerCore:
     # -- jobs and blobs --------------------------------------------------------------------------------------
 
     def _on_job(self, message: Job) -> None:
-        self._library.doubted.discard(message.job)
-        if message.job not in self._library.jobs:  # else it is told again
+        if not self._library.named(message):  # else it is told again
+            self._on_forget(Forget(message.job))
             self._custody.add_job(message)
 
     def _forget_doubted(self) -> None:

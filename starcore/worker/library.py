@@ -98,6 +98,15 @@ class Library:
         volume = self.volumes.get(entry.job.digest)
         return volume is None or not volume.complete
 
+    def named(self, job: Job) -> bool:
+        """The manager names a job. Whether it is known: under this number, and as the same.
+
+        Another one has the number of one that an earlier manager told of, and had not written down when it died.
+        """
+        self.doubted.discard(job.job)
+        known = self.jobs.get(job.job)
+        return known is not None and known.job == job
+
     def add_job(self, job: Job) -> bool:
         """Take in a job. True where its blob is neither here nor on its way."""
         known = self.jobs.get(job.job)

@@ -597,6 +597,26 @@ def test_a_manager_that_does_not_know_the_session_is_not_told_of_what_was_given_
     desk.quiet()
 
 
+def test_a_number_that_names_another_job_than_before_the_manager_died_runs_that_one() -> None:
+    """A JOB is sent before it is on disk: the next manager may not know of it, and number another one so."""
+    desk = Desk()
+    desk.receive(Job(1, FunctionKind.REGISTERED, bytes(32), "fits:mean", "3.11"))
+    desk.assign(1, lease=10)
+    desk.done(desk.batch())
+    desk.result([10])
+    desk.confirm(10)
+    desk.lose()
+    desk.take(Dial)
+    desk.connect(resumed=True, over=[1])
+    other = Job(1, FunctionKind.REGISTERED, bytes(32), "fits:median", "3.11")
+    desk.receive(other)
+    desk.take(Unteach)
+    desk.assign(1, lease=20)
+    assert desk.take(Teach).job == other
+    assert list(desk.take(RunBatch).run.leases) == [20]
+    desk.quiet()
+
+
 def test_a_task_beyond_its_timeout_is_killed_with_its_slot() -> None:
     desk = Desk()
     desk.assign(desk.job(timeout=2.0), lease=10)
