@@ -122,12 +122,19 @@ def _in_python(name: str, call: str) -> str:
 def _fetch(client: Client, options: argparse.Namespace) -> None:
     job = client.job(options.name)
     try:
-        job.save(options.out, options.timeout, keep=options.keep, progress=_can_draw())
+        job.save(options.out, options.timeout, keep=True, progress=_can_draw())
     except SetupError as error:
         raise SetupError(f"{error}; the job is still there") from error
     except ArgumentValueError as error:
         raise ArgumentValueError(f"{error}: {_in_python(options.name, 'result()')}") from error
-    say(f"{options.name}: written to {options.out}; the job {'is still there' if options.keep else 'is forgotten'}")
+    written = f"{options.name}: written to {options.out}"
+    if not options.keep:
+        try:
+            job.forget()
+        except (NotInTime, TimeoutError, StarCoreError) as error:
+            why = "the manager does not answer any more, so the job is still there"
+            raise UnreachableError(f"{written}; {why}") from error
+    say(f"{written}; the job {'is still there' if options.keep else 'is forgotten'}")
 
 
 def _can_draw() -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from starcore import jobs
-from starcore.errors import RemoteTraceback
+from starcore.errors import RemoteTraceback, UnreachableError
 
 ROW = {
     "name": "scan-7", "number": 17, "function": "fit", "tasks": 4, "accepted": True, "arrived": 4,
@@ -102,6 +102,19 @@ def test_other_errors_of_a_fetch_are_no_failed_task(
     said = capsys.readouterr().err
     assert complaint in said and "failed" not in said.split("tasks have ended")[0]
     assert said.count("\n") == 1
+
+
+def test_file_that_is_written_is_no_job_that_is_not_done_where_the_manager_falls_silent() -> None:
+    class Silent(Troubled):
+        def save(self, *_: object, **__: object) -> None:
+            pass
+
+        def forget(self) -> None:
+            raise self.error
+
+    options = argparse.Namespace(command="fetch", name="scan-7", out=Path("x.npy"), timeout=None, keep=False)
+    with pytest.raises(UnreachableError, match=r"scan-7: written to x\.npy; .*the job is still there"):
+        jobs._obey(Silent(TimeoutError()), options)  # type: ignore[arg-type]
 
 
 def test_error_of_a_list_is_no_failed_task_of_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, as_completed, wait
+from concurrent.futures import TimeoutError as NotInTime
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar, cast
@@ -32,7 +34,7 @@ from starcore.client.npy import BatchJoiner, FileJoiner, LoneJoiner, NpyFile
 from starcore.client.progress import load_tqdm
 from starcore.client.records import JobRecord
 from starcore.client.session import Session
-from starcore.errors import ArgumentTypeError, ArgumentValueError, StoredJobError
+from starcore.errors import ArgumentTypeError, ArgumentValueError, StarCoreError, StoredJobError
 from starcore.messages import Deed, Job
 from starcore.pickling import Failed, Packed, pack_array_call, pack_call, pack_calls
 from starcore.texts import plain
@@ -49,6 +51,8 @@ TRIM_SECONDS = 0.05
 """What has come meanwhile is the most that is in memory of an answer that goes into a file."""
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
+
+_log = logging.getLogger("starcore.client")
 
 
 class Keeping:
@@ -284,8 +288,9 @@ class DetachedJob:
         out : numpy.ndarray, optional
             Of a job made in blocks: receive the answers into this array.
         keep : bool, default False
-            Leave the job at the manager. Otherwise it is forgotten there once the whole is here; and where the
-            manager is short of room, answers that have arrived here may go before.
+            Leave the job at the manager. Otherwise it is forgotten there once the whole is here (the log says so
+            where the manager does not answer then); and where it is short of room, answers that have arrived here
+            may go before.
         progress : bool, default False
             Draw a bar of the tasks that have arrived, with tqdm.
 
@@ -305,7 +310,7 @@ class DetachedJob:
                 _draw(tqdm, reading.futures, self.name, deadline)
             value = reading.result(deadline)
         if not keep:
-            self.forget()
+            self._let_go()
         return value
 
     def save(
@@ -344,7 +349,7 @@ class DetachedJob:
             reading.wait(deadline, tqdm, self.name)
             file.keep()
         if not keep:
-            self.forget()
+            self._let_go()
 
     def results(self, timeout: float | None = None, *, wait: bool = True) -> Iterator[tuple[int, Any]]:
         """Yield what has been computed, as it comes; the job stays at the manager, whole.
@@ -391,6 +396,14 @@ class DetachedJob:
     def forget(self) -> None:
         """Let it go at the manager, with all that is kept of it; what runs is ended. No error where it is gone."""
         self._session().stored.inquire(Deed.FORGET, self.name)
+
+    def _let_go(self) -> None:
+        """Forget it, now that the whole is here; a manager that does not answer takes that from nobody."""
+        try:
+            self.forget()
+        except (NotInTime, TimeoutError, StarCoreError) as error:
+            why = str(error) or "the manager does not answer"
+            _log.warning("starcore: the job %r is here, and could not be forgotten at the manager: %s", self.name, why)
 
     @contextlib.contextmanager
     def _reading(self, reading: _R, *, take: bool = False) -> Iterator[_R]:

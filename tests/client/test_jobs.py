@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as NotInTime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -206,6 +207,21 @@ def test_untrusting_client_refuses_pickled_answers_of_stored_jobs_too(star: Loca
     with star.client(trust_results=False) as other, pytest.raises(Exception, match="trust"):
         other.job("set").result(SECONDS)
     assert job.result(SECONDS) == {1, 2}
+
+
+def test_whole_that_is_here_is_not_lost_by_a_manager_that_does_not_answer_to_its_forgetting(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def silent(self: DetachedJob) -> None:
+        raise NotInTime
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DetachedJob, "forget", silent)
+        job = client.detached("kept").submit_array(double, np.arange(3.0))
+        assert job.result(SECONDS).tolist() == [0, 2, 4]
+        job.save(tmp_path / "kept.npy", SECONDS)
+    assert np.load(tmp_path / "kept.npy").tolist() == [0, 2, 4]
+    assert caplog.text.count("the job 'kept' is here, and could not be forgotten") == 2
 
 
 # -- names and notes ---------------------------------------------------------------------------------------------
