@@ -53,6 +53,7 @@ class NpyFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._mark = f"{os.getpid()}-{os.urandom(3).hex()}"  # in a container all have one number
         self._drafts: list[Draft] = []
         self._rooms: dict[Room, None] = {}
         self._scratch: IO[bytes] | None = None
@@ -159,7 +160,7 @@ class NpyFile:
             raise SetupError(f"{self.path}: {error.strerror or error}{more}") from error
 
     def _draft_path(self, number: int = 0) -> Path:
-        return self.path.with_name(f".{self.path.name}.{os.getpid()}.{number}.part")
+        return self.path.with_name(f".{self.path.name}.{self._mark}.{number}.part")
 
 
 class Part:

@@ -56,6 +56,18 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "answer.npy"
 
 
+def test_draft_of_a_process_that_was_killed_is_in_nobody_s_way(path: Path) -> None:
+    """In a container the next one has the same number."""
+    killed = NpyFile(path)
+    with NpyFile(path) as file:
+        LoneJoiner(file).add(0, BLOCKS)
+        file.keep()
+    assert np.array_equal(np.load(path), BLOCKS)
+    assert len(list(path.parent.iterdir())) == 2
+    killed.__exit__(None, None, None)
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_blocks_land_where_they_belong(path: Path, axis: int, order: Any) -> None:
