@@ -88,6 +88,10 @@ class Spool:
             while view:
                 count = os.pwrite(number, view, at)
                 view, at = view[count:], at + count
+        except OSError:
+            if spooled.body not in self._pieces:  # nobody would remove it, and the disk is full as it is
+                self._path(spooled.body).unlink()
+            raise
         finally:
             os.close(number)
         self._pieces[spooled.body] = self._pieces.get(spooled.body, 0) + 1

@@ -11,6 +11,7 @@ import pytest
 from starcore.errors import SetupError
 from starcore.events import Spooled
 from starcore.manager.spool import SHARE, Spool
+from tests.disks import mounted
 
 
 def files(directory: Path) -> list[str]:
@@ -50,6 +51,19 @@ def test_what_could_not_be_written_is_read_from_memory_and_given_back(tmp_path: 
     assert bytes(spooled.read(1, 2)) == b"bc"
     assert spool.drop(spooled) is token
     assert files(tmp_path) == []
+
+
+def test_what_a_full_disk_took_of_a_chunk_does_not_stay_on_it(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", 64 << 10) as disk:
+        spool = Spool(disk)
+        kept = Spooled(1, 0, 8 << 10)
+        spool.write(kept, bytes(8 << 10))
+        for body in (1, 2):
+            with pytest.raises(OSError, match="No space left"):
+                spool.write(Spooled(body, 8 << 10, 128 << 10), bytes(128 << 10))
+        assert files(disk) == [f"{1:016x}.body"]
+        spool.drop(kept)
+        assert files(disk) == []
 
 
 def test_full_disk_is_an_error_of_the_write(tmp_path: Path) -> None:
