@@ -290,14 +290,18 @@ def _nobody(event: Any) -> None:
 def _read(segment: bytes, recovery: Recovery) -> list[Damage]:
     """Apply a segment's records. Returns what could not be read."""
     damages: list[Damage] = []
+    read = 0
     for found in journal.read(segment):
         if isinstance(found, Damage):
             damages.append(found)
             continue
         try:
             recovery.apply(journal.decode(found))
+            read += 1
         except FrameError:
             damages.append(Damage(0, len(found), 1))
+    if not read and all(damage.torn for damage in damages):
+        return [Damage(0, len(segment), 0)]  # it had its name when what it begins with was synced
     return damages
 
 

@@ -148,6 +148,18 @@ def test_torn_tail_is_cut_and_said(kept: Kept, directory: Path, caplog: pytest.L
     kept.ledger = Ledger(directory)
 
 
+@pytest.mark.parametrize("size", [0, 100, journal.HEADER_BYTES, journal.HEADER_BYTES + 30])
+def test_segment_that_was_cut_before_its_first_record_is_damage_and_kept(
+    kept: Kept, directory: Path, caplog: pytest.LogCaptureFixture, size: int
+) -> None:
+    kept.ledger.close()
+    os.truncate(directory / "00000001.journal", size)
+    assert again(directory).epoch == 0
+    assert f"damage at byte 0: {size} bytes skipped" in caplog.text
+    assert (directory / "00000001.damaged").stat().st_size == size
+    kept.ledger = Ledger(directory)
+
+
 def test_broken_middle_is_reported_kept_and_the_rest_read(
     kept: Kept, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
