@@ -300,7 +300,7 @@ def settle_place(journal: Path, directory: Path, lost: Mapping[int, str]) -> Non
     Raises
     ------
     SetupError
-        Some are not here, and an earlier manager of this journal had them elsewhere.
+        Some are not here, and an earlier manager of this journal had them elsewhere; or it cannot be written down.
     """
     place, here = journal / PLACE, str(directory.resolve())
     there = place.read_text(encoding="utf-8").strip() if place.exists() else here
@@ -311,8 +311,11 @@ def settle_place(journal: Path, directory: Path, lost: Mapping[int, str]) -> Non
         )
     if there != here or not place.exists():
         new = place.with_suffix(".new")
-        new.write_text(here + "\n", encoding="utf-8")
-        new.replace(place)
+        try:
+            new.write_text(here + "\n", encoding="utf-8")
+            new.replace(place)
+        except OSError as error:
+            raise SetupError(f"{place} cannot be written: {error.strerror}") from error
 
 
 def _check(path: Path, number: int, size: int) -> None:

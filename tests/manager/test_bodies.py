@@ -16,6 +16,7 @@ from starcore.events import Spooled
 from starcore.manager import bodies
 from starcore.manager.bodies import TRAILER, Bodies, settle_place
 from starcore.manager.outbox import SpoolFailed, SpoolWorks, Synced
+from tests.disks import mounted
 
 SECONDS = 20.0
 
@@ -231,3 +232,11 @@ def test_bodies_that_were_elsewhere_are_asked_for_and_found_where_they_were_move
     settle_place(journal, other, {})
     with pytest.raises(SetupError, match="other"):
         settle_place(journal, one, {3: "No such file"})
+
+
+def test_place_that_cannot_be_written_down_is_a_set_up_that_is_wrong(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", 64 << 10) as disk:
+        with (disk / "other").open("wb", buffering=0) as other:
+            assert other.write(bytes(128 << 10)) < 128 << 10
+        with pytest.raises(SetupError, match="bodies-in cannot be written: No space left on device"):
+            settle_place(disk, disk / "bodies", {})
