@@ -20,7 +20,7 @@ from starcore.manager.flows import Flow
 from starcore.manager.outbox import Outbox
 from starcore.manager.records import Fetched, Gone, JobForgotten, Renamed, StoredWhole, Touched
 from starcore.manager.relay import Relay
-from starcore.manager.state import Blob, Client, Delivery, Run
+from starcore.manager.state import Blob, Client, Delivery, Job, Run
 from starcore.manager.stored import Argument, Keeper, StoredJob, StoreLimits
 
 TOUCH_SECONDS_MAX = 1.0
@@ -157,10 +157,13 @@ class Keeping:
         if self._outbox.journaled:
             self._outbox.record(JobForgotten(stored.number))
         stored.journaled = False
+        for number in [number for number, found in self._syncing.items() if _job_of(found) is stored]:
+            del self._syncing[number]  # what was not written yet will not be, so no word comes of it
 
     def released(self, blob: Blob | None) -> None:
         """A job that is over needed this function."""
         if blob is not None and blob.copies and not any(isinstance(job, StoredJob) for job in blob.jobs):
+            self._syncing.pop(blob.copies[0].body, None)
             for spooled in blob.copies:
                 self._outbox.drop(spooled)
             blob.copies.clear()
@@ -169,3 +172,11 @@ class Keeping:
     def secure(self, stored: StoredJob) -> bool:
         """Whether a job is accepted, and the disk knows."""
         return stored.whole and stored.accepted_at <= self._outbox.durable
+
+
+def _job_of(found: Flow | Blob) -> Job | None:
+    """Return the job whose argument or answer a body is."""
+    owner: Owner | None = found.owner if isinstance(found, Flow) else None
+    if isinstance(owner, Delivery):
+        return owner.pieces[0][0].job
+    return owner.stored if owner is not None else None

@@ -404,6 +404,26 @@ def test_answer_that_nobody_wants_any_more_goes_while_it_is_written(deed: Deed) 
     assert sum(row["cancelled"] for row in rows(client)) == (deed == Deed.CANCEL)
 
 
+@pytest.mark.parametrize("function", [False, True])
+def test_nothing_of_a_job_that_is_over_waits_for_files_that_are_not_written_any_more(function: bool) -> None:
+    star = JournaledStar()
+    star.writing = False
+    client, code = owner(star), b"x" * 300_000
+    job = Detaching(client, blob=False, code=code).begun()
+    if function:
+        client.say(Blob(hashlib.sha256(code).digest(), 1 << 63 | 1, len(code)))
+        client.push(1 << 63 | 1, 0, len(code), token=code)
+        job.job.submit(1)
+        job.stored(0)
+    else:
+        job.job.submit(1, bodies=[BODY])
+        push_all(client, job.job.stream(0))
+    assert star.core._store._keeping._syncing
+    star.feed(SpoolFailed("No space left on device"))
+    job.refused(Code.GONE)
+    assert not star.core._store._keeping._syncing
+
+
 # -- lost files --------------------------------------------------------------------------------------------------
 
 
