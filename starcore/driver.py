@@ -15,6 +15,7 @@ fault closes a connection, and where an exception of our own costs one link and 
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import logging
 import weakref
@@ -40,9 +41,13 @@ from starcore.events import (
     SendChunk,
     Spooled,
     Tick,
+    Unreadable,
     Writable,
 )
 from starcore.messages import Buffer, Goodbye, Message
+
+NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What is wrong with this process, or machine, where a file cannot be read; with the file there is nothing wrong."""
 
 
 class Shell(Protocol):
@@ -279,8 +284,7 @@ class Driver:
         if connection is not None:
             stream, attempt, offset, length = action.stream, action.attempt, action.offset, action.length
             if type(action.token) is Spooled:
-                assert action.token.read is not None, "spilled before it is sent"
-                connection.send_chunk(stream, attempt, offset, action.token.read(action.start, length))
+                self._send_spooled(connection, action)
             elif action.token is None:
                 view = self._shell.source(link, stream, attempt, offset, length)
                 connection.send_chunk(stream, attempt, offset, view)
@@ -290,6 +294,19 @@ class Driver:
             if not connection.blocked and link not in self._pumps:
                 self._pumps.add(link)
                 self._loop.call_soon(self._pump, link)
+
+    def _send_spooled(self, connection: Line, action: SendChunk) -> None:
+        """Send what lies in a file, or tell the core that it does not any more: that is no fault of the link's."""
+        spooled: Spooled = action.token
+        assert spooled.read is not None, "spilled before it is sent"
+        try:
+            view = spooled.read(action.start, action.length)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
+            self.feed(Unreadable(spooled.body, error.strerror or str(error)))
+        else:
+            connection.send_chunk(action.stream, action.attempt, action.offset, view)
 
     def _pump(self, link: int) -> None:
         self._pumps.discard(link)

@@ -103,6 +103,14 @@ class Lost:
 
 
 @dataclass(slots=True)
+class Unreadable:
+    """What lies in the file of this body cannot be read any more; a chunk of it that was to be sent was not."""
+
+    body: int
+    reason: str
+
+
+@dataclass(slots=True)
 class Tick:
     """The time that `deadline()` named has come."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import logging
 import socket
@@ -27,7 +28,9 @@ from starcore.events import (
     Received,
     Send,
     SendChunk,
+    Spooled,
     Tick,
+    Unreadable,
     Writable,
 )
 from starcore.messages import CHUNK_BYTES_MAX, Goodbye, Heartbeat, Hello, Notice, Role, Welcome
@@ -234,6 +237,43 @@ def test_a_body_flows_into_its_destination_one_chunk_for_each_writable(run: Any)
         assert all((e.stream, e.attempt) == (7, 1) for e in here.core.seen(ChunkReceived))
 
     run(test, listener={"room": len(body)})
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EIO, 0])
+def test_a_file_that_cannot_be_read_is_told_to_the_core_and_costs_no_link(run: Any, number: int) -> None:
+    def unreadable(start: int, length: int) -> bytes:
+        raise OSError(number, "Input/output error") if number else OSError("it was cut short")
+
+    async def test(here: End, there: End) -> None:
+        await greet(here, there)
+        link = there.core.seen(Opened)[0].link
+        lost, kept = Spooled(3, 0, 8, unreadable), Spooled(4, 0, 8, lambda start, length: bytes(length))
+        chunks = [SendChunk(link, 7, 1, 0, 8, lost), SendChunk(link, 9, 1, 0, 8, kept)]
+        there.core.answers[Writable] = lambda event: [chunks.pop(0)] if chunks else []
+        there.driver.feed(Writable(link))
+        await here.until(lambda: here.core.seen(ChunkReceived))
+        assert [event.stream for event in here.core.seen(ChunkReceived)] == [9]
+        said = "Input/output error" if number else "it was cut short"
+        assert there.core.seen(Unreadable) == [Unreadable(3, said)]
+        assert there.core.seen(Lost) == []
+
+    run(test, listener={"room": 8})
+
+
+def test_a_want_of_descriptors_is_no_fault_of_a_file(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def unreadable(start: int, length: int) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def test(here: End, there: End) -> None:
+        await greet(here, there)
+        link = there.core.seen(Opened)[0].link
+        there.core.answers[Tick] = lambda event: [SendChunk(link, 7, 1, 0, 8, Spooled(3, 0, 8, unreadable))]
+        there.driver.feed(Tick())
+        assert there.core.seen(Unreadable) == []
+        assert [lost.link for lost in there.core.seen(Lost)] == [link]
+
+    run(test)
+    assert "Too many open files" in caplog.text
 
 
 def test_a_reader_that_stops_blocks_the_link_and_messages_still_pass(run: Any) -> None:

@@ -178,6 +178,15 @@ class Blobs:
             blob.size, blob.body = flow.size, flow.number
         blob.whole = True
 
+    def lose(self, blob: Blob) -> None:
+        """What is here of a blob that jobs need cannot be read any more: it has to come again."""
+        for worker, flow in blob.lent.items():
+            worker.blobs.pop(blob.digest, None)
+            self._relay.abort(flow, Code.GONE, "this blob is not here any more")
+        blob.lent.clear()
+        blob.whole, blob.body = False, 0
+        self._discard(blob)
+
     def flows(self) -> Iterator[Flow]:
         """Every flow that brings or keeps a blob."""
         return (blob.flow for blob in self._blobs.values() if blob.flow is not None)

@@ -146,6 +146,11 @@ class Clientele:
         """A piece of a blob came."""
         self._wake(self._blobs.grown(client, stream))
 
+    def blob_lost(self, blob: Blob) -> None:
+        """What is here of a blob cannot be read any more."""
+        self._blobs.lose(blob)
+        self._ask_anyone(blob)
+
     def blob_aborted(self, client: Client, stream: int) -> None:
         """A blob will not come from this client."""
         self._values.aborted(client, stream)
@@ -225,7 +230,7 @@ class Clientele:
         if position in run.answers:
             self.acknowledge(client, Ack(array("Q", [run.answers[position].outcome.sequence])))
         elif position in run.flows:
-            self._fail(run, position, Status.UNRUNNABLE, f"the client took its argument back: {reason}")
+            self.fail(run, position, Status.UNRUNNABLE, f"the client took its argument back: {reason}")
 
     # -- for the store ---------------------------------------------------------------------------------------
 
@@ -265,6 +270,20 @@ class Clientele:
         for sequence in kept:
             self._deliveries.acknowledge(client, sequence)
         self.forget(client, job.client_number)
+
+    def fail(self, run: Run, position: int, status: Status, text: str) -> None:
+        """A task that has no outcome yet fails, wherever it is."""
+        job, state = run.job, run.states[position]
+        if state == State.QUEUED:
+            if job.ready:
+                self._scheduler.unqueue(job, 1)
+        elif state == State.LEASED:
+            self._recall(run, position)
+            self._workforce.retract(job, {run: {position}}, kill=True)
+            self._leases.unlease(job, 1)
+        else:
+            return
+        self._end(run, position, status, text)
 
     # -- clients come and go ---------------------------------------------------------------------------------
 
@@ -467,20 +486,6 @@ class Clientele:
         if delivery is not None:
             self._results.dropped(delivery)
             self._deliveries.recall(delivery)
-
-    def _fail(self, run: Run, position: int, status: Status, text: str) -> None:
-        """A task that has no outcome yet fails, wherever it is."""
-        job, state = run.job, run.states[position]
-        if state == State.QUEUED:
-            if job.ready:
-                self._scheduler.unqueue(job, 1)
-        elif state == State.LEASED:
-            self._recall(run, position)
-            self._workforce.retract(job, {run: {position}}, kill=True)
-            self._leases.unlease(job, 1)
-        else:
-            return
-        self._end(run, position, status, text)
 
     def _misfit(self, run: Run, position: int) -> None:
         size, shared = run.body(position), run.job.value_bytes

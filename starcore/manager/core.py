@@ -32,6 +32,7 @@ from starcore.events import (
     Received,
     Tick,
     Token,
+    Unreadable,
     Writable,
 )
 from starcore.manager.audit import check_account
@@ -207,7 +208,7 @@ class ManagerCore:
             self._leave(event.link, event.reason, now)
         elif kind is Tick:
             self._tick(now)
-        elif kind in (Drain, SpoolFailed):
+        elif kind in (Drain, SpoolFailed, Unreadable):
             self._obey(event, now)
         else:
             raise TypeError(f"the manager's core does not know {kind.__name__}")
@@ -247,8 +248,7 @@ class ManagerCore:
             "epoch": self._epoch,
             "draining": self._sessions.draining,
             "workers": [
-                worker_row(worker, self._sessions.links.get(worker.link), now)
-                for worker in islice(workers, rows_max)
+                worker_row(worker, self._sessions.links.get(worker.link), now) for worker in islice(workers, rows_max)
             ],
             "clients": [client_row(client) for client in islice(clients, rows_max)],
             "jobs": [job_row(job) for job in islice(jobs, rows_max)],
@@ -386,10 +386,9 @@ class ManagerCore:
             self._outbox.log("info", f"client {session.name} {verb} from {session.address}")
             self._clientele.resume(session)
             return
-        slots_said = counted(session.slots, "slot")
-        about = f"{slots_said}, Python {session.python}, an arena of {session.arena_bytes >> 20} MiB"
+        has = f"{counted(session.slots, 'slot')}, Python {session.python}, an arena of {session.arena_bytes >> 20} MiB"
         who = f"worker {session.name} (certificate {link.peer.name})"
-        self._outbox.log("info", f"{who} {verb} from {session.address}: {about}")
+        self._outbox.log("info", f"{who} {verb} from {session.address}: {has}")
         if resumed:
             lost = self._workforce.resume(session, message.leases)
             if lost:
@@ -517,9 +516,9 @@ class ManagerCore:
 
     # -- the shell's orders, and the end --------------------------------------------------------------------------
 
-    def _obey(self, event: Drain | SpoolFailed, now: float) -> None:
-        if isinstance(event, SpoolFailed):
-            return self._store.spool_failed(event.reason)
+    def _obey(self, event: Drain | SpoolFailed | Unreadable, now: float) -> None:
+        if not isinstance(event, Drain):
+            return self._store.disk_failed(event)
         self._store.warn()
         self._drain(now)
 

@@ -11,16 +11,18 @@ from collections.abc import Callable
 
 from starcore.errors import Code, Status
 from starcore.manager.delivery import Deliveries
+from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.state import Delivery, Job
 from starcore.manager.stored import Reading, StoredJob
-from starcore.messages import BATCH_TASKS_MAX, Column
+from starcore.messages import BATCH_TASKS_MAX, Abort, Column
 
 
 class Readings:
     """Every reader of a stored job."""
 
-    def __init__(self, relay: Relay, deliveries: Deliveries) -> None:
+    def __init__(self, outbox: Outbox, relay: Relay, deliveries: Deliveries) -> None:
+        self._outbox = outbox
         self._relay = relay
         self._deliveries = deliveries
         self._readings: dict[Job, Reading] = {}
@@ -73,6 +75,18 @@ class Readings:
         for reading in missed:
             self._tell_gone(reading.job, delivery.outcome.indices)
 
+    def changed(self, delivery: Delivery, reason: str) -> None:
+        """An answer is not here any more: who was told of it, and may not have it whole, hears what became of it."""
+        for copy, (reading, origin) in list(self._told.items()):
+            client, flow = reading.job.client, copy.flow
+            if origin is not delivery or flow is None:
+                continue
+            del self._told[copy]
+            if client.link:  # also where all seems to have left: it was the last piece that could not be read
+                self._outbox.send(client.link, Abort(flow.sink_stream, flow.sink_attempt, Code.GONE, reason))
+            self._deliveries.acknowledge(client, copy.outcome.sequence)
+            self._copy(reading, delivery)
+
     def check(self) -> None:
         """Assert the invariants."""
         for job, reading in self._readings.items():
@@ -83,18 +97,21 @@ class Readings:
     # -- private ---------------------------------------------------------------------------------------------
 
     def _tell_on(self, reading: Reading) -> None:
-        stored, job = reading.stored, reading.job
-        client = job.client
+        stored, client = reading.stored, reading.job.client
         while client.link and client not in self._deliveries.full and reading.cursor < len(stored.told):
             delivery = stored.told[reading.cursor]
             reading.cursor += 1
-            body, outcome = stored.bodies.get(delivery), delivery.outcome
-            copy = self._deliveries.deliver(
-                *(job, [], outcome.indices, outcome.attempt, outcome.statuses, outcome.head_sizes, outcome.heads),
-                body_bytes=body.size if body is not None else 0,
-                flow=self._relay.loan(body) if body is not None else None,
-            )
-            self._told[copy] = reading, delivery
+            self._copy(reading, delivery)
+
+    def _copy(self, reading: Reading, delivery: Delivery) -> None:
+        """Tell a reader an outcome."""
+        body, outcome = reading.stored.bodies.get(delivery), delivery.outcome
+        copy = self._deliveries.deliver(
+            *(reading.job, [], outcome.indices, outcome.attempt, outcome.statuses, outcome.head_sizes, outcome.heads),
+            body_bytes=body.size if body is not None else 0,
+            flow=self._relay.loan(body) if body is not None else None,
+        )
+        self._told[copy] = reading, delivery
 
     def _tell_gone(self, job: Job, gone: Column) -> None:
         """Say of outcomes that were fetched before, and let go, that they are not here."""

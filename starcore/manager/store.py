@@ -28,12 +28,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from starcore.errors import Code, OverrunError, UnexpectedError
+from starcore.events import Unreadable
 from starcore.manager.clients import Clientele
 from starcore.manager.columns import gaps
 from starcore.manager.delivery import Deliveries
 from starcore.manager.flows import Flow
 from starcore.manager.keeping import Keeping
-from starcore.manager.outbox import Outbox
+from starcore.manager.losses import Losses
+from starcore.manager.outbox import Outbox, SpoolFailed
 from starcore.manager.readings import Readings
 from starcore.manager.relay import Relay
 from starcore.manager.results import Results
@@ -47,10 +49,10 @@ from starcore.manager.stored import (
     StoredJob,
     StoreLimits,
     answer_weight,
+    check,
     lenders,
     row,
     share,
-    untold,
     weight,
 )
 from starcore.messages import Attach, Deed, Detach, Inquire, Inventory, Stored, Submit
@@ -88,11 +90,12 @@ class Store:
         """Clients' jobs that have no tasks of their own: they bring a stored one, or read one."""
         self._sources: dict[Job, StoredJob] = {}
         """Jobs of clients whose tasks are to be stored, until their client forgets them."""
-        self._readings = Readings(relay, deliveries)
+        self._readings = Readings(outbox, relay, deliveries)
         self._waiting: dict[StoredJob, None] = {}
         self._arriving: dict[StoredJob, None] = {}
         self._stopped: set[Keeper] = set()
         self._keeping = Keeping(outbox, relay)
+        self._losses = Losses(outbox, relay, clientele, self._readings, self._weigh)
         self._sweeping = False
         """A timer is set to look for jobs that were kept for too long: one, however many there are."""
         self._roomier = False
@@ -233,7 +236,14 @@ class Store:
             if flow is not None:
                 self._here(flow)
 
-    def spool_failed(self, reason: str) -> None:
+    def disk_failed(self, event: SpoolFailed | Unreadable) -> None:
+        """The disk does not take a file, or does not give one."""
+        if isinstance(event, Unreadable):
+            self._losses.lose(self._jobs(), event.body, event.reason)
+        else:
+            self._spool_failed(event.reason)
+
+    def _spool_failed(self, reason: str) -> None:
         """The shell cannot write any more: nothing new is let in beyond what fits into memory, or with a journal."""
         if self._outbox.journaled:
             text = f"what detached jobs need cannot be written: {reason}; new ones are refused until it can"
@@ -285,14 +295,7 @@ class Store:
         jobs = self._jobs()
         assert self.bytes == sum(stored.bytes_kept for stored in jobs)
         for stored in jobs:
-            assert not stored.over and stored.client.jobs[stored.client_number] is stored
-            assert stored.arrived <= stored.taken <= stored.tasks
-            assert not stored.whole or (stored.arrived == stored.tasks and not stored.waiting)
-            assert set(stored.bodies) <= set(stored.told)
-            open_bytes = sum(weight(run, at, at + 1) for run in stored.runs for at in untold(stored, run.first))
-            assert not stored.whole or stored.argument_bytes == open_bytes, stored.name
-            kept = sum(answer_weight(delivery, stored.bodies.get(delivery)) for delivery in stored.told)
-            assert stored.answer_bytes == kept, stored.name
+            check(stored)
         reading = {job for stored in jobs for job in stored.readings}
         assert self.claimed.keys() == self._sources.keys() | reading
         self._readings.check()

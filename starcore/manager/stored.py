@@ -193,7 +193,19 @@ def share(stored: StoredJob) -> int:
     return keeper.stored_bytes
 
 
-def untold(stored: StoredJob, first: int) -> Iterator[int]:
+def check(stored: StoredJob) -> None:
+    """Assert the invariants of one."""
+    assert not stored.over and stored.client.jobs[stored.client_number] is stored
+    assert stored.arrived <= stored.taken <= stored.tasks
+    assert not stored.whole or (stored.arrived == stored.tasks and not stored.waiting)
+    assert set(stored.bodies) <= set(stored.told)
+    open_bytes = sum(weight(run, at, at + 1) for run in stored.runs for at in _untold(stored, run.first))
+    assert not stored.whole or stored.argument_bytes == open_bytes, stored.name
+    kept = sum(answer_weight(delivery, stored.bodies.get(delivery)) for delivery in stored.told)
+    assert stored.answer_bytes == kept, stored.name
+
+
+def _untold(stored: StoredJob, first: int) -> Iterator[int]:
     """Yield the positions of a run whose outcomes are not told yet."""
     run = stored.find(first)
     assert run is not None

@@ -309,3 +309,24 @@ def test_full_disk_refuses_a_new_job_and_keeps_the_accepted_one(place: Place, sm
     assert np.array_equal(star.fetch(), expected())
     with place.client(star.manager) as client:
         assert np.array_equal(client.job("third").result(SECONDS), np.ones(1 << 17))
+
+
+@pytest.mark.parametrize("shards", ["1", "2"])
+def test_file_that_goes_while_the_manager_runs_costs_what_needs_it_and_no_connection(place: Place, shards: str) -> None:
+    star = Killed(place, "--shards", shards)
+    star.make(blocks=4)
+    star.files()[1].unlink()
+    place.worker("--slots", "1")
+    eventually(lambda: star.row()["done"] == 3, "the others are done", SECONDS)
+    assert star.row()["failed"] == 1
+    for path in star.files():  # the answers
+        path.unlink()
+    with place.client(star.manager) as client:
+        results = dict(client.job("scan-7").results(SECONDS))
+        assert [type(results[index]) for index in range(4)] == [UnrunnableError] * 4
+        assert "its argument" in str(results[1]) and "its answer" in str(results[0])
+        assert "No such file" in str(results[0])
+        assert star.row()["failed"] == 4
+        client.job("scan-7").forget()
+    log = "".join(program.log for program in place.programs)
+    assert log.count("is lost: 00000000000000") == 4 and "Traceback" not in log and "came back" not in log, log
