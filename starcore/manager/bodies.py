@@ -37,6 +37,8 @@ from starcore.messages import Buffer
 SUFFIX = ".stored"
 PLACE = "bodies-in"
 """In the journal's directory: where the bodies are that it names."""
+OWNER = "bodies-of"
+"""In the bodies' directory: the number of the journal that names them."""
 MAGIC = b"SCSTORED"
 TRAILER = struct.Struct("<8sQQII")
 READ_BYTES = 1 << 20
@@ -128,6 +130,27 @@ class Bodies:
                 self._count[number] = 1
                 self._read_from_file(spooled)
         return kept, lost
+
+    def claim(self, number: int, named: Container[int], *, new: bool) -> None:
+        """Take the directory for the journal of this number, before `clear` removes what that does not name.
+
+        Raises
+        ------
+        SetupError
+            What lies here is another journal's, which may still need it; or this one's, and its records are gone.
+        """
+        mark = self._directory / OWNER
+        owner = mark.read_text(encoding="utf-8").strip() if mark.exists() else ""
+        if owner == str(number):
+            return
+        strange = [path for path in self._directory.glob(f"*{SUFFIX}") if _number(path) not in named]
+        if strange and (owner or new):
+            raise SetupError(
+                f"{len(strange)} files of detached jobs in {self._directory} belong to another journal than the one "
+                f"that is named: name theirs with --journal, or another directory with --spool; if nobody needs them, "
+                f"remove the *{SUFFIX} files"
+            )
+        _replace(mark, f"{number}\n")
 
     def clear(self, named: Container[int]) -> None:
         """Remove what an earlier manager left that is not named any more."""
@@ -310,12 +333,17 @@ def settle_place(journal: Path, directory: Path, lost: Mapping[int, str]) -> Non
             f"that one with --spool, or move its *{SUFFIX} files here"
         )
     if there != here or not place.exists():
-        new = place.with_suffix(".new")
-        try:
-            new.write_text(here + "\n", encoding="utf-8")
-            new.replace(place)
-        except OSError as error:
-            raise SetupError(f"{place} cannot be written: {error.strerror}") from error
+        _replace(place, here + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a small file that is there whole or as it was."""
+    new = path.with_suffix(".new")
+    try:
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
+    except OSError as error:
+        raise SetupError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _check(path: Path, number: int, size: int) -> None:

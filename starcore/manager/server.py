@@ -244,13 +244,14 @@ class Server:
             epoch = secrets.randbits(EPOCH_BITS)
             return ManagerCore(epoch, options.limits, self._read, options.budget, store=options.store)
         recovery = self._ledger.recover()
-        bodies = self._adopt(recovery, self._ledger)
+        number = 1 + secrets.randbits(EPOCH_BITS - 1)
+        bodies = self._adopt(recovery, self._ledger, number)
         if recovery.epoch:
             tasks, unread = recovery.open_tasks, recovery.unread_outcomes
             _log.info("the journal has %d open tasks and %d unread outcomes", tasks, unread)
         return JournaledCore(
             recovery,
-            1 + secrets.randbits(EPOCH_BITS - 1),
+            number,
             self._loop.time(),
             step=1 + secrets.randbits(STEP_BITS),
             bodies=bodies,
@@ -261,8 +262,11 @@ class Server:
             store=options.store,
         )
 
-    def _adopt(self, recovery: Recovery, ledger: Ledger) -> Mapping[int, Spooled]:
-        """Take over the files that the journal names, and end what cannot go on without those that are lost."""
+    def _adopt(self, recovery: Recovery, ledger: Ledger, number: int) -> Mapping[int, Spooled]:
+        """Take over the files that the journal names, and end what cannot go on without those that are lost.
+
+        A journal that is new gets this number.
+        """
         journal = self._options.journal
         assert journal is not None
         directory = self._options.bodies or journal / "bodies"
@@ -273,9 +277,10 @@ class Server:
             _log.info(text, directory, len(named), sum(named.values()))
         kept, lost = self._bodies.look(named)
         settle_place(journal, directory, lost)
+        self._bodies.claim(recovery.epoch or number, named, new=not recovery.epoch)
         self._bodies.clear(named)
-        for number, reason in islice(lost.items(), LOST_SAID_MAX):
-            _log.error("a file of a detached job is lost: %s: %s", f"{number:016x}", reason)
+        for body, reason in islice(lost.items(), LOST_SAID_MAX):
+            _log.error("a file of a detached job is lost: %s: %s", f"{body:016x}", reason)
         ended = recovery.settle(lost)
         if ended:
             _log.error("%d tasks of detached jobs fail: files (%d) or records of theirs are lost", ended, len(lost))

@@ -247,6 +247,19 @@ def test_files_lie_in_the_spool_that_is_named_and_another_one_is_refused(place: 
     assert np.array_equal(star.fetch(), expected())
 
 
+def test_wrong_journal_for_a_spool_is_refused_and_costs_nothing(place: Place) -> None:
+    spool = place.directory / "spool"
+    star = Killed(place, "--spool", str(spool), "--spool-size", "64M")
+    star.make()
+    star.manager.kill()
+    wrong = place.manager(*star._options, *star._more, "--journal", str(place.directory / "jornal"), ready=False)
+    assert wrong.wait() == 2
+    assert f"{BLOCKS} files of detached jobs in {spool} belong to another journal" in wrong.log
+    star.start()
+    place.worker("--slots", "2")
+    assert np.array_equal(star.fetch(), expected())
+
+
 def test_file_that_is_missing_or_damaged_fails_its_task_alone_and_is_told(place: Place, star: Killed) -> None:
     star.make()
     files = star.files()

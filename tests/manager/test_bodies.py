@@ -240,3 +240,28 @@ def test_place_that_cannot_be_written_down_is_a_set_up_that_is_wrong(tmp_path: P
             assert other.write(bytes(128 << 10)) < 128 << 10
         with pytest.raises(SetupError, match="bodies-in cannot be written: No space left on device"):
             settle_place(disk, disk / "bodies", {})
+
+
+def test_what_another_journal_may_still_need_is_not_removed(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "bodies")
+    desk.bodies.claim(17, {}, new=True)
+    for stray in (3, 4):
+        desk.path(stray).write_bytes(b"a body")
+    desk.bodies.claim(17, {3: 6}, new=False)  # its own journal's: what nothing names goes
+    for number, new in ((18, True), (18, False)):
+        with pytest.raises(SetupError, match=r"1 files of detached jobs in .* name theirs with --journal"):
+            desk.bodies.claim(number, {3: 6}, new=new)
+    assert desk.files() == [3, 4]
+    desk.path(4).unlink()
+    desk.bodies.claim(18, {3: 6}, new=False)  # all that is here is named: it was handed over
+    desk.bodies.claim(18, {}, new=False)
+    desk.bodies.close()
+
+
+def test_bodies_without_an_owner_are_of_a_journal_that_is_not_new(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "bodies")
+    desk.path(3).write_bytes(b"a body")
+    with pytest.raises(SetupError, match="another journal"):
+        desk.bodies.claim(17, {}, new=True)
+    desk.bodies.claim(17, {}, new=False)
+    desk.bodies.close()
