@@ -19,6 +19,7 @@ import errno
 import math
 import mmap
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -48,12 +49,13 @@ class NpyFile:
     Parameters
     ----------
     path : path-like
-        Where it is to be. What is there now stays until the new one is whole.
+        Where it is to be; a link is followed. What is there now stays until the new one is whole.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._mark = f"{os.getpid()}-{os.urandom(3).hex()}"  # in a container all have one number
+        self._target = Path(os.path.realpath(path))
+        self._mark = f"{os.getpid()}-{secrets.token_hex(4)}"  # of a process that was killed, one may be left
         self._drafts: list[Draft] = []
         self._rooms: dict[Room, None] = {}
         self._scratch: IO[bytes] | None = None
@@ -61,6 +63,8 @@ class NpyFile:
         with self._telling():  # a directory that takes no file is told before anything is fetched
             if self.path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if self.path.exists() and not self.path.is_file():  # a pipe, or /dev/null, which root would replace
+                raise OSError(errno.EINVAL, "this is no regular file, and would be replaced by one")
             self._draft_path().open("xb").close()
 
     def __enter__(self) -> NpyFile:
@@ -126,9 +130,9 @@ class NpyFile:
         """Give the draft that came last the file's name; it is on the disk when this returns."""
         with self._telling():
             self._drafts[-1].sync()
-            self._draft_path(len(self._drafts) - 1).replace(self.path)
+            self._draft_path(len(self._drafts) - 1).replace(self._target)
         with contextlib.suppress(OSError):  # not every system lets a directory be opened, and the file is there
-            directory = os.open(self.path.parent, os.O_RDONLY)
+            directory = os.open(self._target.parent, os.O_RDONLY)
             try:
                 os.fsync(directory)
             finally:
@@ -147,7 +151,7 @@ class NpyFile:
     def _descriptor(self) -> int:
         if self._scratch is None:
             with self._telling():
-                self._scratch = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115 - closed by __exit__
+                self._scratch = tempfile.TemporaryFile(dir=self._target.parent)  # noqa: SIM115 - closed by __exit__
         return self._scratch.fileno()
 
     @contextlib.contextmanager
@@ -160,7 +164,7 @@ class NpyFile:
             raise SetupError(f"{self.path}: {error.strerror or error}{more}") from error
 
     def _draft_path(self, number: int = 0) -> Path:
-        return self.path.with_name(f".{self.path.name}.{self._mark}.{number}.part")
+        return self._target.with_name(f".{self._target.name}.{self._mark}.{number}.part")
 
 
 class Part:

@@ -77,6 +77,34 @@ def test_blocks_land_where_they_belong(path: Path, axis: int, order: Any) -> Non
     assert np.array_equal(saved(path, lambda file: FileJoiner(file, cuts, axis), blocks), BLOCKS)
 
 
+def test_what_is_no_regular_file_is_not_replaced(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(SetupError, match=r"answer\.npy: this is no regular file"):
+        NpyFile(path)
+    assert path.is_fifo() and [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_link_is_followed_and_stays(path: Path, tmp_path_factory: pytest.TempPathFactory, there: bool) -> None:
+    large_disk = tmp_path_factory.mktemp("disk") / "data.npy"
+    if there:
+        large_disk.write_text("an older one")
+    path.symlink_to(large_disk)
+    assert np.array_equal(saved(path, LoneJoiner, [BLOCKS]), BLOCKS)
+    assert path.is_symlink() and np.array_equal(np.load(large_disk), BLOCKS)
+    assert [entry.name for entry in large_disk.parent.iterdir()] == [large_disk.name]
+
+
+def test_draft_that_a_killed_process_of_this_number_left_is_no_hindrance(path: Path) -> None:
+    left = path.with_name(f".{path.name}.{os.getpid()}.0.part")
+    left.write_text("half")
+    with NpyFile(path) as file:
+        give(joiner := LoneJoiner(file), 0, BLOCKS)
+        joiner.gather()
+        file.keep()
+    assert np.array_equal(np.load(path), BLOCKS) and left.read_text() == "half"
+
+
 def test_one_block_is_the_whole(path: Path) -> None:
     assert np.array_equal(saved(path, lambda file: FileJoiner(file, [slice(0, 700)]), [BLOCKS]), BLOCKS)
 
