@@ -127,14 +127,13 @@ def _fetch(client: Client, options: argparse.Namespace) -> None:
         raise SetupError(f"{error}; the job is still there") from error
     except ArgumentValueError as error:
         raise ArgumentValueError(f"{error}: {_in_python(options.name, 'result()')}") from error
-    written = f"{options.name}: written to {options.out}"
     if not options.keep:
         try:
             job.forget()
-        except (NotInTime, TimeoutError, StarCoreError) as error:
-            why = "the manager does not answer any more, so the job is still there"
-            raise UnreachableError(f"{written}; {why}") from error
-    say(f"{written}; the job {'is still there' if options.keep else 'is forgotten'}")
+        except (StarCoreError, TimeoutError) as error:
+            told = f"{options.name} is written to {options.out}, but the manager still has the job: {error}"
+            raise UnreachableError(f"{told}; later: starcore jobs forget {options.name}") from error
+    say(f"{options.name}: written to {options.out}; the job {'is still there' if options.keep else 'is forgotten'}")
 
 
 def _can_draw() -> bool:
@@ -201,7 +200,7 @@ def _explain(client: Client, options: argparse.Namespace, error: Exception) -> i
         there = _in_python(options.name, "results(wait=False)")
         return _fail(f"{options.name} was cancelled, and has no whole answer; what was done is there: {there}", 1)
     if isinstance(error, (NotInTime, TimeoutError)):
-        if options.command == "fetch":
+        if options.command == "fetch" and options.timeout is not None:
             return _fail(f"{options.name} is not done yet{_progress(client, options.name)}; it goes on", NOT_DONE)
         return _fail("the manager is there, but does not answer: look at its log", UnreachableError.exit_code)
     if options.command == "fetch":  # an answer of a class that is not installed here, say

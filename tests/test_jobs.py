@@ -71,8 +71,21 @@ class Troubled:
         return ROW
 
 
+class Kept(Troubled):
+    """A job that is fetched, and cannot be forgotten."""
+
+    def save(self, *_: object, **__: object) -> None:
+        """It is written."""
+
+    def forget(self) -> None:
+        raise self.error
+
+
+OPTIONS = {"name": "scan-7", "out": Path("x.npy"), "timeout": 60.0, "keep": False, "json": False}
+
+
 def obey(error: Exception, command: str, name: str | None = None) -> int:
-    options = argparse.Namespace(command=command, name=name, out=Path("x.npy"), timeout=None, keep=False, json=False)
+    options = argparse.Namespace(**{**OPTIONS, "command": command, "name": name})
     return jobs._obey(Troubled(error), options)  # type: ignore[arg-type]
 
 
@@ -104,17 +117,18 @@ def test_other_errors_of_a_fetch_are_no_failed_task(
     assert said.count("\n") == 1
 
 
-def test_file_that_is_written_is_no_job_that_is_not_done_where_the_manager_falls_silent() -> None:
-    class Silent(Troubled):
-        def save(self, *_: object, **__: object) -> None:
-            pass
+def test_file_that_was_fetched_is_not_denied_where_the_manager_does_not_answer_any_more() -> None:
+    kept: Any = Kept(TimeoutError("the manager did not answer"))
+    with pytest.raises(UnreachableError, match=r"scan-7 is written to x\.npy, .* did not answer; later: starcore jobs"):
+        jobs._obey(kept, argparse.Namespace(**OPTIONS, command="fetch"))
 
-        def forget(self) -> None:
-            raise self.error
 
-    options = argparse.Namespace(command="fetch", name="scan-7", out=Path("x.npy"), timeout=None, keep=False)
-    with pytest.raises(UnreachableError, match=r"scan-7: written to x\.npy; .*the job is still there"):
-        jobs._obey(Silent(TimeoutError()), options)  # type: ignore[arg-type]
+def test_fetch_without_a_timeout_that_gets_no_answer_is_not_told_as_a_job_that_is_not_done(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = argparse.Namespace(**{**OPTIONS, "command": "fetch", "timeout": None})
+    assert jobs._obey(Troubled(TimeoutError()), options) == 5  # type: ignore[arg-type]
+    assert "the manager is there, but does not answer" in capsys.readouterr().err
 
 
 def test_error_of_a_list_is_no_failed_task_of_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,10 @@ class Attachments:
             self._outbox.send(message)
 
     def ask(self, event: Question, up: bool) -> None:
-        """Ask how stored jobs stand."""
+        """Ask how stored jobs stand, or no more."""
+        if event.deed is None:
+            self._questions.pop(event.number, None)
+            return
         message = self._questions[event.number] = Inquire(event.number, event.deed, event.name)
         if up:
             self._outbox.send(message)

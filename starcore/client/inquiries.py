@@ -8,6 +8,7 @@ from concurrent.futures import Executor, Future
 from typing import Any, Protocol, cast
 
 from starcore.client.futures import BlockFuture, StarFuture, TaskFuture
+from starcore.client.questions import answer_of
 from starcore.client.session import Session
 from starcore.client.story import Story, read_story
 from starcore.errors import ArgumentValueError
@@ -50,7 +51,7 @@ class Inquiries(Executor):
         TimeoutError
             There was no answer for 10 s.
         """
-        return cast("dict[str, Any]", json.loads(self._client._live().ask().result(ANSWER_SECONDS)))
+        return cast("dict[str, Any]", json.loads(answer_of(self._client._live().ask(), ANSWER_SECONDS)))
 
     def story(self, task: Future[Any] | str) -> Story:
         """Return what happened to a call: every attempt, with its worker, time and cause.
@@ -104,7 +105,7 @@ def own_story(task: Future[Any], session: Session) -> Story:
 
 
 def _told(session: Session, name: str) -> Story:
-    return read_story(session.story(name).result(ANSWER_SECONDS), time.time())
+    return read_story(answer_of(session.story(name), ANSWER_SECONDS), time.time())
 
 
 def _name(task: Future[Any] | str) -> str:

@@ -20,7 +20,6 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, as_completed, wait
-from concurrent.futures import TimeoutError as NotInTime
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar, cast
@@ -34,6 +33,7 @@ from starcore.client.npy import BatchJoiner, FileJoiner, LoneJoiner, NpyFile
 from starcore.client.progress import load_tqdm
 from starcore.client.records import JobRecord
 from starcore.client.session import Session
+from starcore.client.stored import ANSWER_SECONDS
 from starcore.errors import ArgumentTypeError, ArgumentValueError, StarCoreError, StoredJobError
 from starcore.messages import Deed, Job
 from starcore.pickling import Failed, Packed, pack_array_call, pack_call, pack_calls
@@ -47,6 +47,8 @@ AUTO_TASKS_MIN = 64
 AUTO_TASKS_PER_SLOT = 8
 AUTO_BLOCK_BYTES = 64 << 20
 POLL_SECONDS = 0.5
+LOOK_SECONDS_MIN = 2.0
+"""So long a look waits for the manager's word, also of somebody who wants to wait for less."""
 TRIM_SECONDS = 0.05
 """What has come meanwhile is the most that is in memory of an answer that goes into a file."""
 
@@ -257,8 +259,13 @@ class DetachedJob:
         ------
         StoredJobError
             There is no such job any more.
+        TimeoutError
+            The manager did not answer for 10 s.
         """
-        rows = self._session().stored.inquire(Deed.LIST, self.name)
+        return self._row(ANSWER_SECONDS)
+
+    def _row(self, seconds: float | None) -> dict[str, Any]:
+        rows = self._session().stored.inquire(Deed.LIST, self.name, seconds)
         if not rows:
             raise StoredJobError(
                 f"there is no stored job {self.name!r} of this client (any more): it may have been fetched, forgotten "
@@ -268,8 +275,7 @@ class DetachedJob:
 
     def done(self) -> bool:
         """Return True if every task has ended."""
-        row = self.status()
-        return bool(row["accepted"] and _ended(row) == row["tasks"])
+        return _is_done(self.status())
 
     def result(
         self,
@@ -288,9 +294,8 @@ class DetachedJob:
         out : numpy.ndarray, optional
             Of a job made in blocks: receive the answers into this array.
         keep : bool, default False
-            Leave the job at the manager. Otherwise it is forgotten there once the whole is here (the log says so
-            where the manager does not answer then); and where it is short of room, answers that have arrived here
-            may go before.
+            Leave the job at the manager. Otherwise it is forgotten there once the whole is here; and where the
+            manager is short of room, answers that have arrived here may go before.
         progress : bool, default False
             Draw a bar of the tasks that have arrived, with tqdm.
 
@@ -379,15 +384,18 @@ class DetachedJob:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until every task has ended, for so many seconds at most, and say whether that is so.
 
-        Raises StoredJobError as `status` does.
+        A manager that is away meanwhile is waited for as well. Raises StoredJobError as `status` does.
         """
         deadline = _deadline(timeout)
-        while not self.done():
+        while True:
+            left = _left(deadline)
+            with contextlib.suppress(TimeoutError):
+                if _is_done(self._row(None if left is None else max(left, LOOK_SECONDS_MIN))):
+                    return True
             left = _left(deadline)
             if left is not None and left <= 0:
                 return False
             time.sleep(POLL_SECONDS if left is None else min(POLL_SECONDS, left))
-        return True
 
     def cancel(self) -> None:
         """End what has no result yet, also what runs; the results that are there stay."""
@@ -398,12 +406,11 @@ class DetachedJob:
         self._session().stored.inquire(Deed.FORGET, self.name)
 
     def _let_go(self) -> None:
-        """Forget it, now that the whole is here; a manager that does not answer takes that from nobody."""
+        """Forget it, when all of it is here: an answer is not lost since the manager cannot be told."""
         try:
             self.forget()
-        except (NotInTime, TimeoutError, StarCoreError) as error:
-            why = str(error) or "the manager does not answer"
-            _log.warning("starcore: the job %r is here, and could not be forgotten at the manager: %s", self.name, why)
+        except (StarCoreError, TimeoutError) as error:
+            _log.warning("starcore: the answer of %s is here, but the manager still has the job: %s", self.name, error)
 
     @contextlib.contextmanager
     def _reading(self, reading: _R, *, take: bool = False) -> Iterator[_R]:
@@ -561,6 +568,10 @@ def _check_name(name: Any) -> str:
 def _make_name(function: str) -> str:
     short = plain(function.rpartition(":")[2].rpartition(".")[2], NAME_CHARS_MAX // 2) or "job"
     return f"{short}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
+
+
+def _is_done(row: Mapping[str, Any]) -> bool:
+    return bool(row["accepted"] and _ended(row) == row["tasks"])
 
 
 def _ended(row: Mapping[str, Any]) -> int:

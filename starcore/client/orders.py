@@ -46,10 +46,10 @@ class GiveUp:
 
 @dataclass(slots=True)
 class Question:
-    """How do stored jobs stand, after that deed? Answered by `Listed`."""
+    """How do stored jobs stand, after that deed? Answered by `Listed`. No deed: nobody waits for that any more."""
 
     number: int
-    deed: int
+    deed: int | None
     name: str
 
 

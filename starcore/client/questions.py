@@ -6,9 +6,25 @@ import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTime
 from typing import Any
 
 from starcore.client.orders import Ask, AskStory
+
+
+def answer_of(answer: Future[str], seconds: float | None) -> str:
+    """Wait for the answer to a question.
+
+    Raises
+    ------
+    TimeoutError
+        There was none in time.
+    """
+    try:
+        return answer.result(seconds)
+    except NotInTime:  # before Python 3.11 another class, and without a word
+        told = f"the manager did not answer within {seconds:g} s: is it running, and is there a way to it?"
+        raise TimeoutError(f"{told} It is looked for as long as this client lives") from None
 
 
 class Questions:

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeAlias
 
 from starcore.client import orders
 from starcore.client.futures import Abandons, TaskFuture
+from starcore.client.questions import answer_of
 from starcore.errors import ArgumentValueError, Code, StoredJobError
 from starcore.messages import Attach, Buffer, Deed, Detach, FunctionKind, Job
 from starcore.pickling import Packed
@@ -148,13 +149,16 @@ class StoredJobs:
                 _fail_all(word.record, error)
                 self._soon(partial(word.fail, error))
 
-    def inquire(self, deed: Deed = Deed.LIST, name: str = "") -> list[dict[str, Any]]:
+    def inquire(
+        self, deed: Deed = Deed.LIST, name: str = "", seconds: float | None = ANSWER_SECONDS
+    ) -> list[dict[str, Any]]:
         """Return how stored jobs stand, after that deed.
 
         Raises
         ------
         TimeoutError
-            There was no answer for 10 s.
+            There was no answer in time, and the manager is not asked any more: by the time that it is back, another
+            job may have the name.
         """
         number = next(self._numbers)
         answer: Future[str] = Future()
@@ -162,7 +166,10 @@ class StoredJobs:
             self._questions[number] = answer
         self._tell(orders.Question(number, deed, name))
         try:
-            rows: list[dict[str, Any]] = json.loads(answer.result(ANSWER_SECONDS))
+            rows: list[dict[str, Any]] = json.loads(answer_of(answer, seconds))
+        except BaseException:
+            self._tell(orders.Question(number, None, name))
+            raise
         finally:
             self._questions.pop(number, None)
         return rows

@@ -242,6 +242,16 @@ def test_question_is_asked_again_until_it_is_answered() -> None:
     client.quiet()
 
 
+def test_question_that_was_withdrawn_is_not_asked_on_the_next_link() -> None:
+    client = Client().join()
+    client.lose()
+    client.feed(orders.Question(3, Deed.FORGET, "scan-7"))
+    client.feed(orders.Question(3, None, "scan-7"))
+    client.join(resumed=True)
+    client.say(Inventory(3, "[]"))
+    client.quiet()
+
+
 def test_what_is_told_of_a_job_that_is_long_over_changes_nothing() -> None:
     client = Client().join()
     client.say(Stored(9, 0, "", True, 2))

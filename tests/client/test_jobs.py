@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as NotInTime
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from starcore import LocalStar
 from starcore.client import jobs
 from starcore.client.api import Client
 from starcore.client.jobs import DetachedJob, _make_name, _read_note
+from starcore.client.stored import StoredJobs
 from starcore.errors import ArgumentTypeError, ArgumentValueError, StoredJobError
+from starcore.messages import Deed
 
 SECONDS = 30.0
 
@@ -146,6 +149,45 @@ def test_looking_at_what_is_there_does_not_wait(client: Client) -> None:
         job.result(SECONDS)
 
 
+# -- a manager that is away --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deaf(monkeypatch: pytest.MonkeyPatch) -> list[Deed]:
+    """What the manager does not answer."""
+    unheard: list[Deed] = []
+    ask = StoredJobs.inquire
+
+    def inquire(self: StoredJobs, deed: Deed = Deed.LIST, name: str = "", *seconds: Any) -> list[dict[str, Any]]:
+        if deed in unheard:
+            raise TimeoutError("the manager did not answer")
+        return ask(self, deed, name, *seconds)
+
+    monkeypatch.setattr(StoredJobs, "inquire", inquire)
+    return unheard
+
+
+def test_answer_is_not_lost_since_its_job_cannot_be_forgotten(
+    client: Client, deaf: list[Deed], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = client.detached("scan").submit(double, np.ones(3))
+    deaf.append(Deed.FORGET)
+    assert np.array_equal(job.result(SECONDS), [2, 2, 2])
+    job.save(tmp_path / "answer.npy", SECONDS)
+    assert np.array_equal(np.load(tmp_path / "answer.npy"), [2, 2, 2])
+    said = "the answer of scan is here, but the manager still has the job: the manager did not answer"
+    assert caplog.text.count(said) == 2
+    deaf.clear()
+
+
+def test_wait_goes_on_while_the_manager_is_away(client: Client, deaf: list[Deed]) -> None:
+    job = client.detached("scan").submit(double, 1)
+    deaf.append(Deed.LIST)
+    assert job.wait(0.1) is False
+    Timer(0.5, deaf.clear).start()
+    assert job.wait() is True
+
+
 # -- found again -------------------------------------------------------------------------------------------------
 
 
@@ -207,21 +249,6 @@ def test_untrusting_client_refuses_pickled_answers_of_stored_jobs_too(star: Loca
     with star.client(trust_results=False) as other, pytest.raises(Exception, match="trust"):
         other.job("set").result(SECONDS)
     assert job.result(SECONDS) == {1, 2}
-
-
-def test_whole_that_is_here_is_not_lost_by_a_manager_that_does_not_answer_to_its_forgetting(
-    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def silent(self: DetachedJob) -> None:
-        raise NotInTime
-
-    with monkeypatch.context() as patch:
-        patch.setattr(DetachedJob, "forget", silent)
-        job = client.detached("kept").submit_array(double, np.arange(3.0))
-        assert job.result(SECONDS).tolist() == [0, 2, 4]
-        job.save(tmp_path / "kept.npy", SECONDS)
-    assert np.load(tmp_path / "kept.npy").tolist() == [0, 2, 4]
-    assert caplog.text.count("the job 'kept' is here, and could not be forgotten") == 2
 
 
 # -- names and notes ---------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from starcore.client.orders import Ask, AskStory
-from starcore.client.questions import Questions
+from starcore.client.questions import Questions, answer_of
 from starcore.errors import SessionLostError
 
 
@@ -31,6 +31,11 @@ def test_story_goes_to_its_own_question() -> None:
     assert not first.done()
     questions.story_told(1, "first")
     assert (first.result(0), second.result(0)) == ("first", "second")
+
+
+def test_answer_that_does_not_come_in_time_is_told_in_a_sentence() -> None:
+    with pytest.raises(TimeoutError, match=r"the manager did not answer within 0\.01 s: is it running"):
+        answer_of(Questions(lambda _: None).status(), 0.01)
 
 
 def test_end_of_the_session_answers_every_question() -> None:

@@ -168,6 +168,13 @@ def test_question_returns_the_rows() -> None:
     desk.jobs.listed(orders.Listed(1, "[]"))
 
 
+def test_question_that_nobody_waits_for_any_more_is_withdrawn() -> None:
+    desk = Desk()
+    with pytest.raises(TimeoutError, match="did not answer"):
+        desk.jobs.inquire(Deed.FORGET, "a", 0.01)
+    assert desk.told == [orders.Question(1, Deed.FORGET, "a"), orders.Question(1, None, "a")]
+
+
 def test_word_of_an_unknown_job_changes_nothing() -> None:
     Desk().say(7, Code.GONE, "over")
 
