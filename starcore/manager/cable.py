@@ -20,6 +20,7 @@ has to say leaves in one write; what is in no hurry waits for company.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from array import array
@@ -42,6 +43,10 @@ TURN_BYTES_MAX = 1 << 20
 """More than this does not wait for the end of the turn, which may be megabytes away."""
 CHOKING_BYTES = 4 << 20
 """What may wait to be written before the cable says so."""
+
+PASSING = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
+"""What a system says for the moment: there are as many descriptors on their way as a process without rights may have
+open, or no memory. What was to be sent then is sent when there is room, since either end counts on all of it."""
 
 
 class Told(IntEnum):
@@ -237,12 +242,14 @@ class Cable:
                     self._unsent.popleft()
         except (BlockingIOError, InterruptedError):
             return
-        except OSError:  # the reader will see the end
+        except OSError as error:
+            if error.errno in PASSING:
+                return
             while self._unsent:
                 _, descriptor = self._unsent.popleft()
                 if descriptor is not None:
                     os.close(descriptor)
-            self._unsent_bytes = 0
+            self._unsent_bytes = 0  # the reader will see the end
 
     def _send(self, data: memoryview, descriptor: int | None) -> int:
         if descriptor is None:

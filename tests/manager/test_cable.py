@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Callable, Coroutine
@@ -51,6 +52,30 @@ def run(test: Callable[[End, End], Coroutine[Any, Any, None]]) -> None:
             there.cable.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("number", [errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM])
+def test_nothing_is_lost_where_the_system_has_no_room_for_a_moment(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, refusals = Cable._send, [number] * 3
+
+    def sometimes(end: Cable, data: memoryview, descriptor: int | None) -> int:
+        if refusals:
+            raise OSError(refusals.pop(), "no room")
+        return send(end, data, descriptor)
+
+    monkeypatch.setattr(Cable, "_send", sometimes)
+
+    async def test(here: End, there: End) -> None:
+        descriptor = os.open(os.devnull, os.O_RDONLY)
+        here.cable.hand(Order.MEMORY, b"1", b"", descriptor)
+        here.cable.say(Order.WRITE, b"2", b"behind it")
+        await there.until(lambda: len(there.heard) == 2)
+        assert there.heard == [(Order.MEMORY, b"1", b""), (Order.WRITE, b"2", b"behind it")]
+        os.close(there.descriptors.pop())
+
+    run(test)
 
 
 def test_frames_arrive_whole_and_in_order_whatever_their_size() -> None:
