@@ -252,7 +252,13 @@ class Shard:
     def _adopt(self, meta: memoryview, payload: memoryview) -> None:
         link, number = cable.ADOPT.unpack(meta)
         role, address = Role(number), str(payload, "utf-8")
-        sock = socket.socket(fileno=self._cable.descriptor())
+        try:
+            sock = socket.socket(fileno=self._cable.descriptor())
+        except IndexError:  # a process that has no number for a descriptor is given none
+            why = "this process may have no more files open: raise its limit"
+            self._log.error("refused %s: %s", address, why)
+            self._tell_lost(link, why)
+            return
         sock.setblocking(False)
         identify = self._identify[role]
         self._handshakes[role].begin(

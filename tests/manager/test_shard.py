@@ -270,6 +270,23 @@ def test_wrong_role_and_broken_handshake_are_told_with_the_shards_number(
     assert "refused 192.0.2.8:1: the TLS handshake failed" in caplog.text
 
 
+def test_connection_that_there_is_no_descriptor_for_is_told_as_lost(
+    star: certificates.Star, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("starcore"), "propagate", True)
+
+    async def test(desk: Desk) -> None:
+        desk.cable.say(Order.ADOPT, cable.ADOPT.pack(11, Role.CLIENT), b"192.0.2.7:5000")
+        ((meta, reason),) = await until(lambda: desk.of(Told.LOST))
+        assert NUMBER.unpack(meta)[0] == 11
+        assert b"raise its limit" in reason
+        await desk.welcomed(12)
+
+    run(star, test)
+    assert "refused 192.0.2.7:5000: this process may have no more files open" in caplog.text
+    assert "a fault of our own" not in caplog.text
+
+
 def test_peer_that_leaves_in_the_middle_of_a_chunk_gives_its_cell_back(star: certificates.Star) -> None:
     async def test(desk: Desk) -> None:
         peer = await desk.welcomed(11)
