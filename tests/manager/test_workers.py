@@ -6,7 +6,7 @@ from array import array
 
 from starcore.codec import encode
 from starcore.errors import Code, Status
-from starcore.manager.workers import DRAINED_MAX
+from starcore.manager.workers import DRAINED_MAX, PATTERN_CHARS_MAX
 from starcore.messages import (
     Assign,
     Confirm,
@@ -194,6 +194,20 @@ def test_names_of_very_many_drained_workers_fit_a_message():
     assert len(reply.workers) == DRAINED_MAX
     assert len(encode(reply)) < 1 << 20
     assert sum(isinstance(action.message, Drain) for action in star.actions) == DRAINED_MAX + 5
+
+
+def test_drain_by_a_pattern_that_would_hold_everybody_up_fits_nobody(monkeypatch):
+    star = Star()
+    star.worker(name="node1")
+    client = star.client()
+    settle(star)
+    tried = []
+    monkeypatch.setattr("starcore.manager.workers.fnmatchcase", lambda name, pattern: tried.append(pattern))
+    for pattern in ("*" * PATTERN_CHARS_MAX, "*a" * (PATTERN_CHARS_MAX // 2) + "*"):
+        client.say(DrainRequest(pattern))
+        star.expect(DrainReply([]), client)
+    assert tried == ["*" * PATTERN_CHARS_MAX]
+    star.quiet()
 
 
 def test_drain_is_not_for_workers_to_ask():
