@@ -170,7 +170,7 @@ class Clientele:
         if stop > INDEX_MAX:
             raise UnexpectedError(f"task {stop - 1} is beyond {INDEX_MAX - 1}")
         known = job.overlapping(message.first, stop)
-        refused = self._deliveries.refused(job, message.first, stop) if message.again and client.settled_bytes else []
+        refused = self._deliveries.refused(job, message.first, stop) if message.again and job.refused else []
         if not known and not refused:
             self.take(job, message, client.link)
             return

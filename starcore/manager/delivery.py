@@ -102,20 +102,14 @@ class Deliveries:
         count = len(column)
         head = text.encode()[: FRAME_PAYLOAD_BYTES_MAX // max(1, count)]  # it goes to each, in one message
         sizes = array("I", [len(head)]) * count
-        self.deliver(job, [], column, 0, bytes((status,)) * count, sizes, head * count, settled=True)
+        delivery = self.deliver(job, [], column, 0, bytes((status,)) * count, sizes, head * count, settled=True)
+        job.refused.update(dict.fromkeys(column, delivery.outcome.sequence))
 
     @staticmethod
     def refused(job: Job, first: int, stop: int) -> list[tuple[int, int]]:
         """Return which of these tasks were refused, and their client has not read it: from first to stop each."""
-        found = []
-        for delivery in job.client.unread.values():
-            outcome = delivery.outcome
-            if not delivery.pieces and outcome.job == job.client_number:
-                indices = sorted(index for index in outcome.indices if first <= index < stop)
-                found += [
-                    (indices[low], indices[high - 1] + 1) for low, high in contiguous(array("I", indices))
-                ]
-        return found
+        indices = array("I", (index for index in range(first, stop) if index in job.refused))
+        return [(indices[low], indices[high - 1] + 1) for low, high in contiguous(indices)]
 
     def acknowledge(self, client: Client, sequence: int) -> Delivery | None:
         """The client has an outcome whole. Returns what it was; None if that is long over."""
@@ -134,6 +128,7 @@ class Deliveries:
             if run.unread == 0:
                 run.job.remove(run)
         if not delivery.pieces:
+            self._unrefuse(client.jobs.get(delivery.outcome.job), delivery.outcome)
             self.read.append(delivery)
         self._stories.delivered(delivery)
         return delivery
@@ -194,6 +189,8 @@ class Deliveries:
         for sequence, delivery in client.unread.items():
             assert delivery.outcome.sequence == sequence
             assert delivery.leased is None or delivery in delivery.leased.answering.values()
+        for job in client.jobs.values():
+            assert set(job.refused.values()) <= client.unread.keys(), "a refusal that was read"
 
     # -- private ---------------------------------------------------------------------------------------------
 
@@ -208,6 +205,14 @@ class Deliveries:
             self._relay.aim(delivery.flow, client.link, stream, delivery.outcome.attempt, window=window)
         else:
             self._relay.among(client.link)
+
+    @staticmethod
+    def _unrefuse(job: Job | None, outcome: Outcome) -> None:
+        """Its client knows of tasks that were refused: it may submit them again."""
+        if job is not None and job.refused:
+            for index in outcome.indices:
+                if job.refused.get(index) == outcome.sequence:
+                    del job.refused[index]
 
     def _unread(self, client: Client, change: int) -> None:
         client.unread_bytes += change

@@ -377,6 +377,8 @@ class Job:
     """What it costs its client's `job_bytes`."""
     values: tuple[Value, ...] = ()
     """Shared values that every task needs."""
+    refused: dict[int, int] = field(default_factory=dict)
+    """Tasks that were never taken in, by index, and which outcome that its client has not read says so."""
     forgotten: bool = False
     journaled: bool = True
     """Whether the journal tells of it; what reads a stored job is not told of."""

@@ -59,6 +59,34 @@ def test_what_a_returning_client_submits_again_is_not_run_twice():
     star.quiet()
 
 
+def test_tasks_that_were_cancelled_before_they_came_are_found_without_a_look_at_all_outcomes():
+    class Counted(dict):
+        looks = 0
+
+        def values(self):
+            self.looks += 1
+            return super().values()
+
+    star = Star()
+    client = star.client()
+    job = client.job()
+    for index in range(20):
+        client.cancel(job, [index])
+    known = star.core._sessions.clients[client.session]
+    said = known.unread = Counted(known.unread)
+    outcomes = star.all(Outcome, client)
+    client.ack(*outcomes[:5])
+    looks = said.looks
+    with star.in_bulk():
+        for index in range(25):
+            job.submit(1, first=index, again=True)
+        assert said.looks == looks
+    (row,) = star.status()["jobs"]
+    assert row["queued"] == 10, "those that were not refused, and those whose refusal was read"
+    client.ack(*outcomes[5:])
+    assert not known.jobs[job.number].refused
+
+
 def test_gap_between_known_tasks_is_filled():
     star = Star()
     client = star.client()
