@@ -45,6 +45,8 @@ class Blobs:
         self._read = read
         self._budget_bytes = budget_bytes
         self._blobs: dict[bytes, Blob] = {}
+        self._bytes = 0
+        """What they measure together, those that are on their way in full."""
         self._idle: dict[Blob, None] = {}
         self.idle_bytes = 0
         """Bytes of blobs that no job needs, kept in case one will."""
@@ -96,10 +98,10 @@ class Blobs:
             blob.refusals[client] = reason  # what one client cannot send may still come from another
             return blob if blob.jobs else None
         if message.body_bytes == 0:
-            blob.head, blob.size = message.head, size
+            blob.head = message.head
+            self._register(blob, size)
             return self._arrived(blob)
-        self._register(blob)
-        blob.size = message.body_bytes
+        self._register(blob, size)
         blob.refusals.clear()
         blob.flow = Flow(message.body_bytes, source_stream=message.stream)
         client.blobs[message.stream] = blob
@@ -173,9 +175,10 @@ class Blobs:
     def restore(self, digest: bytes, head: Buffer, flow: Flow | None = None) -> None:
         """A function of an earlier manager's is here, which is pinned: in a head, or kept in a file."""
         blob = self._blobs[digest]
-        blob.head, blob.flow, blob.size = head, flow, len(head)
+        blob.head, blob.flow = head, flow
+        self._register(blob, len(head) if flow is None else flow.size)
         if flow is not None:
-            blob.size, blob.body = flow.size, flow.number
+            blob.body = flow.number
         blob.whole = True
 
     def lose(self, blob: Blob) -> None:
@@ -208,6 +211,7 @@ class Blobs:
             assert all(job.blob is blob for job in blob.jobs)
         assert all(self._blobs.get(blob.digest) is blob for blob in self._idle)
         assert self.idle_bytes == sum(blob.size for blob in self._idle)
+        assert self._bytes == sum(blob.size for blob in self._blobs.values())
 
     def _charge(self, client: Client, size: int) -> None:
         """Hold what a session's blobs measure within its bound."""
@@ -221,18 +225,23 @@ class Blobs:
 
     def _room(self, blob: Blob, wanted: int) -> int:
         """How large this blob may be beside the others; what nobody needs goes for it."""
-        while (left := self._budget_bytes - self._bytes_beside(blob)) < wanted and self._idle:
+        own = blob.size if blob.digest in self._blobs else 0
+        while (left := self._budget_bytes - (self._bytes - own)) < wanted and self._idle:
             self._forget(next(iter(self._idle)))
         return left
 
-    def _bytes_beside(self, blob: Blob) -> int:
-        return sum(each.size for each in self._blobs.values() if each is not blob)
+    def _register(self, blob: Blob, size: int) -> None:
+        """A blob, known or new, measures so much."""
+        known = self._blobs.setdefault(blob.digest, blob)
+        assert known is blob
+        self._bytes += size - blob.size
+        blob.size = size
 
-    def _register(self, blob: Blob) -> None:
-        self._blobs[blob.digest] = blob
+    def _remove(self, blob: Blob) -> None:
+        if self._blobs.pop(blob.digest, None) is not None:
+            self._bytes -= blob.size
 
     def _arrived(self, blob: Blob) -> Blob:
-        self._register(blob)
         blob.whole = True
         if self._outbox.journaled and blob.flow is None:
             self._outbox.record(BlobKnown(blob.digest, blob.head))
@@ -259,7 +268,7 @@ class Blobs:
 
     def _forget(self, blob: Blob) -> None:
         self._wake(blob)
-        self._blobs.pop(blob.digest, None)
+        self._remove(blob)
         for worker, flow in blob.lent.items():
             if flow.forwarded:
                 worker.blobs[blob.digest] = None
@@ -276,5 +285,7 @@ class Blobs:
         if blob.flow is not None:
             self._relay.end(blob.flow)
             blob.flow = None
+        if self._blobs.get(blob.digest) is blob:
+            self._register(blob, 0)
         if not blob.jobs:
-            self._blobs.pop(blob.digest, None)
+            self._remove(blob)

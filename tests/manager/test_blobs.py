@@ -191,6 +191,36 @@ def test_blobs_beyond_the_session_s_bound_close_the_link():
     star.closed(client, Code.OVERRUN)
 
 
+def test_function_is_taken_without_a_look_at_all_others():
+    class Counted(dict):
+        looks = 0
+
+        def values(self):
+            self.looks += 1
+            return super().values()
+
+    star = Star()
+    client = star.client()
+    blobs = star.core._blobs._blobs = Counted()
+    with star.in_bulk():
+        for number in range(10):
+            client.job(code=bytes([number]))
+        assert blobs.looks == 0
+    assert len(blobs) == 10
+
+
+def test_function_that_broke_off_takes_no_room_from_others():
+    star = Star(blob_bytes=1000)
+    star.core._blobs._budget_bytes = 1000
+    brief, other, client = star.client(), star.client(), star.client()
+    jobs = [each.job(blob=False, code=b"a") for each in (brief, other)]
+    brief.say(Blob(jobs[0].digest, 1 << 63 | 1, 900))
+    brief.lose()
+    job = client.job(blob=False, code=b"b")
+    client.say(Blob(job.digest, 1 << 63 | 1, 900))
+    assert star.take(Grant, client).count == 900
+
+
 def test_small_unneeded_blobs_are_kept_up_to_a_number():
     star = Star(blobs_idle_max=3)
     client = star.client()
