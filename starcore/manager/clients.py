@@ -129,7 +129,8 @@ class Clientele:
             job.forgotten = True
             if self._outbox.journaled and job.journaled:
                 self._outbox.record(JobForgotten(job.number))
-            self._close_if_done(job)
+            if client.jobs.get(number) is job:  # else it was forgotten before, and over with these
+                self._close_if_done(job)
 
     def blob(self, client: Client, message: BlobMessage) -> None:
         """A blob comes."""

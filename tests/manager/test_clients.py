@@ -186,6 +186,21 @@ def test_job_is_forgotten_when_its_last_outcome_was_acknowledged():
     star.quiet()
 
 
+def test_job_that_is_forgotten_again_with_an_outcome_that_was_not_acknowledged_is_over():
+    star = Star()
+    worker, client = star.worker(), star.client()
+    job = client.job()
+    job.submit(1)
+    assign = worker.leased(job, 0, 1)
+    client.say(Forget(job.number))
+    worker.finish(assign)
+    client.outcome(job, [0], ack=False)
+    client.say(Forget(job.number))
+    assert star.status()["jobs"] == []
+    star.expect(Forget(1), worker)
+    star.quiet()
+
+
 def test_late_words_about_a_finished_job_are_dropped():
     star = Star()
     worker, client = star.worker(), star.client()
