@@ -584,7 +584,7 @@ class Store:
         stored.argument_bytes += arguments
         stored.answer_bytes += answers
         self.bytes += arguments + answers
-        self._roomier = self._roomier or arguments + answers < 0
+        self._roomier = self._roomier or arguments + answers <= 0  # 0: one that waited in front has gone
 
     def _say_state(self, stored: StoredJob, source: Job) -> None:
         self._send(source, Stored(source.client_number, 0, "", stored.whole, stored.tasks))

@@ -582,6 +582,16 @@ def test_job_waits_for_room_and_the_one_with_least_here_comes_first():
     star.quiet()
 
 
+def test_job_behind_one_that_was_given_up_before_there_was_room_for_it_is_let_in():
+    star = Star(store=StoreLimits(memory_bytes=1000))
+    one, other = star.client(identity="one"), star.client(identity="other")
+    Detaching(one, name="here", size=500).begun()
+    large, small = Detaching(other, name="large", size=800), Detaching(one, name="small", size=100)
+    star.quiet()
+    other.say(Forget(large.job.number))
+    small.begun()
+
+
 def test_job_that_outgrows_a_full_store_waits_until_its_answers_are_taken():
     star = Star(store=StoreLimits(memory_bytes=1000))
     worker, client = star.worker(slots=1), owner(star)
