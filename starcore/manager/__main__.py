@@ -130,7 +130,13 @@ def _parser() -> Parser:
         help="a directory for what they take beyond that; with --journal, "
         "for all of it (default: none; the journal's own)",
     )
-    add("--spool-size", type=size, default=0, metavar="SIZE", help="at most so much (default: half of what is free)")
+    add(
+        "--spool-size",
+        type=size,
+        default=0,
+        metavar="SIZE",
+        help="at most so much (default: half of what is free; in a journal's own directory what --stored-memory says)",
+    )
     add(
         "--keep-seconds",
         type=seconds,
@@ -231,7 +237,7 @@ def _serve(options: argparse.Namespace) -> None:
     if journal is not None:
         logging.getLogger("starcore.manager").info("the journal is in %s (says %s)", journal, origin)
     spool = Spool(options.spool) if options.spool is not None and journal is None else None
-    room = _spool_room(options.spool, options.spool_size)
+    room = _spool_room(options.spool, options.spool_size, journal)
     server_options = ServerOptions(
         ports=ports,
         limits=limits,
@@ -266,10 +272,10 @@ def _try_runtime_dir() -> None:
         raise SetupError(f"{said}; set STARCORE_RUNTIME_DIR to another directory") from error
 
 
-def _spool_room(directory: Path | None, size: int) -> int:
-    """Return how many bytes may lie in the spool; 0 where there is none."""
+def _spool_room(directory: Path | None, size: int, journal: Path | None) -> int:
+    """Return how many bytes may lie in the spool, or where none is named in the journal's directory; 0: in neither."""
     if directory is None or size:
-        return size if directory is not None else 0
+        return size if directory is not None or journal is not None else 0
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         kept = sum(path.stat().st_size for path in directory.glob(f"*{SUFFIX}"))  # an earlier manager's, with a journal

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from starcore import certificates
-from starcore.manager.__main__ import _budget, _compare, _greet, _parser, main
+from starcore.manager.__main__ import _budget, _compare, _greet, _parser, _spool_room, main
 from starcore.manager.budget import least_bytes
 from starcore.manager.core import Limits
 
@@ -141,3 +141,9 @@ def test_place_of_the_record_is_tried_before_anything_is_said_or_made(
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and str(place) in said and "STARCORE_RUNTIME_DIR" in said, said
     assert not (tmp_path / "star").exists()
+
+
+def test_size_of_the_spool_counts_where_the_files_lie_in_the_journals_directory(tmp_path: Path) -> None:
+    assert _spool_room(None, 5, tmp_path) == _spool_room(tmp_path, 5, None) == 5
+    assert _spool_room(None, 5, None) == _spool_room(None, 0, tmp_path) == 0
+    assert _spool_room(tmp_path, 0, tmp_path) > 0
