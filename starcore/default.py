@@ -30,7 +30,6 @@ class _Default:
 
     lock = threading.Lock()
     client: Client | None = None
-    embedded: Client | None = None
     """The one whose star was started here."""
 
 
@@ -66,7 +65,8 @@ def default_client() -> Client:
             if _configured():
                 _Default.client = Client()
             else:
-                _Default.client = _Default.embedded = _start_local_star()
+                _Default.client = _start_local_star()
+                _Default.client._passing = True
         return _Default.client
 
 
@@ -181,7 +181,7 @@ def submit_array(
     >>> starcore.submit_array(numpy.sort, a, kwargs={"axis": 0}).result()
     >>> starcore.submit_array(denoise, stack, chunks=4, out=result).result()
     """
-    calls: Calls = _staying() if detach or name is not None else default_client()
+    calls: Calls = default_client()
     if not (retries is None and timeout is None and priority is None):
         calls = calls.options(retries=retries, timeout=timeout, priority=priority)
     return calls.submit_array(
@@ -261,8 +261,7 @@ def map(
     name: str | None = None,
 ) -> Iterator[Any] | DetachedJob:
     """Run `fn` on the items of the iterables, on workers of the default client; see `Client.map`."""
-    calls = _staying() if detach or name is not None else default_client()
-    return calls.map(
+    return default_client().map(
         fn,
         *iterables,
         timeout=timeout,
@@ -305,17 +304,6 @@ def story(task: Future[Any] | str) -> Story:
         if client is None or client._shut or client._target.address != session.target.address:
             raise
         return client.story(task)
-
-
-def _staying() -> Client:
-    """The default client, if its manager outlives this process."""
-    client = default_client()
-    if client is _Default.embedded:
-        raise UnconfiguredError(
-            "a detached call needs a manager that stays, and the star that was started here ends with this process: "
-            "start one (python -m starcore.manager --journal DIR), or name one that runs (starcore.connect)"
-        )
-    return client
 
 
 def _configured() -> bool:

@@ -91,6 +91,16 @@ def test_detached_call_needs_a_manager_that_stays(monkeypatch: pytest.MonkeyPatc
     ):
         with pytest.raises(UnconfiguredError, match="ends with this process: start one"):
             call()
+    client = Client()  # with nothing configured, of a star that was started for it
+    for use in (
+        lambda: client.detached("scan-7").submit(abs, -1),
+        lambda: client.options(retries=1).detached().submit_array(np.negative, A, chunks=2),
+        lambda: client.job("scan-7"),
+        client.jobs,
+    ):
+        with pytest.raises(UnconfiguredError, match="ends with this process: start one"):
+            use()
+    client.shutdown()
     with LocalStar(workers=1) as real:
         monkeypatch.setattr(default._Default, "client", real.client())
         job = starcore.submit_array(np.negative, A, chunks=2, detach=True, name="scan-7", priority=1)

@@ -16,7 +16,7 @@ from starcore.client.calls import Calls
 from starcore.client.dialing import find
 from starcore.client.endings import wait_for_end
 from starcore.client.session import CONNECT_SECONDS, Session
-from starcore.errors import SessionLostError
+from starcore.errors import SessionLostError, UnconfiguredError
 
 
 class Client(Calls):
@@ -80,7 +80,7 @@ class Client(Calls):
         self._shut = False
         self._session: Session | None = None
         self._growing: weakref.WeakSet[AutoFuture] = weakref.WeakSet()
-        self._target, self._resolve = find(address, join)
+        self._target, self._resolve, self._passing = find(address, join)
         self._live()
         _clients.add(self)
 
@@ -130,6 +130,15 @@ class Client(Calls):
                     loop=self._loop,
                 )
             return self._session
+
+    def _lasting(self) -> Session:
+        """The session, where its manager outlives this process: what else is detached would be lost in silence."""
+        if self._passing:
+            raise UnconfiguredError(
+                "a detached job needs a manager that stays, and the star that was started here ends with this process: "
+                "start one (python -m starcore.manager --journal DIR), or name one that runs (starcore.connect)"
+            )
+        return self._live()
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()

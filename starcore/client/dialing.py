@@ -24,8 +24,10 @@ from starcore.texts import NAME_CHARS_MAX, plain
 _LOOPS = ("auto", "asyncio", "uvloop")
 
 
-def find(address: str | None, join: str | os.PathLike[str] | None) -> tuple[tls.Target, Resolve]:
-    """Return where a client's manager is, and what says so later; where nothing does, a local star is started.
+def find(address: str | None, join: str | os.PathLike[str] | None) -> tuple[tls.Target, Resolve, bool]:
+    """Return where a client's manager is, what says so later, and whether it ends with this process.
+
+    Where nothing says so, a local star is started, which does.
 
     Raises
     ------
@@ -37,13 +39,13 @@ def find(address: str | None, join: str | os.PathLike[str] | None) -> tuple[tls.
         return settings.dialer(Role.CLIENT, join=join, address=address)
 
     try:
-        return resolve(), resolve
+        return resolve(), resolve, False
     except UnconfiguredError:
         if address is not None or join is not None:
             raise
     # The roof of the house stands above this room, and is only looked for where nothing else is configured.
     with importlib.import_module("starcore.local").start_default() as client:
-        return client._target, client._resolve
+        return client._target, client._resolve, True
 
 
 def hello(target: tls.Target) -> Hello:

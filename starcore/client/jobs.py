@@ -87,7 +87,7 @@ class Keeping:
         if name is not None:
             _check_name(name)
         kept = 0.0 if keep_seconds is None else seconds_above_zero("keep_seconds", keep_seconds)
-        return Detached(self._client._live, self._job_of, name, kept)
+        return Detached(self._client._lasting, self._job_of, name, kept)
 
     def _detach(self, name: str | None, **elsewhere: Any) -> Detached:
         """Return the view for a call with `detach`; refuse what only an attached call can have."""
@@ -98,8 +98,8 @@ class Keeping:
 
     def jobs(self) -> list[DetachedJob]:
         """Return the jobs that the manager keeps for this client, also those that other processes made."""
-        rows = self._client._live().stored.inquire()
-        return [DetachedJob(self._client._live, row["name"]) for row in rows]
+        rows = self._client._lasting().stored.inquire()
+        return [DetachedJob(self._client._lasting, row["name"]) for row in rows]
 
     def job(self, name: str) -> DetachedJob:
         """Return the job of this name.
@@ -109,7 +109,7 @@ class Keeping:
         StoredJobError
             The manager keeps none of this name for this client.
         """
-        job = DetachedJob(self._client._live, _check_name(name))
+        job = DetachedJob(self._client._lasting, _check_name(name))
         job.status()
         return job
 
