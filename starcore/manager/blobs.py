@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from starcore.errors import Code, OverrunError, UnexpectedError
 from starcore.events import Token
@@ -24,6 +25,9 @@ from starcore.manager.relay import Relay
 from starcore.manager.state import BLOB_OVERHEAD_BYTES, Blob, Client, Job, Worker
 from starcore.messages import BLOB_STREAM, Abort, Buffer, Want
 from starcore.messages import Blob as BlobMessage
+
+WORKER_BLOBS_MAX = 4096
+"""So many functions a worker is known to have; most are gone there as well when so many others have come."""
 
 
 class Blobs:
@@ -155,6 +159,16 @@ class Blobs:
         else:
             self._outbox.send(worker.link, BlobMessage(blob.digest, stream, blob.size))
             worker.blobs[blob.digest] = blob.lent[worker] = self._relay.lend(blob.flow, worker.link, stream)
+        if (excess := len(worker.blobs) - WORKER_BLOBS_MAX) > 0:
+            self._unlearn(worker, 2 * excess)
+
+    def _unlearn(self, worker: Worker, looks: int) -> None:
+        """Forget that a worker has the functions that it got first: for a job to come they are sent once more."""
+        for digest, flow in list(islice(worker.blobs.items(), looks)):
+            if flow is None or flow.forwarded:
+                self.retire(worker, digest)
+            else:
+                worker.blobs[digest] = worker.blobs.pop(digest)
 
     def wanted(self, worker: Worker, digest: bytes) -> None:
         """A worker lacks a blob: send it, once more if need be."""

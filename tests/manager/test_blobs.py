@@ -221,6 +221,27 @@ def test_function_that_broke_off_takes_no_room_from_others():
     assert star.take(Grant, client).count == 900
 
 
+def test_functions_that_a_worker_is_known_to_have_are_bounded_and_those_on_their_way_among_them(monkeypatch):
+    monkeypatch.setattr("starcore.manager.blobs.WORKER_BLOBS_MAX", 4)
+    star = Star()
+    worker, client = star.worker(slots=20), star.client()
+    known = star.core._sessions.workers[worker.session].blobs
+    large = client.job(blob=False, code=b"large")
+    client.say(Blob(large.digest, 1 << 63 | 99, 5))
+    client.push(1 << 63 | 99, 0, 5, token=b"large")
+    large.submit(1)
+    jobs = [client.job(code=bytes([number])) for number in range(10)]
+    for job in jobs:
+        job.submit(1)
+        assert len(known) <= 5
+    assert large.digest in known, "it does not have this one yet"
+    assert {job.digest for job in jobs[-3:]} <= known.keys()
+    star.all(Blob, worker)
+    again = client.job(code=bytes([0]))
+    again.submit(1)
+    assert star.take(Blob, worker).digest == again.digest
+
+
 def test_small_unneeded_blobs_are_kept_up_to_a_number():
     star = Star(blobs_idle_max=3)
     client = star.client()
