@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from starcore.manager.sessions import Link
-from starcore.manager.state import Capability, Client, Job, Worker
+from starcore.manager.state import Capability, Client, Job, Worker, python_capability
 from starcore.messages import FunctionKind
 from starcore.texts import NAME_CHARS_MAX, TASK_SESSION_DIGITS, plain
 
@@ -66,8 +66,13 @@ def missing(capability: Capability, workers: list[Worker]) -> str:
     kind, name = capability[0], plain(capability[1], NAME_CHARS_MAX)
     if not workers:
         return "no worker is connected"
+    if any(worker.draining and capability in worker.capabilities for worker in workers):
+        return "the workers that could run it are about to leave, and take nothing more"
     if kind == FunctionKind.SHIPPED:
-        versions = sorted({worker.python or "?" for worker in workers})
+        takers = [worker for worker in workers if python_capability(worker.python) in worker.capabilities]
+        if not takers:
+            return "no connected worker runs other functions than those that are registered there"
+        versions = sorted({worker.python or "?" for worker in takers})
         there = ", ".join(versions[:VERSIONS_MAX])
         return f"it was made with Python {name}, and no connected worker runs such code (they have Python {there})"
     if not name:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from manager.star import Star, settle
 from starcore.manager.report import VERSIONS_MAX, missing
-from starcore.messages import FunctionKind
+from starcore.messages import Draining, FunctionKind
 
 
 def test_status_describes_workers_and_jobs():
@@ -36,6 +36,22 @@ def test_missing_says_which_pythons_there_are_but_not_hundreds():
     text = missing((FunctionKind.SHIPPED, "3.9"), workers)
     assert text.count("3.2") + text.count("3.3") == VERSIONS_MAX
     assert missing((FunctionKind.SHIPPED, "3.9"), []) == "no worker is connected"
+
+
+def test_missing_does_not_blame_the_python_of_workers_that_have_the_right_one():
+    star = Star()
+    star.worker(python="3.11.7", only_registered=True, functions=["m:f"])
+    (fixed,) = star.core._sessions.workers.values()
+    text = "no connected worker runs other functions than those that are registered there"
+    assert missing((FunctionKind.SHIPPED, "3.11"), [fixed]) == text
+    star.worker(python="3.12.1")
+    workers = list(star.core._sessions.workers.values())
+    assert missing((FunctionKind.SHIPPED, "3.11"), workers).endswith("(they have Python 3.12.1)")
+    star.worker(python="3.11.7").say(Draining())
+    workers = list(star.core._sessions.workers.values())
+    text = "the workers that could run it are about to leave, and take nothing more"
+    assert missing((FunctionKind.SHIPPED, "3.11"), workers) == text
+    assert "no connected worker has" in missing((FunctionKind.REGISTERED, "m:g"), workers)
 
 
 def test_missing_says_which_registered_function_nobody_has():
