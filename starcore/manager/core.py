@@ -441,10 +441,7 @@ class ManagerCore:
         lost = self._workforce.lose(session, blame=blame)
         if lost:
             self._outbox.log(level, f"worker {session.name} {reason}: {lost} tasks queued again")
-        for capability in session.capabilities:
-            for client in self._scheduler.waiting(capability):
-                for job in client.jobs.values():
-                    self._notices.watch(job, now)
+        self._notices.left(session, now)
 
     def _goodbye(self, session: Client | Worker, message: Goodbye) -> None:
         """The peer closes its link; with NORMAL, its session is over as well."""
@@ -500,6 +497,7 @@ class ManagerCore:
         self._scheduler.leave(worker)
         self._outbox.log("info", f"worker {worker.name} drains: it finishes what runs")
         self._notices.slots_changed(self._outbox.now)
+        self._notices.left(worker, self._outbox.now)
 
     def _drain_workers(self, client: Client, message: DrainRequest) -> None:
         names = self._workforce.drain(self._sessions.workers.values(), message.pattern, client.name)

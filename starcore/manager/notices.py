@@ -7,7 +7,7 @@ from starcore.manager.outbox import Outbox
 from starcore.manager.report import missing
 from starcore.manager.scheduling import Scheduler
 from starcore.manager.sessions import Sessions, Timer, Timers
-from starcore.manager.state import Job
+from starcore.manager.state import Job, Worker
 from starcore.messages import Notice, Slots
 
 
@@ -49,6 +49,13 @@ class Notices:
         for client in self._sessions.clients.values():
             if client.link:
                 self._outbox.send(client.link, Slots(*size))
+
+    def left(self, worker: Worker, now: float) -> None:
+        """A worker takes nothing more: watch what waits that it could have run."""
+        for capability in worker.capabilities:
+            for client in self._scheduler.waiting(capability):
+                for job in client.jobs.values():
+                    self.watch(job, now)
 
     def watch(self, job: Job, now: float) -> None:
         """If nobody can run this job, say so after a while."""

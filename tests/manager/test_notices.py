@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from manager.star import Star, settle
-from starcore.messages import Heartbeat, Notice, Slots
+from starcore.messages import Assign, Draining, Heartbeat, Notice, Slots
 
 
 def test_job_without_a_capable_worker_says_so_once_after_a_while():
@@ -49,6 +49,19 @@ def test_clients_hear_of_the_size_of_the_star_once_for_many_changes():
     star.wait(0.2)
     star.expect(Slots(9, 18), client)
     star.quiet()
+
+
+def test_job_whose_only_worker_is_about_to_leave_says_so_while_that_still_runs_something():
+    star = Star()
+    worker, client = star.worker(), star.client()
+    job = client.job()
+    job.submit(3)
+    settle(star)
+    worker.say(Draining())
+    _, waiting = star.all(Assign, worker)
+    worker.give_back([waiting.lease])
+    star.wait(star.limits.notice_seconds)
+    assert "about to leave" in star.take(Notice, client).text
 
 
 def test_client_that_was_welcomed_while_a_worker_came_and_went_hears_that_it_is_gone():
