@@ -31,7 +31,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-from itertools import islice
+from itertools import chain, islice
 
 from starcore.manager.state import Capability, Client, Job, Leased, Mark, Run, Span, State, Worker
 from starcore.manager.stored import Keeper
@@ -363,7 +363,7 @@ class Scheduler:
         for lane in self._lanes.values():
             if lane.lines or not lane.laden or not _anyone_free(lane):
                 continue
-            free = sum(worker.free for worker in islice(lane.idle, LOOK_WORKERS_MAX))
+            free = sum(worker.free for worker in _ends(lane.idle))
             free -= sum(worker.asked for worker in islice(lane.laden, LOOK_WORKERS_MAX))  # on its way already
             for worker in list(islice(lane.laden, LOOK_WORKERS_MAX)):
                 lane.laden.move_to_end(worker)
@@ -577,7 +577,14 @@ def _fits(worker: Worker, job: Job, body: int) -> bool:
 
 
 def _anyone_free(lane: _Lane) -> bool:
-    return any(worker.free for worker in islice(lane.idle, LOOK_WORKERS_MAX))
+    return any(worker.unfinished < worker.slots for worker in _ends(lane.idle))
+
+
+def _ends(idle: OrderedDict[Worker, None]) -> Iterable[Worker]:
+    """Who was given nothing for longest, and who became idle last: between them are those that wait for arguments."""
+    if len(idle) <= 2 * LOOK_WORKERS_MAX:
+        return idle
+    return chain(islice(idle, LOOK_WORKERS_MAX), islice(reversed(idle), LOOK_WORKERS_MAX))
 
 
 def head_bytes(span: Span) -> tuple[array[int], memoryview]:

@@ -9,7 +9,7 @@ import pytest
 
 from starcore.errors import Status
 from starcore.events import Send
-from starcore.manager.scheduling import AWAITED_PER_SLOT_MAX, LOOK_WORKERS_MAX, WORKER_TASKS_MAX
+from starcore.manager.scheduling import AWAITED_PER_SLOT_MAX, LOOK_WORKERS_MAX, MOVE_SECONDS, WORKER_TASKS_MAX
 from starcore.manager.state import SUSPECT_LOSSES
 from starcore.manager.workers import Workforce
 from starcore.messages import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Assign, Grant, Outcome, Submit
@@ -96,6 +96,23 @@ def test_suspect_finds_the_one_worker_whose_arena_is_large_enough_behind_many_id
         large.result([lease], Status.CRASHED)
     large.leased(job, 0, 1, SUSPECT_LOSSES + 1)
     assert not any(counts(star, worker) for worker in small)
+
+
+def test_work_moves_to_a_free_worker_behind_very_many_that_wait_for_arguments():
+    star = Star()
+    waiting = [star.worker(slots=1) for _ in range(3 * LOOK_WORKERS_MAX)]
+    star.client().job().submit(len(waiting), bodies=[BODY] * len(waiting))
+    assert all(counts(star, worker) == [1] for worker in waiting)
+    laden, free = waiting[0], star.worker(slots=1)
+    job = star.client().job()
+    job.submit(1)
+    laden.finish(laden.leased(job, 0, 1), seconds=1e-6)
+    job.client.outcome(job, [0])
+    job.submit(40)
+    (laden,) = [worker for worker in waiting if counts(star, worker) == [40]]
+    star.wait(2 * MOVE_SECONDS)
+    assert len(laden.retracted()) == 1
+    assert not counts(star, free)
 
 
 def test_argument_that_is_here_takes_its_slot():
