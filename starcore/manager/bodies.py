@@ -247,9 +247,12 @@ class Bodies:
             self._backlog_bytes -= sum(piece.spooled.length for piece in work.pieces)
             self._changed.notify_all()
         self._retry_seconds = RETRY_SECONDS
+        synced, work.pieces = [piece.spooled for piece in work.pieces], []
+        for pieces in bodies.values():
+            pieces.clear()  # nobody may look at memory that is given back
         if worked:
             self._notify([], SpoolWorks())
-        self._notify([piece.spooled for piece in work.pieces], Synced(whole) if whole else None)
+        self._notify(synced, Synced(whole) if whole else None)
 
     def _write(self, number: int, pieces: list[_Piece]) -> _Sum:
         """Write the chunks of one body that came together, and sync them. Returns its sum, if that is so."""

@@ -362,10 +362,18 @@ class Switch:
     def _forget(self, owner: Shard) -> None:
         """The last cell of a dead shard's memory is free."""
         del self._memories[owner.number]
-        owner.loan.close()
-        os.close(owner.memory)
+        self._unmap(owner)
         for shard in self._shards.values():
             shard.cable.say(Order.FORGET, NUMBER.pack(owner.number), hurry=False)
+
+    def _unmap(self, owner: Shard) -> None:
+        """Let go of a memory, as soon as the thread that writes files has looked away from what is not needed there."""
+        try:
+            owner.loan.close()
+        except BufferError:
+            self._loop.call_later(POLL_SECONDS, self._unmap, owner)
+        else:
+            os.close(owner.memory)
 
     # -- what shards tell ------------------------------------------------------------------------------------
 

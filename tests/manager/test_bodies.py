@@ -200,6 +200,14 @@ def test_file_that_goes_makes_an_end_of_a_full_disk(desk: Desk) -> None:
     desk.synced(2)
 
 
+def test_nobody_looks_at_the_memory_of_what_is_synced(desk: Desk) -> None:
+    """A shard's memory cannot be let go of as long as anybody does, and a buffer not be used again."""
+    octets = bytearray(b"ab")
+    desk.bodies.keep(Spooled(1, 0, 2, size=2), "token", memoryview(octets))
+    desk.synced(1)
+    octets.clear()
+
+
 def test_loop_waits_for_a_slow_disk_when_much_waits(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BACKLOG_BYTES_MAX", 1000)
     for number in range(1, 21):

@@ -331,6 +331,27 @@ def test_shard_that_could_not_be_started_anew_is_tried_again(
     assert caplog.text.count("no shard can be started: Resource temporarily unavailable") == 3
 
 
+def test_memory_of_a_dead_shard_that_a_thread_still_looks_at_goes_when_that_looks_away(
+    star: certificates.Star, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switches, "RESTART_SECONDS", 0.01)
+
+    async def test(manager: Manager) -> None:
+        giver = await manager.peer()
+        giver.send(5, LARGE)
+        (chunk,) = await until(manager.chunks)
+        owner, view = manager.shard(1), manager.switch.read(chunk.token)
+        os.kill(owner.process.pid, signal.SIGKILL)
+        await until(lambda: manager.core.seen(Lost))
+        manager.switch.give(chunk.token)  # as the file of a detached job that is not needed any more
+        assert owner.number not in manager.switch._memories
+        os.fstat(owner.memory)
+        del view
+        await until(lambda: not Path(f"/proc/self/fd/{owner.memory}").exists())
+
+    run(star, test)
+
+
 def test_without_a_shard_nobody_is_let_in(star: certificates.Star, caplog: pytest.LogCaptureFixture) -> None:
     async def test(manager: Manager) -> None:
         for shard in manager.switch._shards.values():
