@@ -240,9 +240,10 @@ class Ledger:
         """Write a segment whole before it counts; then the older ones may go."""
         number = self._segment + 1
         path, new = self._path(number), self._directory / f"{number:08}.new"
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        former, self._descriptor = self._descriptor, -1
+        if former >= 0:
+            with contextlib.suppress(OSError):  # a file system may say so late that a write failed; closed it is
+                os.close(former)
         self._salt, self._number = secrets.randbits(32), 1
         try:
             self._descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)

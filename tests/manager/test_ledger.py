@@ -220,6 +220,29 @@ def test_failing_disk_is_told_and_a_new_segment_makes_an_end_of_it(
     kept.ledger = Ledger(directory)
 
 
+def test_segment_whose_closing_fails_is_closed_and_closed_once(
+    kept: Kept, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As over NFS, where what a full disk refused may be told by close()."""
+    close, closed = os.close, []
+
+    def late(descriptor: int) -> None:
+        close(descriptor)
+        if descriptor == former:
+            closed.append(descriptor)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    kept.durable(kept.append([tasks(0)]))
+    former = kept.ledger._descriptor
+    with monkeypatch.context() as broken:
+        broken.setattr(ledger.os, "close", late)
+        kept.durable(kept.append([*BEGUN, tasks(0), tasks(1)], anew=True))
+    assert closed == [former]
+    kept.ledger.close()
+    assert again(directory).open_tasks == 2
+    kept.ledger = Ledger(directory)
+
+
 def test_segment_asked_for_before_a_failure_is_no_end_of_it(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept.ledger, "_retry_seconds", 0.3)
 
