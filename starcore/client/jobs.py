@@ -310,7 +310,7 @@ class DetachedJob:
         """
         tqdm = load_tqdm() if progress else None
         deadline = _deadline(timeout)
-        with self._reading(_Whole(out), take=not keep) as reading:
+        with self._reading(_Whole(out), deadline, take=not keep) as reading:
             if tqdm is not None:
                 _draw(tqdm, reading.futures, self.name, deadline)
             value = reading.result(deadline)
@@ -350,7 +350,7 @@ class DetachedJob:
         """
         tqdm = load_tqdm() if progress else None
         deadline = _deadline(timeout)
-        with NpyFile(path) as file, self._reading(_Saved(file)) as reading:
+        with NpyFile(path) as file, self._reading(_Saved(file), deadline) as reading:
             reading.wait(deadline, tqdm, self.name)
             file.keep()
         if not keep:
@@ -375,7 +375,7 @@ class DetachedJob:
         """
         deadline = _deadline(timeout)
         count = None if wait else _ended(self.status())
-        with self._reading(_Reading()) as reading:
+        with self._reading(_Reading(), deadline) as reading:
             for future in reading.in_time(deadline, count):
                 yield from (
                     (index, value if error is None else error) for index, value, error in reading.values(future)
@@ -413,10 +413,10 @@ class DetachedJob:
             _log.warning("starcore: the answer of %s is here, but the manager still has the job: %s", self.name, error)
 
     @contextlib.contextmanager
-    def _reading(self, reading: _R, *, take: bool = False) -> Iterator[_R]:
+    def _reading(self, reading: _R, deadline: float | None, *, take: bool = False) -> Iterator[_R]:
         session = self._session()
         reading.session = session
-        record = session.stored.attach(self.name, reading.build, take=take)
+        record = session.stored.attach(self.name, reading.build, take=take, timeout=_left(deadline))
         try:
             yield reading
         finally:

@@ -77,9 +77,7 @@ class _Word:
 class StoredJobs:
     """The stored jobs of one session."""
 
-    def __init__(
-        self, session: Sends, tell: Callable[[Any], None], soon: Callable[[Callable[[], None]], None]
-    ) -> None:
+    def __init__(self, session: Sends, tell: Callable[[Any], None], soon: Callable[[Callable[[], None]], None]) -> None:
         self._session = session
         self._tell = tell
         self._soon = soon
@@ -115,20 +113,22 @@ class StoredJobs:
         finally:
             self._words.pop(record.number, None)
 
-    def attach(self, name: str, build: Build, *, take: bool) -> Record:
+    def attach(self, name: str, build: Build, *, take: bool, timeout: float | None = None) -> Record:
         """Have the outcomes of a stored job told to futures that `build` makes; returns the record they stand under.
 
         Raises
         ------
         StoredJobError
             There is no such job.
+        TimeoutError
+            The manager did not say so in time.
         """
         record = self._session.job(object(), Job(0, FunctionKind.REGISTERED, bytes(32), name), b"")
         record.begun = True
         word = self._expect(_Word(record, build))
         self._tell(orders.Read(Attach(record.number, name, take)))
         try:
-            word.begun.result()
+            word.begun.result(timeout)
         except BaseException:
             self.leave(record)
             raise

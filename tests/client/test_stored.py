@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from concurrent.futures import TimeoutError as NotInTime
 from typing import Any
 
 import pytest
@@ -96,6 +97,14 @@ def test_refused_detach_raises_and_nothing_is_sent(code: Code, error: type[Excep
         desk.detach()
     assert desk.submitted == []
     assert desk.told[-1] == orders.GiveUp(1)
+
+
+def test_reader_waits_no_longer_than_it_says_for_a_manager_that_is_away() -> None:
+    desk = Desk()
+    with pytest.raises(NotInTime):
+        desk.jobs.attach("scan-7", lambda *_: [], take=True, timeout=0.01)
+    assert desk.told == [orders.Read(Attach(1, "scan-7", True)), orders.GiveUp(1)]
+    desk.say()  # too late
 
 
 def test_end_of_the_session_ends_who_waits() -> None:
