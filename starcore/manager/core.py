@@ -51,7 +51,7 @@ from starcore.manager.scheduling import Scheduler
 from starcore.manager.sessions import Link, Sessions, Timer, Timers
 from starcore.manager.state import Client, Worker
 from starcore.manager.store import Store
-from starcore.manager.stored import StoreLimits
+from starcore.manager.stored import StoreLimits, coming
 from starcore.manager.story import Stories
 from starcore.manager.values import Values
 from starcore.manager.workers import Workforce
@@ -532,6 +532,7 @@ class ManagerCore:
         """Say that the drain is complete, once it is."""
         assert self._drain_until is not None
         running = sum(worker.unfinished for worker in self._sessions.workers.values())
+        running += coming(self._store.keepers.values()) if self._outbox.journaled else 0
         unread = sum(len(client.unread) for client in self._sessions.clients.values() if client.link)
         if not self._finished and (now >= self._drain_until or (not running and not unread)):
             self._finished = True

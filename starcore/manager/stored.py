@@ -10,7 +10,7 @@ absent. So the scheduler, leases and results need not know of it. What else ther
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -184,6 +184,11 @@ def row(stored: StoredJob, now: float) -> dict[str, Any]:
 def lenders(run: Run) -> Iterator[Flow]:
     """Yield the flows that keep arguments which are lent to workers."""
     return (flow.lender for flow in run.flows.values() if flow.lender is not None)
+
+
+def coming(keepers: Iterable[Keeper]) -> int:
+    """Count the answers whose bodies are on their way from workers, or to the disk."""
+    return sum(delivery.flow is not None for keeper in keepers for delivery in keeper.unread.values())
 
 
 def share(stored: StoredJob) -> int:

@@ -10,9 +10,9 @@ import pytest
 
 from manager.test_store import BODY, Detaching, attach, detached, owner, push_all, rows, told
 from starcore.errors import Code, Status
-from starcore.events import Drop, Received, Spooled
+from starcore.events import Drop, Finished, Received, Spooled
 from starcore.manager.journaled import Record, Renew
-from starcore.manager.outbox import SpoolFailed, SpoolWorks, Synced
+from starcore.manager.outbox import Drain, SpoolFailed, SpoolWorks, Synced
 from starcore.manager.stored import StoreLimits
 from starcore.messages import (
     Assign,
@@ -402,6 +402,25 @@ def test_answer_that_nobody_wants_any_more_goes_while_it_is_written(deed: Deed) 
     star.feed(Synced([1]))
     assert [type(token) for token in star.dropped] == [Spooled]
     assert sum(row["cancelled"] for row in rows(client)) == (deed == Deed.CANCEL)
+
+
+def test_drain_waits_for_the_answers_that_are_on_their_way_to_the_disk() -> None:
+    star = JournaledStar()
+    worker, client = star.worker(slots=1), owner(star)
+    detached(client)
+    assign = worker.leased(count=1)
+    star.writing = False
+    star.feed(Drain())
+    worker.result([assign.lease], bodies=[BODY])
+    assert Finished() not in star.actions
+    push_all(worker, assign.lease)
+    assert Finished() not in star.actions
+    star.feed(Synced([1]))
+    assert Finished() in star.actions
+    later = star.killed()
+    other = later.worker(slots=1)
+    later.wait(20.0)
+    assert later.all(Assign, other) == []
 
 
 @pytest.mark.parametrize("function", [False, True])
