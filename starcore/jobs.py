@@ -79,7 +79,11 @@ def render(rows: list[dict[str, Any]]) -> str:
         {**row, "at_workers": row["running"], "expires": _span(row["expires_in_seconds"]), "story": _story(row)}
         for row in rows
     ]
-    return "\n".join(table("NAME", shown, COLUMNS)[1:])
+    lines = table("NAME", shown, COLUMNS)[1:]
+    if stuck := [row["name"] for row in rows if row.get("waits_for_room")]:
+        said = "the manager has no room for more answers (--stored-memory, --spool): fetch or forget something"
+        lines += [f"{', '.join(stuck)}: {said}"]
+    return "\n".join(lines)
 
 
 def _story(row: dict[str, Any]) -> str:
@@ -216,6 +220,8 @@ def _progress(client: Client, name: str) -> str:
         return ""
     ended = row["done"] + row["failed"] + row["cancelled"]
     said = f": {ended} of {row['tasks']} tasks have ended, {row['running']} are at workers, {row['queued']} wait"
+    if row.get("waits_for_room"):
+        said += ", for the manager has no room for more answers: fetch or forget something"
     return said if client.slots else f"{said}, and no worker is connected"
 
 

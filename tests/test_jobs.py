@@ -29,6 +29,11 @@ def test_table_has_a_line_for_each_job() -> None:
     assert jobs.render([]) == "no detached jobs"
 
 
+def test_job_that_waits_for_room_is_named_below_the_table() -> None:
+    last = jobs.render([ROW, ROW | {"name": "b", "waits_for_room": True}]).splitlines()[-1]
+    assert last.startswith("b: the manager has no room for more answers (--stored-memory, --spool): fetch or forget")
+
+
 @pytest.mark.parametrize(
     "argv", [["cancel"], ["fetch", "a"], ["fetch", "--out", "x"], ["list", "--out", "x"], ["burn", "a"]], ids=" ".join
 )

@@ -251,9 +251,10 @@ class DetachedJob:
         Returns
         -------
         dict
-            `function`, `tasks`, `accepted`; how many tasks are `queued`, `running` (or waiting at a worker to be
-            begun), `done`, `failed`, `cancelled`; `number`, the manager's, as in ``starcore story mNUMBER/INDEX``;
-            `bytes` that it takes at the manager, `age_seconds`, and `expires_in_seconds`.
+            `function`, `tasks`, `accepted`; how many tasks are `queued` (with `waits_for_room` until something is
+            fetched or forgotten), `running` (or waiting at a worker to be begun), `done`, `failed`, `cancelled`;
+            `number`, the manager's, as in ``starcore story mNUMBER/INDEX``; `bytes` that it takes at the manager,
+            `age_seconds`, and `expires_in_seconds`.
 
         Raises
         ------

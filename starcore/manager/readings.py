@@ -7,15 +7,15 @@ as its client acknowledges; each outcome that it is told is a *copy*, whose body
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from starcore.errors import Code, Status
 from starcore.manager.delivery import Deliveries
 from starcore.manager.outbox import Outbox
 from starcore.manager.relay import Relay
 from starcore.manager.state import Delivery, Job
-from starcore.manager.stored import Reading, StoredJob
-from starcore.messages import BATCH_TASKS_MAX, Abort, Column
+from starcore.manager.stored import Keeper, Reading, StoredJob
+from starcore.messages import BATCH_TASKS_MAX, Abort, Column, Notice
 
 
 class Readings:
@@ -59,6 +59,20 @@ class Readings:
         for reading in list(self._readings.values()):
             if reading.cursor < len(reading.stored.told):
                 self._tell_on(reading)
+
+    def say_why(self, stopped: Collection[Keeper], why: str) -> None:
+        """Tasks of these wait: say so in the log, once a job, and to readers that do not make room themselves."""
+        for keeper in stopped:
+            for stored in keeper.names.values():
+                if not stored.waiting_count or any(reading.take for reading in stored.readings.values()):
+                    continue
+                if not stored.held_up:
+                    stored.held_up = True
+                    self._outbox.log("warning", f"stored job {stored.name} of {keeper.name} waits: {why}")
+                for job, reading in stored.readings.items():
+                    if not reading.noticed and job.client.link:
+                        reading.noticed = True
+                        self._outbox.send(job.client.link, Notice(job.client_number, why))
 
     def read(self, delivery: Delivery) -> tuple[Reading, Delivery] | None:
         """A reader has an outcome. Returns which, where it is one of a stored job's."""

@@ -43,6 +43,7 @@ from starcore.manager.scheduling import Scheduler
 from starcore.manager.sessions import Timer, Timers
 from starcore.manager.state import TASK_OVERHEAD_BYTES, Client, Delivery, Job, State
 from starcore.manager.stored import (
+    FULL,
     UNBOUNDED_BYTES,
     Argument,
     Keeper,
@@ -185,7 +186,7 @@ class Store:
         elif message.deed == Deed.FORGET and stored is not None:
             self._discard(stored, f"the stored job {stored.name!r} was forgotten")
         asked = names.values() if not message.name else [names[name] for name in [message.name] if name in names]
-        rows = [row(each, self._outbox.now) for each in asked]
+        rows = [row(each, self._outbox.now, each.client in self._stopped) for each in asked]
         self._outbox.hold(client.link, Inventory(message.question, json.dumps(rows, ensure_ascii=False)))
 
     def cancel(self, stored: StoredJob) -> None:
@@ -540,6 +541,8 @@ class Store:
             else:
                 self._stopped.discard(keeper)
                 self._deliveries.full.discard(keeper)
+        if not self._keeping.failure:
+            self._readings.say_why(self._stopped, FULL.format(self._limits.bytes))
 
     def _let_go(self, stored: StoredJob, delivery: Delivery) -> None:
         """An outcome goes before its job does."""

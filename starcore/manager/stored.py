@@ -24,6 +24,13 @@ UNBOUNDED_BYTES = 1 << 62
 """A keeper's unread answers are counted by the store, with the arguments; not by the credit of a client."""
 
 
+FULL = (
+    "the manager keeps {} bytes of detached jobs (--stored-memory, --spool), and these are full; it goes on when a job "
+    "is forgotten, or fetched by result(), which lets go of what has come"
+)
+"""Why tasks of a job that was accepted wait."""
+
+
 @dataclass(slots=True)
 class StoreLimits:
     """Every limit of stored jobs, with its unit last."""
@@ -93,6 +100,8 @@ class StoredJob(Job):
     """The number of the fact that it is accepted; it may be told of when that is durable."""
     touched_at: float = 0.0
     """What the journal has of `changed_at`."""
+    held_up: bool = False
+    """It was said that its tasks wait for room."""
     whole: bool = False
     """All tasks are here, and the function: the job is accepted, and only now it runs."""
     over: bool = False
@@ -126,6 +135,11 @@ class StoredJob(Job):
         """How many tasks have an outcome."""
         return self.done + self.failed + self.cancelled
 
+    @property
+    def waiting_count(self) -> int:
+        """How many tasks of an accepted job no worker has."""
+        return self.tasks - self.leased - self.ended if self.whole else 0
+
 
 @dataclass(slots=True, eq=False)
 class Reading:
@@ -134,6 +148,8 @@ class Reading:
     job: Job
     stored: StoredJob
     take: bool
+    noticed: bool = False
+    """It was told why nothing comes."""
     cursor: int = 0
     """Of the outcomes told, how many it was sent."""
 
@@ -160,7 +176,7 @@ def answer_weight(delivery: Delivery, body: Flow | None) -> int:
     return len(outcome.heads) + TASK_OVERHEAD_BYTES * len(outcome.indices) + size
 
 
-def row(stored: StoredJob, now: float) -> dict[str, Any]:
+def row(stored: StoredJob, now: float, stopped: bool = False) -> dict[str, Any]:
     """Describe a stored job for those who ask."""
     return {
         "name": stored.name,
@@ -172,6 +188,7 @@ def row(stored: StoredJob, now: float) -> dict[str, Any]:
         "queued": stored.tasks - stored.leased - stored.ended,
         "running": stored.leased,
         "done": stored.done,
+        "waits_for_room": bool(stopped and stored.waiting_count),
         "failed": stored.failed,
         "cancelled": stored.cancelled,
         "fetched": len(stored.fetched) + len(stored.gone),

@@ -25,6 +25,7 @@ from starcore.messages import (
     Grant,
     Inquire,
     Inventory,
+    Notice,
     Outcome,
     Retract,
     Share,
@@ -607,6 +608,31 @@ def test_job_that_outgrows_a_full_store_waits_until_its_answers_are_taken():
     worker.leased(count=2)
     told(reader, number, [1])
     assert rows(reader)[0]["fetched"] == 2
+    star.quiet()
+
+
+def test_job_that_waits_for_room_is_said_to_in_the_log_the_list_and_to_who_reads_on():
+    star = Star(store=StoreLimits(memory_bytes=1000))
+    worker, client = star.worker(slots=1), owner(star)
+    early = owner(star)
+    detached(client, 4, size=400)
+    number = attach(early, 4)
+    first, second = worker.leased(count=1), worker.leased(count=1)
+    assert not rows(client)[0]["waits_for_room"]
+    worker.finish(first, head=bytes(900))
+    worker.finish(second)
+    settle(star)
+    said = "the manager keeps 1000 bytes of detached jobs (--stored-memory, --spool), and these are full"
+    assert [said in line for line in star.logs if "scan-7" in line] == [True]
+    notice = star.take(Notice, early)
+    assert (notice.job, said in notice.text) == (number, True)
+    told(early, number, [0], bytes(900))
+    told(early, number, [1])
+    assert rows(client)[0]["waits_for_room"]
+    late = owner(star)
+    attach(late, 4)
+    star.take(Notice, late)
+    star.all(Outcome, late)
     star.quiet()
 
 
