@@ -195,8 +195,16 @@ class Blobs:
             blob.body = flow.number
         blob.whole = True
 
+    def kept_in(self, number: int) -> Blob | None:
+        """Return the blob whose bytes lie in this file alone."""
+        found = (blob for blob in self._blobs.values() if blob.flow is not None and blob.flow.number == number)
+        return next(found, None)
+
     def lose(self, blob: Blob) -> None:
-        """What is here of a blob that jobs need cannot be read any more: it has to come again."""
+        """What is here of a blob cannot be read any more: where jobs need it, it has to come again."""
+        if not blob.jobs:
+            self._forget(blob)
+            return
         for worker, flow in blob.lent.items():
             worker.blobs.pop(blob.digest, None)
             self._relay.abort(flow, Code.GONE, "this blob is not here any more")

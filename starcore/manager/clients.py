@@ -147,10 +147,18 @@ class Clientele:
         """A piece of a blob came."""
         self._wake(self._blobs.grown(client, stream))
 
-    def blob_lost(self, blob: Blob) -> None:
-        """What is here of a blob cannot be read any more."""
-        self._blobs.lose(blob)
+    def blob_lost(self, number: int, text: str) -> bool:
+        """A file cannot be read any more. Whether a function is lost with it: no task that needs it can run."""
+        blob = self._blobs.kept_in(number)
+        if blob is None:
+            return False
+        for run in [run for job in blob.jobs for run in job.runs]:
+            for at in range(run.count):
+                if run.states[at] <= State.LEASED and at not in run.answers:
+                    self.fail(run, at, Status.UNRUNNABLE, text)
+        self._blobs.lose(blob)  # who calls it again is asked for it
         self._ask_anyone(blob)
+        return True
 
     def blob_aborted(self, client: Client, stream: int) -> None:
         """A blob will not come from this client."""

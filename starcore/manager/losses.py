@@ -15,7 +15,7 @@ from starcore.manager.flows import Flow
 from starcore.manager.outbox import Outbox
 from starcore.manager.readings import Readings
 from starcore.manager.relay import Relay
-from starcore.manager.state import Blob, Delivery, State
+from starcore.manager.state import Delivery, State
 from starcore.manager.stored import StoredJob, answer_weight
 
 
@@ -41,20 +41,18 @@ class Losses:
 
     def lose(self, jobs: Iterable[StoredJob], number: int, reason: str) -> None:
         """Let what needs this file fail: a task its argument, a reader an answer, all tasks their function."""
-        said = self._outbox.log
+        lost = self._clientele.blob_lost(number, f"its function, which the manager kept, is lost: {reason}")
         for stored in jobs:
-            blob = stored.blob
             lent = [(run, at) for run in stored.runs for at, flow in run.flows.items() if _keeps(flow.lender, number)]
-            answers = [delivery for delivery, body in stored.bodies.items() if _keeps(body, number)]
-            if lent or answers or (blob is not None and _keeps(blob.flow, number)):
-                said("error", f"a file of a detached job is lost: {number:016x}: {reason}")
             for run, at in lent:
                 text = f"its argument, which the manager kept, is lost: {reason}"
                 self._clientele.fail(run, at, Status.UNRUNNABLE, text)
+            answers = [delivery for delivery, body in stored.bodies.items() if _keeps(body, number)]
             for delivery in answers:
                 self._answer(stored, delivery, f"its answer, which the manager kept, is lost: {reason}")
-            if blob is not None and _keeps(blob.flow, number):
-                self._function(blob, f"its function, which the manager kept, is lost: {reason}")
+            lost = lost or bool(lent or answers)
+        if lost:
+            self._outbox.log("error", f"a file of a detached job is lost: {number:016x}: {reason}")
 
     def _answer(self, stored: StoredJob, delivery: Delivery, text: str) -> None:
         """An outcome that was told says from now on that its answer is lost."""
@@ -70,14 +68,6 @@ class Losses:
         self._weigh(stored, answers=answer_weight(delivery, None) - before)
         self._readings.changed(delivery, text)
         self._relay.end(body)
-
-    def _function(self, blob: Blob, text: str) -> None:
-        """No task of these jobs can run; whoever calls the function again has to send it again."""
-        for run in [run for job in blob.jobs for run in job.runs]:
-            for at in range(run.count):
-                if run.states[at] <= State.LEASED and at not in run.answers:
-                    self._clientele.fail(run, at, Status.UNRUNNABLE, text)
-        self._clientele.blob_lost(blob)
 
 
 def _keeps(flow: Flow | None, number: int) -> bool:

@@ -11,7 +11,7 @@ from manager.test_store import BODY, Detaching, attach, detached, owner, push_al
 from starcore.errors import Code, Status
 from starcore.events import Spooled, Unreadable
 from starcore.manager.stored import StoreLimits
-from starcore.messages import Abort, Ack, Assign, Blob, Grant, Outcome, Want
+from starcore.messages import Abort, Ack, Assign, Blob, Deed, Grant, Outcome, Want
 from tests.manager.journals import JournaledStar
 from tests.manager.star import Star, settle
 from tests.manager.test_journaled import reconnect
@@ -119,6 +119,31 @@ def test_function_that_cannot_be_read_fails_what_needs_it_and_is_asked_of_who_ca
     assert all(failed(outcome, "function") for outcome in outcomes)
     assert rows(reader)[0]["failed"] == 2
     later.expect(Want(digest), client)
+
+
+def test_function_of_a_job_that_is_over_is_asked_of_who_calls_it_when_its_file_cannot_be_read() -> None:
+    code = b"x" * 300_000
+    digest = hashlib.sha256(code).digest()
+    star = JournaledStar()
+    client = owner(star)
+    job = Detaching(client, blob=False, code=code)
+    client.say(Blob(digest, 1 << 63 | 1, len(code)))
+    client.push(1 << 63 | 1, 0, len(code), token=code)
+    job.begun()
+    job.job.submit(1)
+    job.stored(0)
+    job.accepted()
+    later = star.killed()
+    caller = owner(later)
+    rows(caller, Deed.FORGET, "scan-7")  # the function stays for a while, in its file
+    worker = later.worker(slots=1, first_window_bytes=0)
+    call = caller.job(blob=False, code=code)
+    call.submit(1)
+    worker.say(Grant(later.take(Blob, worker).stream, 1, 0, len(code)))
+    assert later.chunk(worker).token.body == 1
+    later.feed(Unreadable(1, REASON))
+    assert failed(later.take(Outcome, caller), "function")
+    later.expect(Want(digest), caller)
 
 
 def test_file_that_nobody_needs_any_more_is_no_loss() -> None:
