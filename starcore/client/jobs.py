@@ -278,6 +278,10 @@ class DetachedJob:
         """Return True if every task has ended."""
         return _is_done(self.status())
 
+    def _has_run(self, deadline: float | None) -> bool:
+        left = _left(deadline)
+        return _is_done(self._row(None if left is None else max(left, LOOK_SECONDS_MIN)))
+
     def result(
         self,
         timeout: float | None = None,
@@ -295,8 +299,9 @@ class DetachedJob:
         out : numpy.ndarray, optional
             Of a job made in blocks: receive the answers into this array.
         keep : bool, default False
-            Leave the job at the manager. Otherwise it is forgotten there once the whole is here; and where the
-            manager is short of room, answers that have arrived here may go before.
+            Leave the job at the manager. Otherwise it is forgotten there once the whole is here; and of one that
+            still runs, answers that have arrived here may go before, where the manager is short of room: they are
+            lost then if this call fails or is interrupted.
         progress : bool, default False
             Draw a bar of the tasks that have arrived, with tqdm.
 
@@ -311,7 +316,8 @@ class DetachedJob:
         """
         tqdm = load_tqdm() if progress else None
         deadline = _deadline(timeout)
-        with self._reading(_Whole(out), deadline, take=not keep) as reading:
+        take = not keep and not self._has_run(deadline)  # else it needs no room, and loses nothing if this fails
+        with self._reading(_Whole(out), deadline, take=take) as reading:
             if tqdm is not None:
                 _draw(tqdm, reading.futures, self.name, deadline)
             value = reading.result(deadline)
@@ -389,9 +395,8 @@ class DetachedJob:
         """
         deadline = _deadline(timeout)
         while True:
-            left = _left(deadline)
             with contextlib.suppress(TimeoutError):
-                if _is_done(self._row(None if left is None else max(left, LOOK_SECONDS_MIN))):
+                if self._has_run(deadline):
                     return True
             left = _left(deadline)
             if left is not None and left <= 0:

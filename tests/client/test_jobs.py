@@ -188,6 +188,26 @@ def test_wait_goes_on_while_the_manager_is_away(client: Client, deaf: list[Deed]
     assert job.wait() is True
 
 
+def test_answers_of_a_job_that_has_all_run_are_not_let_go_before_the_whole_is_here(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach, takes = StoredJobs.attach, []
+
+    def watched(self: StoredJobs, name: str, build: Any, *, take: bool) -> Any:
+        takes.append(take)
+        return attach(self, name, build, take=take)
+
+    monkeypatch.setattr(StoredJobs, "attach", watched)
+    job = client.detached("squares").map(fail_at_three, range(6), chunksize=1)
+    assert job.wait(SECONDS)
+    with pytest.raises(ValueError, match="three"):
+        job.result(SECONDS)
+    job = client.detached("slow").submit(wait_for_ever, 1)
+    with pytest.raises(NotInTime):
+        job.result(0.05)
+    assert takes == [False, True]
+
+
 # -- found again -------------------------------------------------------------------------------------------------
 
 
