@@ -38,7 +38,6 @@ class Readings:
     def begin(self, job: Job, stored: StoredJob, *, take: bool) -> None:
         """A client's job reads a stored one."""
         self._readings[job] = stored.readings[job] = Reading(job, stored, take)
-        self._tell_gone(job, stored.gone)
 
     def end(self, job: Job) -> None:
         """A client's job reads no more, if it did."""
@@ -57,6 +56,9 @@ class Readings:
     def tell(self) -> None:
         """Tell readers what they have not heard, as far as their credit goes."""
         for reading in list(self._readings.values()):
+            if not reading.begun:  # behind STORED: only by that its client knows of the tasks
+                reading.begun = True
+                self._tell_gone(reading.job, reading.stored.gone)
             if reading.cursor < len(reading.stored.told):
                 self._tell_on(reading)
 
@@ -84,7 +86,7 @@ class Readings:
         for reading in stored.readings.values():
             if place < reading.cursor:
                 reading.cursor -= 1
-            else:
+            elif reading.begun:
                 missed.append(reading)
         for reading in missed:
             self._tell_gone(reading.job, delivery.outcome.indices)

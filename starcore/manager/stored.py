@@ -148,6 +148,8 @@ class Reading:
     job: Job
     stored: StoredJob
     take: bool
+    begun: bool = False
+    """It was told what is gone."""
     noticed: bool = False
     """It was told why nothing comes."""
     cursor: int = 0

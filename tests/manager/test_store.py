@@ -10,7 +10,7 @@ import pytest
 
 from manager.star import ClientSide, Star, WorkerSide, settle
 from starcore.errors import Code, Status
-from starcore.events import SendChunk, Spill, Spooled
+from starcore.events import Send, SendChunk, Spill, Spooled
 from starcore.manager.outbox import Drain, SpoolFailed
 from starcore.manager.stored import StoreLimits
 from starcore.messages import (
@@ -653,7 +653,11 @@ def test_outcome_that_was_let_go_is_told_as_gone():
     assert list(gone.indices) == [0]
     slow.ack(copy, gone)
     late = owner(star)
-    attach(late, 2)
+    number = next(late._jobs)
+    late.say(Attach(number, "scan-7"))
+    told_first = [type(action.message) for action in star.actions if isinstance(action, Send)]
+    assert told_first == [Stored, Outcome]  # the other way round its client would know nothing of the task
+    star.take(Stored, late)
     assert b"fetched before" in bytes(star.take(Outcome, late).heads)
     worker.finish(second)
     star.all(Outcome, late)
