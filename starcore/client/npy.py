@@ -363,7 +363,7 @@ class BatchJoiner(FileJoiner):
         if spec is not None:
             place = self._place(index, (1, *spec.shape), spec.dtype, "C")
             if place is not None:
-                return self._land(index, head, body_bytes, spec, place[0])
+                return self._land(index, head, body_bytes, spec, place[0, ...])  # a view, of a 0-d array too
         inner = landing(head, body_bytes, trust=self._trust)
         return Landing(inner.buffer, lambda: self.add(index, inner.finish()))
 

@@ -127,8 +127,9 @@ def test_blocks_of_other_lengths_and_types_are_put_together_at_the_end(path: Pat
         [np.full(40_000, number) for number in range(10)],
         [np.full(3, number, "f4" if number < 5 else "f8") for number in range(10)],
         [[number, number + 1] for number in range(10)],
+        [np.array(bytes([65 + number]) * 200_000) for number in range(10)],
     ],
-    ids=["ints", "mixed", "texts", "arrays", "large arrays", "two types", "lists"],
+    ids=["ints", "mixed", "texts", "arrays", "large arrays", "two types", "lists", "large 0-d arrays"],
 )
 @pytest.mark.parametrize("size", [1, 4])
 def test_values_of_a_map_are_the_array_that_numpy_makes_of_their_list(path: Path, size: int, values: list[Any]) -> None:
