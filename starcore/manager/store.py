@@ -217,7 +217,7 @@ class Store:
         """See which jobs have been kept for long enough; look again in a while, as long as there are any."""
         self._sweeping = False
         for stored in self._jobs():
-            if now >= stored.changed_at + stored.keep_seconds:
+            if now >= stored.changed_at + stored.keep_seconds and not stored.leased:  # what runs is being worked on
                 kept = f"{stored.keep_seconds:g} s"
                 self._outbox.log("info", f"stored job {stored.name} of {stored.client.name} goes: kept for {kept}")
                 self._discard(stored, f"the stored job {stored.name!r} was kept for {kept}, and went")

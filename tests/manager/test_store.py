@@ -809,3 +809,19 @@ def test_acknowledging_twice_or_what_is_unknown_changes_nothing():
     assert rows(client)[0]["done"] == 1
     settle(star)
     star.quiet()
+
+
+def test_job_with_a_task_that_runs_for_longer_than_it_is_kept_stays_until_after_its_end():
+    star = Star(store=StoreLimits(keep_seconds=100.0))
+    worker, client = star.worker(slots=1), owner(star)
+    detached(client)
+    assign = worker.leased(count=1)
+    star.core._sessions._limits.silence_seconds = 1e9
+    star.wait(250.0)
+    assert [row["running"] for row in rows(client)] == [1]
+    worker.finish(assign)
+    settle(star)
+    star.wait(60.0)
+    assert [row["done"] for row in rows(client)] == [1]
+    star.wait(60.0)
+    assert rows(client) == []
