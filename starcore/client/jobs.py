@@ -276,11 +276,12 @@ class DetachedJob:
 
     def done(self) -> bool:
         """Return True if every task has ended."""
-        return _is_done(self.status())
+        return self._has_run(_deadline(ANSWER_SECONDS))
 
     def _has_run(self, deadline: float | None) -> bool:
         left = _left(deadline)
-        return _is_done(self._row(None if left is None else max(left, LOOK_SECONDS_MIN)))
+        row = self._row(None if left is None else max(left, LOOK_SECONDS_MIN))
+        return bool(row["accepted"] and _ended(row) == row["tasks"])
 
     def result(
         self,
@@ -574,10 +575,6 @@ def _check_name(name: Any) -> str:
 def _make_name(function: str) -> str:
     short = plain(function.rpartition(":")[2].rpartition(".")[2], NAME_CHARS_MAX // 2) or "job"
     return f"{short}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
-
-
-def _is_done(row: Mapping[str, Any]) -> bool:
-    return bool(row["accepted"] and _ended(row) == row["tasks"])
 
 
 def _ended(row: Mapping[str, Any]) -> int:

@@ -193,9 +193,9 @@ def test_answers_of_a_job_that_has_all_run_are_not_let_go_before_the_whole_is_he
 ) -> None:
     attach, takes = StoredJobs.attach, []
 
-    def watched(self: StoredJobs, name: str, build: Any, *, take: bool) -> Any:
+    def watched(self: StoredJobs, name: str, build: Any, *, take: bool, timeout: float | None) -> Any:
         takes.append(take)
-        return attach(self, name, build, take=take)
+        return attach(self, name, build, take=take, timeout=timeout)
 
     monkeypatch.setattr(StoredJobs, "attach", watched)
     job = client.detached("squares").map(fail_at_three, range(6), chunksize=1)
