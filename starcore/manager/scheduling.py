@@ -424,7 +424,7 @@ class Scheduler:
     def _match(self, lane: _Lane, client: Client, full: set[Client]) -> tuple[Worker, Span] | None:
         """Find a worker for the client's most urgent span, or for the next one that some worker can take."""
         line = lane.lines[client]
-        for heap in line.heaps(client.link != 0 or type(client) is Keeper):
+        for heap in line.heaps(_has_bodies(client)):
             span = heap[0][4]
             job, body = span.run.job, span.run.body(span.start)
             if body + job.value_bytes > lane.arena_bytes_max:
@@ -482,7 +482,7 @@ class Scheduler:
             lane = self._lanes.get(capability)
             for client, line in lane.lines.items() if lane is not None else ():
                 if line.suspect and client not in full and any(
-                    heap is line.suspect for heap in line.heaps(client.link != 0)
+                    heap is line.suspect for heap in line.heaps(_has_bodies(client))
                 ):
                     return True
         return False
@@ -558,6 +558,11 @@ def _look(group: Iterable[Worker], size: int) -> Iterator[Worker]:
     """The first workers, but for those whose arena is too small for `size` bytes: these never move, nor count."""
     able = (worker for worker in group if worker.arena_bytes >= size) if size else group
     return islice(able, LOOK_WORKERS_MAX)
+
+
+def _has_bodies(client: Client) -> bool:
+    """Whether the arguments of a client's tasks can be had: they are here, or it is."""
+    return client.link != 0 or type(client) is Keeper
 
 
 def _fits(worker: Worker, job: Job, body: int) -> bool:

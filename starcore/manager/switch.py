@@ -300,11 +300,15 @@ class Switch:
         shard.cable = Cable(here, self._loop, hear, cut)
         self._shards[shard.number] = self._memories[shard.number] = shard
         shard.cable.say(Order.SETUP, b"", self._setup)
-        for other in self._memories.values():
-            _introduce(other, shard)
-        for other in self._shards.values():
-            if other is not shard:
-                _introduce(shard, other)
+        try:
+            for other in self._memories.values():
+                _introduce(other, shard)
+            for other in self._shards.values():
+                if other is not shard:
+                    _introduce(shard, other)
+        except OSError:  # it would be told to read what it, or another one, cannot see
+            process.kill()
+            raise
 
     def _cut(self, shard: Shard) -> None:
         """A shard is gone, and its connections with it."""

@@ -12,9 +12,11 @@ from manager.star import ClientSide, Star, WorkerSide, settle
 from starcore.errors import Code, Status
 from starcore.events import Send, SendChunk, Spill, Spooled
 from starcore.manager.outbox import Drain, SpoolFailed
+from starcore.manager.state import SUSPECT_LOSSES
 from starcore.manager.stored import StoreLimits
 from starcore.messages import (
     Ack,
+    Assign,
     Attach,
     Blob,
     Confirm,
@@ -825,3 +827,26 @@ def test_job_with_a_task_that_runs_for_longer_than_it_is_kept_stays_until_after_
     assert [row["done"] for row in rows(client)] == [1]
     star.wait(60.0)
     assert rows(client) == []
+
+
+def test_suspect_with_an_argument_keeps_the_worker_that_is_reserved_for_it():
+    star = Star()
+    other, client = star.client(), owner(star)
+    steady = other.job(kind=FunctionKind.REGISTERED, function="g", python="")
+    steady.submit(9)
+    busy = star.worker(functions=("g",))
+    running = star.all(Assign, busy)
+    job = Detaching(client).begun()
+    job.job.submit(1, bodies=[BODY])
+    push_all(client, job.job.stream(0))
+    job.stored(0)
+    job.accepted()
+    for _ in range(SUSPECT_LOSSES):
+        worker = star.worker()
+        star.take(Assign, worker)
+        worker.lose()
+        star.wait(1.0)
+    for assign in running:
+        assert not star.all(Assign, busy)
+        busy.finish(assign)
+    assert star.take(Assign, busy).attempt == SUSPECT_LOSSES + 1
