@@ -178,8 +178,8 @@ class JournaledCore(ManagerCore):
         budget: Budget | None = None,
         store: StoreLimits | None = None,
     ) -> None:
-        self._generation = recovery.generation + step if recovery.epoch else number
-        super().__init__(self._generation, limits, read, budget, JournaledOutbox(), store=store)
+        generation = recovery.generation + step if recovery.epoch else number
+        super().__init__(generation, limits, read, budget, JournaledOutbox(), store=store)
         self._epoch = recovery.epoch or number
         self._last = Durable(0)
         self._outbox.now, self._outbox.wall_seconds = now, wall_seconds
@@ -228,7 +228,7 @@ class JournaledCore(ManagerCore):
         """All that a segment begins with."""
         workers, wall_seconds = self._sessions.workers.values(), self._outbox.wall_seconds
         return [
-            Epoch(self._epoch, self._generation, self._clientele.jobs),
+            Epoch(self._epoch, self._leases.generation, self._clientele.jobs),
             *self._blobs.facts(),
             *facts.everything(self._everyone(), workers, self._scheduler.spans(), wall_seconds),
         ]

@@ -17,7 +17,7 @@ from starcore.manager.columns import contiguous
 from starcore.manager.delivery import Deliveries
 from starcore.manager.limits import Limits
 from starcore.manager.outbox import Outbox
-from starcore.manager.records import Requeued
+from starcore.manager.records import LEASE_BITS, Requeued
 from starcore.manager.relay import Relay
 from starcore.manager.scheduling import UNKNOWN_SECONDS, Scheduler
 from starcore.manager.state import (
@@ -65,8 +65,13 @@ class Leases:
         self._deliveries = deliveries
         self._stories = stories
         self._limits = limits
-        self._next = epoch << 32
+        self._next = epoch << LEASE_BITS
         self.counters = Counters()
+
+    @property
+    def generation(self) -> int:
+        """What the next lease's number begins with: after very many of them it is no more what the first one's did."""
+        return self._next >> LEASE_BITS
 
     def begin(self, worker: Worker, span: Span, now: float, number: int = 0) -> Leased:
         """Lease queued tasks to a worker, under new numbers or those that it has from an earlier manager."""

@@ -23,6 +23,9 @@ from typing import Any, TypeAlias
 
 from starcore.messages import Buffer, Column, FunctionKind
 
+LEASE_BITS = 32
+"""Of a lease's number, so many count; what stands before them is its generation, at first one a manager."""
+
 
 def _u32() -> Column:
     return array("I")

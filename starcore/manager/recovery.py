@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 from starcore.errors import Status
 from starcore.manager.columns import contiguous
 from starcore.manager.records import (
+    LEASE_BITS,
     Accepted,
     Acknowledged,
     Answered,
@@ -252,6 +253,7 @@ class Recovery:
         job.runs.insert(bisect_left(job.runs, run.first, key=_first), run)
 
     def _leased(self, fact: Leased) -> None:
+        self.generation = max(self.generation, fact.lease >> LEASE_BITS)
         worker = self.workers.get(fact.session)
         if worker is not None:
             worker.jobs[fact.job] = None

@@ -11,6 +11,7 @@ from starcore import codec
 from starcore.errors import Status
 from starcore.events import Send
 from starcore.manager.journaled import Durable, Renew
+from starcore.manager.records import LEASE_BITS
 from starcore.messages import BATCH_TASKS_MAX, Ack, Assign, Confirm, Forget, Outcome, Result, Retract
 from starcore.messages import Job as JobMessage
 from tests.manager.journals import JournaledStar, comes_to
@@ -451,3 +452,16 @@ class JobSideAgain(JobSide):
 
     def __init__(self, client: Any, job: JobSide) -> None:
         self.client, self.number, self.digest, self.message, self._next = client, job.number, job.digest, job.message, 0
+
+
+def test_manager_that_gave_out_very_many_leases_is_followed_by_one_that_begins_behind_them() -> None:
+    star = JournaledStar()
+    worker, client = star.worker(), star.client()
+    job = client.job()
+    star.core._leases._next += 3 << LEASE_BITS
+    job.submit(1)
+    leased = worker.leased(job, 0, 1)
+    worker.finish(leased)
+    client.outcome(job, [0])
+    star.feed(Renew())
+    assert star.killed().core._leases._next > leased.lease

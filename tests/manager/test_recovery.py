@@ -8,6 +8,7 @@ import pytest
 
 from starcore.errors import Status
 from starcore.manager.records import (
+    LEASE_BITS,
     Accepted,
     Acknowledged,
     ClientKnown,
@@ -61,6 +62,12 @@ def states(made: Recovery) -> list[State]:
 def test_epoch_generation_and_numbers_are_those_of_the_segment() -> None:
     made = recovery()
     assert (made.epoch, made.generation, made.last_job) == (7, 9, 3)
+
+
+def test_generation_is_that_of_the_last_lease_however_many_there_were() -> None:
+    """A lease of the next manager must not have the number of one that a worker still holds."""
+    made = recovery(accepted(0, 2), Leased(WORKER, 11 << LEASE_BITS, 3, 0, 1, 1), Leased(WORKER, 5, 3, 1, 1, 1))
+    assert made.generation == 11
 
 
 def test_small_runs_that_follow_each_other_are_joined_up_to_a_bound() -> None:
