@@ -252,7 +252,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "a client is not told that an answer is taken back": (
             "        if flow.sink:\n            reason",
             "        if not flow.sink:\n            reason",
-            201,
+            1192,
         ),
     },
     "manager.clients": {
@@ -326,8 +326,8 @@ TABLE: dict[str, dict[str, Row]] = {
             "",
         ),
         "a cancelled task counts as leased": (
-            "        self._leases.unlease(job, len(leased))\n",
-            "",
+            "            self._leases.unlease(job, len(leased))\n            for position in cancelled:\n",
+            "            for position in cancelled:\n",
         ),
         "workers are not told that a job is over": (
             "        self._workforce.forget(job)\n",
