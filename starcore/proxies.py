@@ -26,7 +26,9 @@ from starcore.errors import AddressError, UnreachableError
 from starcore.texts import plain
 
 OWN_VARIABLE = "STARCORE_PROXY"
-VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+GENERAL = ("all_proxy", "ALL_PROXY")
+"""They name a proxy for everything, mostly one of SOCKS: that is not meant for this."""
+VARIABLES = ("https_proxy", "HTTPS_PROXY", *GENERAL)
 """Those of other programs, in their order."""
 NONE = "none"
 DEFAULT_PORT = 80
@@ -34,6 +36,8 @@ DEFAULT_PORT = 80
 REPLY_BYTES_MAX = 16 << 10
 
 _MAGIC = b"HTTP/1."
+_OTHER = re.compile(r"(?!http://)\w+://", re.IGNORECASE)
+"""How the URL of something begins that is no HTTP proxy."""
 _STATUS = re.compile(rb"HTTP/1\.\d (\d{3})(?: ([^\r\n]*))?\r?\n")
 _END = re.compile(rb"\r?\n\r?\n")
 
@@ -67,8 +71,9 @@ class Proxy:
 def proxy_for(host: str, environ: Mapping[str, str] | None = None) -> Proxy | None:
     """Say by which proxy a manager is dialed; None for none.
 
-    ``STARCORE_PROXY`` is asked first ("none": dial without), then ``HTTPS_PROXY`` and ``ALL_PROXY``, in small letters
-    before capitals, with the exceptions of ``NO_PROXY``. This machine itself is always dialed without.
+    ``STARCORE_PROXY`` is asked first ("none": dial without), then ``HTTPS_PROXY``, then ``ALL_PROXY`` where it names an
+    HTTP proxy, in small letters before capitals, with the exceptions of ``NO_PROXY``. This machine itself is always
+    dialed without.
 
     Parameters
     ----------
@@ -87,10 +92,10 @@ def proxy_for(host: str, environ: Mapping[str, str] | None = None) -> Proxy | No
         return None
     if own := environ.get(OWN_VARIABLE, "").strip():
         return None if own.lower() == NONE else _parse(own, OWN_VARIABLE)
-    origin = next((name for name in VARIABLES if environ.get(name, "").strip()), "")
-    if not origin or _is_exempt(host, environ):
-        return None
-    return _parse(environ[origin].strip(), origin)
+    said = ((name, environ.get(name, "").strip()) for name in VARIABLES)
+    named = ((name, url) for name, url in said if url and not (name in GENERAL and _OTHER.match(url)))
+    origin, url = next(named, ("", ""))
+    return _parse(url, origin) if origin and not _is_exempt(host, environ) else None
 
 
 def _is_this_machine(host: str) -> bool:
@@ -122,7 +127,10 @@ def _parse(url: str, origin: str) -> Proxy:
     if parts.scheme != "http" or not host or port == 0:
         # The URL may hold a password: it is not repeated.
         scheme = f", and not one of {parts.scheme}" if parts.scheme not in ("", "http") else ""
-        raise AddressError(f"${origin} is no http://[USER:PASSWORD@]HOST[:PORT]{scheme}: a proxy has to speak HTTP")
+        raise AddressError(
+            f"${origin} is no http://[USER:PASSWORD@]HOST[:PORT]{scheme}: a proxy has to speak HTTP; correct it, or "
+            f"dial without one: {OWN_VARIABLE}={NONE}"
+        )
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     credentials = base64.b64encode(f"{user}:{password}".encode()).decode() if user or password else ""
     return Proxy(host, port or DEFAULT_PORT, origin, credentials)
