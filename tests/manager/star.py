@@ -72,6 +72,20 @@ FUNCTION = b"a function"
 M = TypeVar("M")
 
 
+class Counted(dict[Any, Any]):
+    """Counts how often somebody looks at all that is in it."""
+
+    looks = 0
+
+    def values(self) -> Any:
+        self.looks += 1
+        return super().values()
+
+    def __iter__(self) -> Iterator[Any]:
+        self.looks += 1
+        return super().__iter__()
+
+
 @dataclass(slots=True)
 class Said:
     """A message that the core sent."""

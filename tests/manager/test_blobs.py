@@ -15,7 +15,7 @@ from starcore.messages import (
 )
 from starcore.messages import Job as JobMessage
 
-from .star import Star
+from .star import Counted, Star
 
 
 def test_function_is_sent_once_to_each_worker_and_each_job_once():
@@ -192,13 +192,6 @@ def test_blobs_beyond_the_session_s_bound_close_the_link():
 
 
 def test_function_is_taken_without_a_look_at_all_others():
-    class Counted(dict):
-        looks = 0
-
-        def values(self):
-            self.looks += 1
-            return super().values()
-
     star = Star()
     client = star.client()
     blobs = star.core._blobs._blobs = Counted()

@@ -22,7 +22,7 @@ from starcore.messages import (
     Submit,
 )
 
-from .star import Star, settle
+from .star import Counted, Star, settle
 
 
 def test_task_of_an_unknown_job_closes_the_link():
@@ -60,13 +60,6 @@ def test_what_a_returning_client_submits_again_is_not_run_twice():
 
 
 def test_tasks_that_were_cancelled_before_they_came_are_found_without_a_look_at_all_outcomes():
-    class Counted(dict):
-        looks = 0
-
-        def values(self):
-            self.looks += 1
-            return super().values()
-
     star = Star()
     client = star.client()
     job = client.job()
@@ -132,13 +125,6 @@ def test_client_that_never_comes_back_loses_its_jobs_and_what_runs_is_killed():
 
 @pytest.mark.parametrize("cancelled", [True, False])
 def test_many_arrays_are_taken_back_in_one_look_at_what_workers_hold(cancelled):
-    class Counted(dict):
-        looks = 0
-
-        def __iter__(self):
-            self.looks += 1
-            return super().__iter__()
-
     star = Star()
     worker, client = star.worker(slots=20), star.client()
     job = client.job()

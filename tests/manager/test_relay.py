@@ -15,6 +15,8 @@ from starcore.manager.relay import Relay
 from starcore.messages import CHUNK_BYTES_MAX, Abort, Grant
 from starcore.pace import CHUNK_BYTES_AMONG, CHUNK_BYTES_FIRST
 
+from .star import Counted
+
 SOURCE, SINK, OTHER = 1, 2, 3
 
 
@@ -268,13 +270,6 @@ def test_flows_into_one_link_share_its_budget_and_the_thirsty_wait():
 
 
 def test_chunk_costs_no_look_at_all_the_bodies_that_its_link_is_to_get():
-    class Counted(dict[int, Flow]):
-        looks = 0
-
-        def values(self) -> Any:
-            self.looks += 1
-            return super().values()
-
     plane = Plane(window=1000, link=2000)
     port = plane.relay._ports[SINK]
     port.outbound = bodies = Counted()
